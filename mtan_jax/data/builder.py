@@ -4,7 +4,9 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
+import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +17,11 @@ from absl import logging as absl_logging
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+_RAW_FINGERPRINT = "raw_fingerprint"  # in the metadata of a prepared set: which raw files it was made from
+
 
 class RawDataError(FileNotFoundError):
-    """The raw release is missing, incomplete or damaged; the message says which file and what would do."""
+    """The raw release is missing, incomplete, damaged or another one; the message says which file and what would do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ class DataInfo:
     depth_unit: str
 
 
-class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Images with a class map, a depth map and surface normals, as array_record files.
 
     A prepared example is `{"id": bytes, "image": uint8 or float32 [h, w, 3], "semantic": int8 [h, w], "depth":
@@ -50,7 +54,7 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     holds only such pixels. A data set without some target leaves it out of `targets`.
 
     Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `examples` and, where there is a raw
-    release, `check_raw`.
+    release, `check_raw` and `raw_files`.
 
     Args:
         data_dir: where prepared data sets live; None is TFDS' default, `~/tensorflow_datasets`.
@@ -61,6 +65,8 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     targets: tuple[str, ...] = ("semantic", "depth", "normal")
     image_dtype: Any = np.uint8
     normal_dtype: Any = np.float32
+    # There are no checksums of downloads beside the code; to find that out TFDS would need importlib_resources.
+    code_path = None
 
     def __init__(self, *, data_dir: str | None, raw_dir: str | None, variant: str):
         self.raw_dir = raw_dir
@@ -84,15 +90,22 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def check_raw(self) -> None:
         """Raises `RawDataError` where the raw release is missing or incomplete. Called before anything is written."""
 
+    def raw_files(self) -> dict[str, int]:
+        """Names, relative to `raw_dir`, and sizes in bytes of the raw files found; empty without any."""
+        return {}
+
     def prepare(self) -> None:
         """Prepares the data set unless it is prepared already; an interrupted preparation leaves nothing behind.
 
         Raises:
-            RawDataError: see `check_raw`.
+            RawDataError: see `check_raw`; also where the data set is prepared already, but from other raw files than
+                those of `raw_dir`. Files are told apart by their names and sizes.
         """
         if self.is_prepared():
+            self._check_same_raw()
             return
         self.check_raw()
+        self.info.metadata[_RAW_FINGERPRINT] = self._raw_fingerprint()
         logging.getLogger(__name__).info("Preparing %s in %s", self.name, self.data_dir)
         tfds.disable_progress_bar()  # TFDS' bars know no totals here; ours do
         with contextlib.redirect_stdout(io.StringIO()), _quiet_absl():
@@ -100,6 +113,25 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def is_prepared(self) -> bool:
         return bool(self.info.splits)
+
+    def _raw_fingerprint(self) -> str | None:
+        files = sorted(self.raw_files().items())
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] if files else None
+
+    def _check_same_raw(self) -> None:
+        if self.raw_dir is None:
+            return
+        given = self._raw_fingerprint()
+        if given is None:
+            logging.getLogger(__name__).warning(
+                "%s holds no raw %s; using the set prepared before in %s", self.raw_dir, self.name, self.data_dir
+            )
+        elif given != dict(self.info.metadata.items()).get(_RAW_FINGERPRINT):
+            raise RawDataError(
+                f"{self.name}: the set in {self.data_dir} was prepared from other files than those in {self.raw_dir} "
+                "(their names or sizes differ). Delete the prepared folder to prepare it anew, name another one with "
+                "--config.data.data_dir, or leave --config.data.raw_dir out to use the set as it is."
+            )
 
     def _info(self) -> tfds.core.DatasetInfo:
         height, width = self.data_info.image_size
@@ -120,6 +152,7 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             builder=self,
             description=self.__doc__,
             features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,  # keeps the order of `examples`
         )
 
