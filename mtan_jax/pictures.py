@@ -1,0 +1,44 @@
+"""Predictions and targets of one example as RGB pictures."""
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+from mtan_jax.data.builder import DataInfo
+
+UNDEFINED_GREY = 128
+
+
+def class_picture(
+    array: Shaped[np.ndarray, "h w ..."], data_info: DataInfo, target: np.ndarray | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints a class map [h, w], or the likeliest class of log-probabilities [h, w, c]; void is black."""
+    del target
+    classes = array.argmax(axis=-1) if array.ndim == 3 else array
+    colours = np.concatenate([data_info.palette, np.zeros((1, 3), np.uint8)])  # position -1 is the last one
+    return colours[classes]
+
+
+def depth_picture(
+    array: Float[np.ndarray, "h w 1"], data_info: DataInfo, target: Float[np.ndarray, "h w 1"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints depth with what is near in bright colours; undefined pixels (0 or not finite) are grey.
+
+    The colours span the target's values, so that prediction and target can be compared; the array's own without one.
+    """
+    depth = array[..., 0]
+    defined = np.isfinite(depth) & (depth != 0)
+    scale = depth[defined] if target is None else target[..., 0][target[..., 0] != 0]
+    low, high = (scale.min(), scale.max()) if scale.size else (0.0, 1.0)
+    position = (np.where(defined, depth, low) - low) / max(high - low, 1e-12)
+    colour_map = mpl.colormaps["magma" if data_info.inverse_depth else "magma_r"]
+    picture = colour_map(np.clip(position, 0, 1), bytes=True)[..., :3]
+    return np.where(defined[..., None], picture, np.uint8(UNDEFINED_GREY))
+
+
+def normal_picture(
+    array: Float[np.ndarray, "h w 3"], data_info: DataInfo, target: np.ndarray | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints normals as (n + 1) / 2; undefined pixels (0 over all channels) come out grey."""
+    del data_info, target
+    return np.round((np.clip(np.nan_to_num(array), -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -1,0 +1,145 @@
+"""Tasks: everything the program needs to know to learn one output."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from mtan_jax import centres, losses, pictures
+from mtan_jax.data.builder import DataInfo
+from mtan_jax.metrics import DepthMetric, Metric, NormalMetric, SemanticMetric
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A dense task. A new one takes one `Task`, given to `build_tasks` in place of a name.
+
+    Attributes:
+        name: prefix of the task's metrics, name of its head and of its attention modules.
+        channels: outputs of the head.
+        target: name of the target in the data.
+        loss: (prediction, target, labelled) -> (sum, count); see `mtan_jax.losses`.
+        metric: protocol -> empty metric state; "exact" when called without; see `mtan_jax.metrics`.
+        activation: raw output of the head [b, h, w, channels] -> prediction, at least float32.
+        main_metric: name of the metric that says most, without the task's name.
+        constant: defined target pixels [n] or [n, c] -> the prediction [channels] that is best for `main_metric`;
+            None where there is none to compare with.
+        picture: (prediction or target [h, w, ...], data info, target or None) -> RGB picture; the target
+            sets the scale.
+    """
+
+    name: str
+    channels: int
+    target: str
+    loss: Callable[..., losses.SumAndCount]
+    metric: Callable[..., Metric]
+    activation: Callable[[Float[Array, "b h w c"]], Float[Array, "b h w c"]]
+    main_metric: str
+    constant: Callable[[Any], Float[np.ndarray, "c"]] | None
+    picture: Callable[[np.ndarray, DataInfo, np.ndarray | None], UInt8[np.ndarray, "h w 3"]]
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ValueError(
+                f"Task.name is {self.name!r}; it must be something without '/' (metrics are 'task/metric')."
+            )
+        if self.channels < 1:
+            raise ValueError(f"Task.channels of {self.name!r} is {self.channels}; a head has at least 1 output.")
+        known = self.metric().higher_is_better
+        if self.main_metric not in known:
+            raise ValueError(
+                f"Task.main_metric of {self.name!r} is {self.main_metric!r}; its metric has: {', '.join(known)}."
+            )
+
+
+def semantic(num_classes: int) -> Task:
+    """Semantic segmentation: log-probabilities, cross-entropy, mean IoU and pixel accuracy."""
+    return Task(
+        name="semantic",
+        channels=num_classes,
+        target="semantic",
+        loss=losses.cross_entropy,
+        metric=functools.partial(SemanticMetric.empty, num_classes=num_classes),
+        activation=log_softmax,
+        main_metric="miou",
+        constant=functools.partial(centres.majority_class, num_classes=num_classes),
+        picture=pictures.class_picture,
+    )
+
+
+def depth() -> Task:
+    """Depth or inverse depth, as the data set has it: L1, absolute and relative error."""
+    return Task(
+        name="depth",
+        channels=1,
+        target="depth",
+        loss=losses.l1,
+        metric=DepthMetric.empty,
+        activation=losses.at_least_float32,
+        main_metric="abs_error",
+        constant=centres.median_value,
+        picture=pictures.depth_picture,
+    )
+
+
+def normal() -> Task:
+    """Surface normals: unit vectors, one minus the dot product, angles."""
+    return Task(
+        name="normal",
+        channels=3,
+        target="normal",
+        loss=losses.cosine,
+        metric=NormalMetric.empty,
+        activation=unit_vector,
+        main_metric="mean",
+        constant=centres.median_direction,
+        picture=pictures.normal_picture,
+    )
+
+
+TASKS: dict[str, Callable[[DataInfo], Task]] = {
+    "semantic": lambda data_info: semantic(len(data_info.classes)),
+    "depth": lambda data_info: depth(),
+    "normal": lambda data_info: normal(),
+}
+
+
+def build_tasks(names: Sequence[str | Task], data_info: DataInfo) -> tuple[Task, ...]:
+    """Makes the tasks of a run, in the order given.
+
+    Args:
+        names: names of known tasks and tasks of one's own, mixed.
+        data_info: what the tasks need to know of the data set.
+
+    Raises:
+        ValueError: for an unknown name, a name that occurs twice, or no task at all.
+    """
+    unknown = [name for name in names if isinstance(name, str) and name not in TASKS]
+    if unknown:
+        raise ValueError(f"Unknown task {', '.join(map(repr, unknown))}; known tasks: {', '.join(TASKS)}.")
+    tasks = tuple(TASKS[name](data_info) if isinstance(name, str) else name for name in names)
+    if not tasks:
+        raise ValueError(f"No tasks given; known tasks: {', '.join(TASKS)}.")
+    found = [task.name for task in tasks]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise ValueError(f"Task {', '.join(map(repr, twice))} is given more than once; each needs a name of its own.")
+    return tasks
+
+
+def log_softmax(outputs: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Log-probabilities over channels, computed in at least float32."""
+    return jax.nn.log_softmax(losses.at_least_float32(outputs), axis=-1)
+
+
+def unit_vector(outputs: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Divides by the length over channels, in at least float32; a zero vector stays zero, with a finite gradient."""
+    outputs = losses.at_least_float32(outputs)
+    squared = (outputs**2).sum(axis=-1, keepdims=True)
+    # The root must not see a 0: its gradient there is infinite, and infinity * 0 is NaN.
+    return outputs / jnp.sqrt(jnp.where(squared > 0, squared, 1))
