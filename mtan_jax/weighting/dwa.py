@@ -1,0 +1,157 @@
+"""Dynamic weight averaging."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int32
+
+from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+
+# The softmax subtracts exponents, and infinity less infinity is no number; this far out it is 0 or 1 anyway.
+_LARGEST_EXPONENT = 1e30
+
+
+def dwa(
+    tasks: Sequence[str],
+    *,
+    temperature: float = 2.0,
+    variant: Literal["mtan", "nash"] = "mtan",
+    steps_per_epoch: int | None = None,
+    window: int = 25,
+) -> optax.GradientTransformationExtraArgs:
+    """Dynamic weight averaging: more weight for the tasks whose losses fall more slowly.
+
+    Equation: w_i = K exp(r_i / T) / sum_j exp(r_j / T), with K tasks and r_i the mean loss of task i over a stretch of
+    training divided by its mean loss over the stretch before. Two published codes differ in the stretch:
+
+    - "mtan" (Liu, Johns, Davison, CVPR 2019, and their code): stretches are epochs, r is taken over the last two
+      finished ones, w = 1 in the first two epochs, and the total loss is the sum of w_i L_i.
+    - "nash" (the code of Nash-MTL, Navon et al., ICML 2022, and of FAMO): stretches are the last `window` steps, this
+      one included, and the `window` steps before. The total loss is the mean of w_i L_i over the tasks. In the first
+      `window` + 1 steps w = 1. Steps before the first one count with a loss of 1, as in that code, so the weights
+      depend on the scale of the losses until 2 `window` steps are done.
+
+    The losses looked at are the unweighted ones. A loss enters the means only at steps where its task is present; a
+    task that is absent in a whole stretch has r = 1, and so has one whose earlier mean is 0.
+
+    Args:
+        tasks: names, in the order of the losses.
+        temperature: T; the larger, the more equal the weights. Both codes use 2.
+        variant: "mtan" or "nash".
+        steps_per_epoch: length of an epoch in steps; "mtan" needs it.
+        window: length of a stretch in steps for "nash".
+
+    Raises:
+        ValueError: an option is out of its range, or "mtan" has no `steps_per_epoch`.
+
+    Example:
+        >>> from mtan_jax.weighting import dwa
+        >>> tx = dwa(("semantic", "depth", "normal"), temperature=2.0, steps_per_epoch=397)
+    """
+    tasks = check_tasks(tasks)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"dwa temperature is {temperature}: a finite number above 0 is needed")
+    if variant == "mtan":
+        if not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
+            raise ValueError(
+                f"dwa steps_per_epoch is {steps_per_epoch}: variant 'mtan' needs a whole number of at least 1"
+            )
+        return _over_epochs(tasks, temperature, steps_per_epoch)
+    if variant == "nash":
+        if not isinstance(window, int) or window < 1:
+            raise ValueError(f"dwa window is {window}: a whole number of at least 1 step is needed")
+        return _over_windows(tasks, temperature, window)
+    raise ValueError(f"dwa variant is {variant!r}: 'mtan' or 'nash' is needed")
+
+
+class EpochState(NamedTuple):
+    """State of the variant "mtan".
+
+    Attributes:
+        steps: taken so far.
+        loss_sum: sums of the losses over this epoch, the last and the one before, in this order.
+        loss_count: the steps in these sums.
+    """
+
+    steps: Int32[Array, ""]
+    loss_sum: Float[Array, "3 t"]
+    loss_count: Float[Array, "3 t"]
+
+
+def _over_epochs(
+    tasks: tuple[str, ...], temperature: float, steps_per_epoch: int
+) -> optax.GradientTransformationExtraArgs:
+    def init() -> EpochState:
+        zeros = jnp.zeros((3, len(tasks)), jnp.float32)
+        return EpochState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def step(task_gradients: TaskGradients, state: EpochState) -> tuple[Float[Array, "t"], EpochState]:
+        # Before the first epoch this shifts zeros.
+        starts_epoch = state.steps % steps_per_epoch == 0
+        loss_sum, loss_count = (
+            jnp.where(starts_epoch, _shift(rows), rows) for rows in (state.loss_sum, state.loss_count)
+        )
+        ratio = _ratio(loss_sum[1], loss_count[1], loss_sum[2], loss_count[2])
+        factors = _weights(ratio, temperature, warm=state.steps >= 2 * steps_per_epoch)
+        present = task_gradients.present
+        losses = jnp.where(present, task_gradients.losses, 0.0)
+        loss_sum = loss_sum.at[0].add(losses.astype(loss_sum.dtype))
+        loss_count = loss_count.at[0].add(present.astype(loss_count.dtype))
+        return factors, EpochState(optax.safe_increment(state.steps), loss_sum, loss_count)
+
+    return balancer("dwa", tasks, init, step)
+
+
+class WindowState(NamedTuple):
+    """State of the variant "nash".
+
+    Attributes:
+        steps: taken so far.
+        losses: of the last 2 * window steps, the newest first; 0 where the task was absent, 1 before the first step.
+        present: whether a loss counts.
+    """
+
+    steps: Int32[Array, ""]
+    losses: Float[Array, "w2 t"]
+    present: Bool[Array, "w2 t"]
+
+
+def _over_windows(tasks: tuple[str, ...], temperature: float, window: int) -> optax.GradientTransformationExtraArgs:
+    def init() -> WindowState:
+        shape = (2 * window, len(tasks))
+        return WindowState(jnp.zeros((), jnp.int32), jnp.ones(shape, jnp.float32), jnp.ones(shape, bool))
+
+    def step(task_gradients: TaskGradients, state: WindowState) -> tuple[Float[Array, "t"], WindowState]:
+        new_losses = jnp.where(task_gradients.present, task_gradients.losses, 0.0)
+        losses = _shift(state.losses).at[0].set(new_losses.astype(state.losses.dtype))
+        present = _shift(state.present).at[0].set(task_gradients.present)
+        ratio = _ratio(losses[:window].sum(0), present[:window].sum(0), losses[window:].sum(0), present[window:].sum(0))
+        factors = _weights(ratio, temperature, warm=state.steps > window) / len(tasks)
+        return factors, WindowState(optax.safe_increment(state.steps), losses, present)
+
+    return balancer("dwa", tasks, init, step)
+
+
+def _shift(rows: Array) -> Array:
+    """The rows one place later, zeros in the first."""
+    return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])
+
+
+def _ratio(
+    late_sum: Float[Array, "t"], late_count: Array, early_sum: Float[Array, "t"], early_count: Array
+) -> Float[Array, "t"]:
+    """The later mean over the earlier; 1 where there is no such number."""
+    defined = (late_count > 0) & (early_count > 0) & (early_sum != 0)
+    late_mean = late_sum / jnp.maximum(late_count, 1)
+    early_mean = early_sum / jnp.maximum(early_count, 1)
+    return jnp.where(defined, late_mean, 1.0) / jnp.where(defined, early_mean, 1.0)
+
+
+def _weights(ratio: Float[Array, "t"], temperature: float, *, warm: Bool[Array, ""]) -> Float[Array, "t"]:
+    """K softmax(r / T) once there is a history, 1 before."""
+    exponents = jnp.clip(ratio / temperature, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    return jnp.where(warm, ratio.shape[0] * jax.nn.softmax(exponents), 1.0)

@@ -1,0 +1,34 @@
+"""Equal weights."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+
+
+def equal(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
+    """The plain sum of the losses: w_i = 1 for every task.
+
+    Args:
+        tasks: names, in the order of the losses.
+
+    Raises:
+        ValueError: no task, or one named twice.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from mtan_jax.weighting import TaskGradients, equal, sum_tasks, task_weights
+        >>> tasks = ("semantic", "depth")
+        >>> tx = optax.chain(equal(tasks), sum_tasks(tasks), optax.adam(1e-4))
+        >>> print(task_weights(tx.init(jnp.zeros(3))))
+        [1. 1.]
+    """
+    tasks = check_tasks(tasks)
+
+    def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        return jnp.ones_like(task_gradients.weights), state
+
+    return balancer("equal", tasks, optax.EmptyState, step)

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from mtan_jax.weighting import equal, static
+
+TASKS = ("semantic", "depth")
+
+
+def test_weights_are_used_as_given_in_the_order_of_the_tasks(follow):
+    factors, _ = follow(static(TASKS, weights={"depth": 10, "semantic": 0.5}), TASKS, np.ones((2, 2)))
+    np.testing.assert_array_equal(factors, [[0.5, 10], [0.5, 10]])
+
+
+def test_equal_weights_are_one(follow):
+    factors, _ = follow(equal(TASKS), TASKS, [[1.0, 1e9]])
+    np.testing.assert_array_equal(factors, [[1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"semantic": 1.0}, r"static weights: missing \['depth'\], unknown \[\]; exactly \['semantic', 'depth'\]"),
+        ({"semantic": 1, "depth": 1, "normals": 1}, r"missing \[\], unknown \['normals'\]"),
+        ({"semantic": 1.0, "depth": -1.0}, "static weight of 'depth' is -1.0: a finite number of at least 0"),
+        ({"semantic": float("nan"), "depth": 1.0}, "static weight of 'semantic' is nan"),
+        ({"semantic": float("inf"), "depth": 1.0}, "static weight of 'semantic' is inf"),
+        ({"semantic": "0.5", "depth": 1.0}, "static weight of 'semantic' is '0.5': a number is needed"),
+    ],
+)
+def test_messages(weights, message):
+    with pytest.raises(ValueError, match=message):
+        static(TASKS, weights=weights)

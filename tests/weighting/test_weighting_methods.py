@@ -1,0 +1,188 @@
+"""What holds for every method of the registry, and the registry's own messages."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from mtan_jax.weighting import METHODS, TaskGradients, build_weighting, sum_tasks, task_weights
+
+TASKS = ("semantic", "depth", "normal")
+WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
+# Options without which a method is not defined, and a second variant where there is one.
+CASES: dict[str, list[dict[str, Any]]] = {
+    "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
+    "schedule": [{"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}}],
+    "static": [{"weights": WEIGHTS}],
+    "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
+}
+EACH = [(name, options) for name in METHODS for options in CASES.get(name, [{}])]
+each_method = pytest.mark.parametrize(("name", "options"), EACH, ids=[f"{n}-{o.get('variant', '')}" for n, o in EACH])
+
+
+def chain(name, options, tasks=TASKS):
+    return optax.chain(METHODS[name](tasks, **options), sum_tasks(tasks), optax.adam(0.01))
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return np.random.default_rng(1).uniform(0.1, 3.0, (9, 3))
+
+
+@each_method
+def test_order_of_the_tasks_does_not_matter(name, options, follow, losses):
+    order = [2, 0, 1]
+    present = np.random.default_rng(2).random(losses.shape) < 0.8
+    expected, _ = follow(METHODS[name](TASKS, **options), TASKS, losses, present)
+    tasks = tuple(TASKS[i] for i in order)
+    factors, _ = follow(METHODS[name](tasks, **options), tasks, losses[:, order], present[:, order])
+    np.testing.assert_allclose(factors, expected[:, order], rtol=1e-6)
+
+
+@each_method
+def test_weights_are_finite_for_losses_of_any_size(name, options, follow):
+    for pattern in ([1e15, 1e-15, 1.0], [1e-15, 1e15, 0.0]):
+        losses = np.array(pattern, np.float32) * np.ones((9, 1), np.float32)
+        losses[4:] = losses[4:, ::-1]
+        factors, state = follow(METHODS[name](TASKS, **options), TASKS, losses)
+        assert np.isfinite(factors).all()
+        assert (factors >= 0).all()
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@each_method
+def test_scan_on_one_device_is_pmap_on_four(name, options, problem):
+    """The scan sees whole batches and no axis, and refuses a state whose structure, shapes or types change."""
+    tx = chain(name, options)
+
+    def step(carry, batch):
+        params, state = carry
+        updates, new_state = tx.update(problem.task_gradients(params, batch), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, new_state), (params, task_weights(new_state))
+
+    start = tx.init(problem.params)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(start))
+    _, one = jax.jit(lambda carry: jax.lax.scan(step, carry, problem.batches))((problem.params, start))
+    four = [(params, task_weights(state)) for params, state in problem.train(tx, devices=4)]
+    for i, (params, weights) in enumerate(four):
+        # Seen: 1.2e-7 in the weights, 3.6e-7 in the parameters; Adam magnifies the rounding of small gradients.
+        np.testing.assert_allclose(weights, one[1][i], rtol=2e-6)
+        for key in params:
+            np.testing.assert_allclose(params[key], one[0][key][i], atol=5e-6)
+
+
+@each_method
+def test_resumed_in_the_middle_is_the_same(name, options, follow, losses):
+    tx = METHODS[name](TASKS, **options)
+    expected, last = follow(tx, TASKS, losses)
+    _, state = follow(tx, TASKS, losses[:5])
+    factors, end = follow(tx, TASKS, losses[5:], state=jax.device_get(state))
+    np.testing.assert_array_equal(factors, expected[5:])
+    jax.tree.map(np.testing.assert_array_equal, end, last)
+
+
+@each_method
+def test_one_backward_pass(name, options):
+    calls = []
+    tx = chain(name, options)
+
+    def pullback(cotangent):
+        calls.append(cotangent.shape)
+        return jnp.zeros(4)
+
+    gradients = TaskGradients(TASKS, jnp.ones(3), jnp.ones(3, bool), jnp.ones(3), pullback)
+    jax.eval_shape(lambda params: tx.update(gradients, tx.init(params), params)[0], jnp.zeros(4))
+    assert calls == [(3,)]
+
+
+@each_method
+def test_every_method_learns(name, options, problem):
+    """No method turns the gradient round: the weighted loss falls on a batch seen again and again."""
+    batch = {key: value[0] for key, value in problem.batches.items()}
+    tx = chain(name, options)
+
+    @jax.jit
+    def step(params, state):
+        gradients = problem.task_gradients(params, batch)
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, gradients.losses
+
+    params, state = problem.params, tx.init(problem.params)
+    history = []
+    for _ in range(150):
+        params, state, losses = step(params, state)
+        history.append(losses)
+    assert (history[-1] < 0.5 * history[0]).all()
+
+
+def test_every_method_takes_the_tasks_first_and_checks_them():
+    for name, options in EACH:
+        with pytest.raises(ValueError, match="each once"):
+            METHODS[name](("depth", "depth"), **options)
+
+
+def test_build_composes_in_order_and_takes_defaults():
+    options: dict[str, dict[str, Any]] = {
+        "static": {"weights": WEIGHTS},
+        "uncertainty": {"initial_log_variance": 0.0},
+        "dwa": {"window": 3},
+    }
+    defaults = {"learning_rate": 0.5, "steps_per_epoch": 7, "unused": None}
+    built = build_weighting("static + uncertainty", TASKS, optax.sgd(1.0), options=options, defaults=defaults)
+    by_hand = optax.chain(
+        METHODS["static"](TASKS, **options["static"]),
+        METHODS["uncertainty"](TASKS, learning_rate=0.5, initial_log_variance=0.0),
+        sum_tasks(TASKS),
+        optax.sgd(1.0),
+    )
+    gradients = TaskGradients(TASKS, jnp.arange(1.0, 4.0), jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent)
+    update, state = built.update(gradients, built.init(jnp.zeros(3)), jnp.zeros(3))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (update, state),
+        by_hand.update(gradients, by_hand.init(jnp.zeros(3)), jnp.zeros(3)),
+    )
+    np.testing.assert_allclose(update, [-0.5, -0.125, -1.5])
+
+
+def test_options_come_before_defaults():
+    with pytest.raises(ValueError, match="steps_per_epoch is 0"):
+        build_weighting(
+            "dwa", TASKS, optax.identity(), options={"dwa": {"steps_per_epoch": 0}}, defaults={"steps_per_epoch": 5}
+        )
+
+
+def test_build_takes_a_config():
+    options = ConfigDict({"static": {"weights": WEIGHTS}, "dwa": {"temperature": 1.0}})
+    tx = build_weighting("static+dwa", TASKS, optax.sgd(1.0), options=options, defaults={"steps_per_epoch": 5})
+    gradients = TaskGradients(TASKS, jnp.ones(3), jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent)
+    _, state = tx.update(gradients, tx.init(jnp.zeros(3)), jnp.zeros(3))
+    np.testing.assert_allclose(task_weights(state), [1.0, 0.25, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("dwaa", {}, "unknown weighting 'dwaa'.*known: dwa, equal, schedule, static, uncertainty"),
+        ("", {}, "unknown weighting ''"),
+        ("equal+", {}, "unknown weighting ''"),
+        ("equal", {"dwaa": {}}, "unknown weighting 'dwaa'"),
+        (
+            "equal",
+            {"dwa": {"T": 1}},
+            "unknown option 'T' of weighting 'dwa'; known: temperature, variant, steps_per_epoch",
+        ),
+        ("equal", {"equal": {"weights": {}}}, "unknown option 'weights' of weighting 'equal'; known: none"),
+        ("static", {}, "weighting 'static' needs the option weights"),
+        ("dwa", {}, "steps_per_epoch is None: variant 'mtan' needs a whole number"),
+        ("equal+equal", {}, "each method once"),
+    ],
+)
+def test_build_messages(spec, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_weighting(spec, TASKS, optax.identity(), options=options)
