@@ -1,0 +1,46 @@
+"""Checks of raw arrays and of arguments; each error names the file or the argument and the value found."""
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from mtan_jax.data.builder import RawDataError
+
+
+def check_labels(labels: Shaped[np.ndarray, "h w"], lowest: int, highest: int, name: str) -> None:
+    """Checks that a class map holds whole numbers from `lowest` to `highest`."""
+    wrong = ~((labels >= lowest) & (labels <= highest))
+    if labels.dtype.kind == "f":
+        wrong |= labels != np.floor(labels)
+    if wrong.any():
+        raise RawDataError(
+            f"{name}: label {labels[wrong][0]} {_where(wrong)} is outside its range; "
+            f"expected whole numbers from {lowest} to {highest}."
+        )
+
+
+def check_depth(depth: Float[np.ndarray, "h w"], name: str) -> None:
+    """Checks that a depth map is finite and nowhere negative."""
+    wrong = ~(np.isfinite(depth) & (depth >= 0))
+    if wrong.any():
+        raise RawDataError(
+            f"{name}: depth {depth[wrong][0]} {_where(wrong)}; expected finite values, 0 where undefined."
+        )
+
+
+def check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the height and width as a tuple of two positive integers."""
+    size = tuple(image_size)
+    if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+        raise ValueError(f"image_size: got {image_size!r}; expected height and width in pixels, such as (128, 256).")
+    return size
+
+
+def check_choice(field: str, value: object, known: tuple[object, ...]) -> None:
+    """Checks that `value` is one of `known`."""
+    if value not in known:
+        raise ValueError(f"{field}: got {value!r}; expected one of {', '.join(map(repr, known))}.")
+
+
+def _where(wrong: np.ndarray) -> str:
+    row, column = np.argwhere(wrong)[0][:2]
+    return f"at row {row}, column {column} (and {wrong.sum() - 1} more pixels)"

@@ -1,0 +1,5 @@
+"""Cityscapes: streets with 2, 7 or 19 classes and inverse depth."""
+
+from mtan_jax.data.cityscapes.cityscapes import Cityscapes
+
+__all__ = ["Cityscapes"]

@@ -1,0 +1,160 @@
+"""The official release of Cityscapes: leftImg8bit, gtFine, disparity and camera, each a folder or a zip."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int8, UInt16
+
+from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.checks import check_labels
+from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
+from mtan_jax.data.cityscapes.part import Part, Read
+from mtan_jax.data.raw_pictures import decode_picture, resize_bilinear, resize_nearest
+
+_SUFFIXES = {
+    "leftImg8bit": "_leftImg8bit.png",
+    "gtFine": "_gtFine_labelIds.png",
+    "disparity": "_disparity.png",
+    "camera": "_camera.json",
+}
+
+
+class Release:
+    """Reads the release image by image.
+
+    Args:
+        raw_dir: holds the folders or zips; None where not given.
+        class_map: the class of each label id from 0 on.
+        image_size: height and width of the arrays that `examples` yields.
+        depth: "disparity" or "inverse_depth"; the former needs no camera files.
+    """
+
+    def __init__(
+        self, raw_dir: Path | None, class_map: Int8[np.ndarray, "ids"], image_size: tuple[int, int], depth: str
+    ):
+        self._raw_dir = raw_dir
+        self._class_map = class_map
+        self._image_size = image_size
+        self._depth = depth
+
+    def raw_files(self) -> dict[str, int]:
+        """Names and sizes of all files that are read, whether they lie in folders or zips."""
+        if self._raw_dir is None:
+            return {}
+        return {name: size for part in self._parts.values() for name, size in part.files().items()}
+
+    def check(self) -> None:
+        """Raises RawDataError unless every image has its partners, and every partner its image."""
+        if self._raw_dir is None or not self._raw_dir.is_dir():
+            raise RELEASE.missing(self._raw_dir)
+        if AUTHORS.lies_in(self._raw_dir) and not RELEASE.lies_in(self._raw_dir):
+            raise RELEASE.wrong_layout(self._raw_dir, AUTHORS)
+        frames = self._frames
+        everything = set().union(*frames.values())
+        for split in ("train", "val"):
+            if not any(frame.split == split for frame in everything):
+                raise RELEASE.missing(self._raw_dir, f"There are no files of the split {split!r}.")
+        for part, found in frames.items():
+            if lacking := sorted(everything - found, key=_Frame.sort_key):
+                raise RELEASE.missing(
+                    self._raw_dir,
+                    f"{lacking[0].file(part)} is missing: {part} has {len(found)} files, the parts together have "
+                    f"{len(everything)} images.",
+                )
+
+    def split_sizes(self) -> dict[str, int]:
+        return {split: sum(frame.split == split for frame in self._frames["leftImg8bit"]) for split in ("train", "val")}
+
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        """Yields the examples of a split by name; `id` is such as "cityscapes/aachen_000000_000019"."""
+        frames = [frame for frame in self._frames["leftImg8bit"] if frame.split == split]
+        with contextlib.ExitStack() as stack:
+            read = {name: stack.enter_context(part.open()) for name, part in self._parts.items()}
+            for frame in sorted(frames, key=_Frame.sort_key):
+                yield self._example(frame, read)
+
+    def _example(self, frame: "_Frame", read: dict[str, Read]) -> dict[str, Any]:
+        arrays = {}
+        kinds = {"leftImg8bit": "rgb", "gtFine": "labels", "disparity": "uint16"}
+        for part, kind in kinds.items():
+            arrays[part] = decode_picture(read[part](frame.file(part)), self._where(frame, part), kind)
+        image, labels, disparity = arrays.values()
+        for part in ("gtFine", "disparity"):
+            if arrays[part].shape != image.shape[:2]:
+                raise RawDataError(
+                    f"{self._where(frame, part)}: {_size(arrays[part])} pixels, but the image has {_size(image)}."
+                )
+        check_labels(labels, 0, len(self._class_map) - 1, self._where(frame, "gtFine"))
+        disparity = resize_nearest(disparity, self._image_size)
+        if self._depth == "disparity":
+            depth = disparity.astype(np.float32) / np.float32(65535)
+        else:
+            camera = read["camera"](frame.file("camera"))
+            depth = _inverse_depth(disparity, *_baseline_and_fx(camera, self._where(frame, "camera")))
+        return {
+            "id": f"cityscapes/{frame.stem}",
+            "image": resize_bilinear(image, self._image_size),
+            "semantic": self._class_map[resize_nearest(labels, self._image_size)],
+            "depth": depth[..., None],
+            "labelled": {"semantic": True, "depth": True},
+        }
+
+    def _where(self, frame: "_Frame", part: str) -> str:
+        return self._parts[part].where(frame.file(part))
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, Part]:
+        if self._raw_dir is None:
+            raise RELEASE.missing(None)
+        needed = [name for name in _SUFFIXES if name != "camera" or self._depth == "inverse_depth"]
+        return {name: Part(self._raw_dir, name, _SUFFIXES[name]) for name in needed}
+
+    @property
+    def _frames(self) -> dict[str, set["_Frame"]]:
+        return {name: {_Frame.of(file, name) for file in part.files()} for name, part in self._parts.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """An image of the release; `stem` is such as "aachen_000000_000019"."""
+
+    split: str
+    city: str
+    stem: str
+
+    @classmethod
+    def of(cls, file: str, part: str) -> "_Frame":
+        _, split, city, name = file.split("/")
+        return cls(split, city, name.removesuffix(_SUFFIXES[part]))
+
+    def file(self, part: str) -> str:
+        return f"{part}/{self.split}/{self.city}/{self.stem}{_SUFFIXES[part]}"
+
+    def sort_key(self) -> tuple[str, str, str]:
+        return self.split, self.city, self.stem
+
+
+def _inverse_depth(p: UInt16[np.ndarray, "h w"], baseline: float, fx: float) -> Float32[np.ndarray, "h w"]:
+    return (np.maximum(p.astype(np.float64) - 1, 0) / 256 / (baseline * fx)).astype(np.float32)
+
+
+def _baseline_and_fx(camera: bytes, name: str) -> tuple[float, float]:
+    """The baseline in metres and the focal length in pixels of full size."""
+    try:
+        content = json.loads(camera)
+        baseline, fx = float(content["extrinsic"]["baseline"]), float(content["intrinsic"]["fx"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RawDataError(f"{name}: no extrinsic.baseline and intrinsic.fx could be read ({error!r}).") from error
+    if not (0 < baseline < np.inf and 0 < fx < np.inf):
+        raise RawDataError(f"{name}: baseline {baseline} m and fx {fx} pixels must be positive.")
+    return baseline, fx
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[0]}x{array.shape[1]}"

@@ -1,0 +1,30 @@
+"""The two layouts in which NYUv2 comes."""
+
+from mtan_jax.data.raw_layout import RawLayout
+
+MAT = "nyu_depth_v2_labeled.mat"
+SPLITS_MAT = "splits.mat"
+
+RELEASE = RawLayout(
+    dataset="NYUv2",
+    name="release",
+    expected=(
+        f"{MAT}    (2.8 GB; images, depths, labels of 1449 frames)",
+        f"{SPLITS_MAT}    (trainNdxs, testNdxs; where absent, the official split of the 1449 frames is used)",
+    ),
+    source="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (labeled dataset)",
+    signs=(MAT,),
+)
+
+AUTHORS = RawLayout(
+    dataset="NYUv2",
+    name="authors",
+    expected=(
+        "{train,val}/image/I.npy    [288, 384, 3] in 0..1",
+        "{train,val}/label/I.npy    [288, 384], -1 = void, 0..12",
+        "{train,val}/depth/I.npy    [288, 384, 1] in metres, 0 = undefined",
+        "{train,val}/normal/I.npy    [288, 384, 3] unit vectors, 0 = undefined",
+    ),
+    source="the preprocessed NYUv2 linked in the README of https://github.com/lorenmt/mtan",
+    signs=("train/image/*.npy", "val/image/*.npy"),
+)

@@ -1,0 +1,89 @@
+"""The NYUv2 data set as a builder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.checks import check_choice, check_image_size
+from mtan_jax.data.npy_layout import NpyLayout
+from mtan_jax.data.nyuv2 import classes
+from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
+from mtan_jax.data.nyuv2.release import Release
+
+
+class NYUv2(DenseBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """NYU Depth v2 (Silberman et al., ECCV 2012): 1449 labelled frames of rooms, official split 795 train, 654 val.
+
+    Layout "release" is `nyu_depth_v2_labeled.mat` as downloaded. Images are resized bilinearly, labels, depth and
+    normals to the nearest pixel. It holds no normals: they are computed from the depth (`normals.py`). Layout "authors"
+    is the preprocessed set of the MTAN authors, which carries its own normals; its arrays are taken as they are.
+
+    Depth is in metres, 0 where undefined. Normals are unit vectors towards the camera in the axes x right, y forward
+    (into the scene), z up, so that a wall seen head-on has (0, -1, 0) and the floor (0, 0, 1); 0 where undefined.
+    An id is "nyuv2/0001", the frame's 1-based number in the release, or "nyuv2/train/0", the authors' file number.
+
+    Args:
+        data_dir: where prepared data sets live; None is TFDS' default.
+        raw_dir: where the raw data lie; None once the data set is prepared.
+        layout: of the raw data.
+        num_classes: 13 or 40; the authors' set has 13.
+        image_size: height and width in pixels.
+    """
+
+    name = "nyuv2"
+    VERSION = "1.0.0"
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | None = None,
+        raw_dir: str | None = None,
+        layout: Literal["release", "authors"] = "release",
+        num_classes: int = 13,
+        image_size: tuple[int, int] = (288, 384),
+    ):
+        check_choice("layout", layout, ("release", "authors"))
+        check_choice("num_classes", num_classes, (13, 40) if layout == "release" else (13,))
+        self._num_classes = num_classes
+        self._image_size = height, width = check_image_size(image_size)
+        folder = None if raw_dir is None else Path(raw_dir)
+        self._raw: Release | NpyLayout
+        if layout == "release":
+            self._raw = Release(folder, num_classes, self._image_size)
+        else:
+            self._raw = NpyLayout(
+                layout=AUTHORS,
+                raw_dir=folder,
+                folders={"image": "image", "semantic": "label", "depth": "depth", "normal": "normal"},
+                num_classes=num_classes,
+                image_size=self._image_size,
+                other=RELEASE,
+            )
+            self.image_dtype = np.float32  # the authors' images are floats: kept exactly
+        super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant=f"{num_classes}-{height}x{width}-{layout}")
+
+    @property
+    def data_info(self) -> DataInfo:
+        return DataInfo(
+            name=self.name,
+            image_size=self._image_size,
+            classes=classes.names(self._num_classes),
+            palette=classes.palette(self._num_classes),
+            inverse_depth=False,
+            depth_unit="m",
+        )
+
+    def check_raw(self) -> None:
+        self._raw.check()
+
+    def raw_files(self) -> dict[str, int]:
+        return self._raw.raw_files()
+
+    def split_sizes(self) -> dict[str, int]:
+        return self._raw.split_sizes()
+
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        return self._raw.examples(split)

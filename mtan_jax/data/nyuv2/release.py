@@ -1,0 +1,138 @@
+"""The official release of NYUv2: `nyu_depth_v2_labeled.mat`, an HDF5 file (MATLAB v7.3), and `splits.mat`."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+from jaxtyping import Int
+
+from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.checks import check_depth, check_labels
+from mtan_jax.data.nyuv2 import classes
+from mtan_jax.data.nyuv2.layouts import AUTHORS, MAT, RELEASE, SPLITS_MAT
+from mtan_jax.data.nyuv2.normals import NYUV2_CAMERA, normals_from_depth
+from mtan_jax.data.raw_pictures import resize_bilinear, resize_nearest
+
+# MATLAB wrote the axes in reverse: [frame, channel, column, row]; 640 columns and 480 rows, as the camera assumes.
+_SHAPES = {"images": (3, 640, 480), "depths": (640, 480), "labels": (640, 480)}
+_DTYPES = {"images": "uint8", "depths": "float32", "labels": "uint16"}
+# Compressed chunks may span several frames: without room to keep them, each frame would unpack them anew.
+_CHUNK_CACHE_BYTES = 64 * 2**20
+
+
+class Release:
+    """Reads the release frame by frame.
+
+    Args:
+        raw_dir: where the files lie; None where not given.
+        num_classes: 13 or 40.
+        image_size: height and width of the arrays that `examples` yields.
+    """
+
+    def __init__(self, raw_dir: Path | None, num_classes: int, image_size: tuple[int, int]):
+        self._raw_dir = raw_dir
+        self._class_map = classes.class_map(num_classes)
+        self._image_size = image_size
+
+    def raw_files(self) -> dict[str, int]:
+        """Names and sizes of the files of the release that are there."""
+        paths = [] if self._raw_dir is None else [self._raw_dir / MAT, self._raw_dir / SPLITS_MAT]
+        return {path.name: path.stat().st_size for path in paths if path.is_file()}
+
+    def check(self) -> None:
+        """Raises RawDataError unless the files are there and hold what they should."""
+        if not self._mat.is_file():
+            if AUTHORS.lies_in(self._mat.parent):
+                raise RELEASE.wrong_layout(self._mat.parent, AUTHORS)
+            raise RELEASE.missing(self._raw_dir, f"There is no {MAT}.")
+        self._split()
+
+    def split_sizes(self) -> dict[str, int]:
+        return {split: len(numbers) for split, numbers in self._split().items()}
+
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        """Yields the examples of a split by frame number; `id` is such as "nyuv2/0001"."""
+        numbers = self._split()[split]
+        with self._open() as mat:
+            for number in numbers:
+                name = f"{self._mat} frame {number}"
+                try:
+                    frame = {key: mat[key][number - 1].T for key in _SHAPES}
+                except OSError as error:
+                    raise RawDataError(f"{name}: damaged ({error}). Get the file anew.") from error
+                yield {"id": f"nyuv2/{number:04d}", **self._example(frame, name)}
+
+    def _example(self, frame: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+        depth = frame["depths"].astype(np.float32)
+        check_depth(depth, name)
+        check_labels(frame["labels"], 0, classes.NUM_LABELS, name)
+        normal = normals_from_depth(depth, NYUV2_CAMERA)  # at full size: neighbours in the picture are close in space
+        return {
+            "image": resize_bilinear(np.ascontiguousarray(frame["images"]), self._image_size),
+            "semantic": self._class_map[resize_nearest(frame["labels"], self._image_size)],
+            "depth": resize_nearest(depth, self._image_size)[..., None],
+            "normal": resize_nearest(normal, self._image_size),
+            "labelled": {"semantic": True, "depth": True, "normal": True},
+        }
+
+    @property
+    def _mat(self) -> Path:
+        if self._raw_dir is None or not self._raw_dir.is_dir():
+            raise RELEASE.missing(self._raw_dir)
+        return self._raw_dir / MAT
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[h5py.File]:
+        try:
+            file = h5py.File(self._mat, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        except OSError as error:
+            raise RawDataError(f"{self._mat}: truncated or damaged HDF5 file ({error}). Get it anew.") from error
+        with file:
+            yield file
+
+    def _num_frames(self) -> int:
+        with self._open() as mat:
+            for key, shape in _SHAPES.items():
+                found = mat.get(key)
+                is_array = isinstance(found, h5py.Dataset)
+                if not is_array or found.shape[1:] != shape or found.dtype != _DTYPES[key]:
+                    got = f"{found.dtype} {list(found.shape)}" if is_array else "no such array"
+                    raise RawDataError(
+                        f"{self._mat}: expected {key!r} as {_DTYPES[key]} [frames, {', '.join(map(str, shape))}], "
+                        f"got {got}."
+                    )
+            counts = {key: len(mat[key]) for key in _SHAPES}
+        if len(set(counts.values())) != 1:
+            raise RawDataError(f"{self._mat}: the arrays differ in their number of frames: {counts}.")
+        return counts["images"]
+
+    def _split(self) -> dict[str, Int[np.ndarray, "frames"]]:
+        """The 1-based frame numbers of each split, ascending."""
+        num_frames = self._num_frames()
+        path = self._mat.parent / SPLITS_MAT
+        if not path.is_file():
+            if num_frames != classes.NUM_FRAMES:
+                raise RawDataError(
+                    f"{self._mat} holds {num_frames} frames and there is no {SPLITS_MAT} beside it. The official split "
+                    f"is for {classes.NUM_FRAMES} frames: add {SPLITS_MAT} with trainNdxs and testNdxs, counted from 1."
+                )
+            return classes.official_split()
+        try:
+            content = scipy.io.loadmat(path, variable_names=["trainNdxs", "testNdxs"])
+            split = {"train": content["trainNdxs"], "val": content["testNdxs"]}
+        except Exception as error:  # loadmat raises errors of many kinds for files that are not what they should be
+            raise RawDataError(f"{path}: no trainNdxs and testNdxs could be read ({error!r}).") from error
+        split = {name: np.sort(numbers.ravel().astype(np.int64)) for name, numbers in split.items()}
+        together = np.concatenate(list(split.values()))
+        if len(np.unique(together)) != len(together) or not all(map(len, split.values())):
+            raise RawDataError(f"{path}: trainNdxs and testNdxs must be non-empty and name each frame at most once.")
+        if together.min() < 1 or together.max() > num_frames:
+            raise RawDataError(
+                f"{path}: frame numbers run from {together.min()} to {together.max()}, but {self._mat} holds "
+                f"frames 1 to {num_frames}."
+            )
+        return split

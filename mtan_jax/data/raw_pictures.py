@@ -1,0 +1,59 @@
+"""Reading pictures and resizing arrays, both with Pillow."""
+
+import functools
+import io
+import struct
+import zlib
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+from PIL import Image
+
+from mtan_jax.data.builder import RawDataError
+
+# Pillow's modes; it opens 16-bit greyscale pictures in one of two, by its version.
+_MODES = {"rgb": ("RGB",), "labels": ("L",), "uint16": ("I;16", "I")}
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def decode_picture(data: bytes, name: str, kind: str) -> Shaped[np.ndarray, "h w ..."]:
+    """Decodes a picture.
+
+    Args:
+        data: the whole file.
+        name: of the file, for messages.
+        kind: "rgb" (uint8 [h, w, 3]), "labels" (uint8 [h, w]) or "uint16" ([h, w]).
+
+    Raises:
+        RawDataError: the file is truncated, damaged or of another kind.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            mode, array = picture.mode, np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise RawDataError(f"{name}: truncated or damaged picture ({error}). Get this file anew.") from error
+    if mode not in _MODES[kind]:
+        raise RawDataError(f"{name}: expected a picture of kind {kind!r}, got Pillow mode {mode!r}.")
+    return array.astype(np.uint16) if kind == "uint16" else array
+
+
+def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Resizes to `size` (height, width) bilinearly; where it shrinks, the filter widens with it (no aliasing)."""
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_nearest(array: np.ndarray[tuple[int, ...], np.dtype[Scalar]], size: tuple[int, int]) -> np.ndarray:
+    """Resizes an array [h, w, ...] of any type to `size` (height, width): the pixel that Pillow takes as nearest."""
+    pixels = _nearest_pixels(array.shape[:2], tuple(size))
+    return array.reshape(-1, *array.shape[2:])[pixels]
+
+
+@functools.lru_cache(maxsize=8)
+def _nearest_pixels(shape: tuple[int, int], size: tuple[int, int]) -> Int[np.ndarray, "h2 w2"]:
+    height, width = size
+    positions = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape)
+    return np.asarray(Image.fromarray(positions).resize((width, height), Image.Resampling.NEAREST))
