@@ -1,0 +1,151 @@
+"""The fields of every configuration, and the text after ':' on the command line."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from ml_collections import ConfigDict, config_dict
+
+Protocol = Literal["paper", "benchmark"]
+
+
+def default_config() -> ConfigDict:
+    """Every field there is, with its default. Files under configs/ change what their experiment changes."""
+    config = ConfigDict()
+    config.seed = 0  # of parameters, order of the data, augmentation
+    config.tasks = ("semantic", "depth", "normal")  # names in mtan_jax.tasks.TASKS, or Tasks of your own
+
+    config.data = ConfigDict()
+    config.data.name = "streets"  # streets | nyuv2 | cityscapes
+    config.data.data_dir = config_dict.placeholder(str)  # prepared data sets; None: ~/tensorflow_datasets
+    config.data.raw_dir = config_dict.placeholder(str)  # the raw release; not needed by streets
+    config.data.options = ConfigDict()  # keyword arguments of the data set's builder
+    config.data.augment = False  # random scale, crop and flip, as the authors do
+    config.data.workers = 0  # processes that read and augment; 0: threads of this one
+
+    config.model = ConfigDict()
+    config.model.arch = "mtan"  # a name in mtan_jax.models.ARCHITECTURES
+    config.model.backbone = "segnet"  # a name in mtan_jax.models.BACKBONES
+    config.model.width = 1.0  # multiplies the channels of every layer but the heads' last
+    config.model.dtype = "float32"  # of the computation; "bfloat16" on TPUs and GPUs
+    config.model.param_dtype = "float32"
+    config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
+
+    config.weighting = "equal"  # names in mtan_jax.weighting.METHODS, joined by "+"
+    config.weighting_options = ConfigDict()  # {method: keyword arguments}
+    config.weighting_options.static = ConfigDict({"weights": ConfigDict()})  # {task: weight}
+    config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}
+    config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # mtan | nash
+    config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"  # adam | adamw | sgd
+    config.optimizer.options = ConfigDict()  # further keyword arguments of the optax optimiser
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.schedule = "constant"  # constant | halve | cosine
+    config.optimizer.halve_every = "100 epochs"  # for "halve"
+    config.optimizer.warmup = config_dict.placeholder(str)  # duration of linear growth from 0; None: none
+    config.optimizer.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient; None: any
+
+    config.batch_size = 8  # examples a step, of all devices together
+    config.accumulate = 1  # parts that a device's rows pass the network in, one after the other
+    config.duration = "200 epochs"  # "N steps", "N epochs" or "N examples", here and below
+    config.log_every = "50 steps"
+
+    config.eval = ConfigDict()
+    config.eval.every = "1 epochs"
+    config.eval.batch_size = 8
+    config.eval.protocol = "exact"  # exact: all pixels weigh the same; authors: means over batches, as published
+    config.eval.average_last = config_dict.placeholder(int)  # mean over the last N evaluations, at the end; None: none
+    config.eval.single_task = ConfigDict()  # {"semantic/miou": value of a single-task network, ...} for Delta-m
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = "1 epochs"
+    config.checkpoint.keep = 2  # newest checkpoints that stay, besides the best
+    config.checkpoint.best_metric = config_dict.placeholder(str)  # None: the main metric of the first task
+
+    config.compilation_cache = "~/.cache/mtan_jax"  # compiled programs, kept from run to run; "" for none
+    return config
+
+
+# Fields whose keys are the user's.
+OPEN_FIELDS = ("data.options", "weighting_options", "optimizer.options", "eval.single_task")
+# Fields that do not change results, so a run may be resumed with others.
+FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "compilation_cache")
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """What stands after ':' in --config=configs/NAME.py:..., None where nothing is said.
+
+    Attributes:
+        smoke: a run of seconds that tries everything once.
+        arch: `config.model.arch`.
+        backbone: `config.model.backbone`.
+        width: `config.model.width`.
+        protocol: "paper" (as in the paper) or "benchmark" (as in the later benchmarks, with augmentation).
+    """
+
+    smoke: bool = False
+    arch: str | None = None
+    backbone: str | None = None
+    width: float | None = None
+    protocol: Protocol | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Argument":
+        """Reads "smoke" and "key=value" pairs, joined by commas.
+
+        Raises:
+            ValueError: for anything else; it lists what is known.
+        """
+        values: dict = {}
+        for item in filter(None, (text or "").split(",")):
+            key, equals, value = item.partition("=")
+            known = [field.name for field in dataclasses.fields(cls)]
+            if key not in known or (key == "smoke") == bool(equals):
+                raise ValueError(
+                    f"config argument {item!r} is not known; known: smoke, {', '.join(f'{k}=' for k in known[1:])} "
+                    "joined by commas, as in configs/streets.py:smoke,width=0.25"
+                )
+            values[key] = True if key == "smoke" else value
+        if "width" in values:
+            try:
+                values["width"] = float(values["width"])
+            except ValueError:
+                raise ValueError(f"config argument width={values['width']}: a number is needed") from None
+        if values.get("protocol", "paper") not in get_args(Protocol):
+            raise ValueError(f"config argument protocol={values['protocol']}: known: {', '.join(get_args(Protocol))}")
+        return cls(**values)
+
+    def apply(self, config: ConfigDict) -> None:
+        """Sets what is said of the model."""
+        for field in ("arch", "backbone", "width"):
+            if getattr(self, field) is not None:
+                config.model[field] = getattr(self, field)
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises a ValueError that lists unknown and missing fields, unless the configuration has just those there are."""
+    known, found = _leaves(default_config()), _leaves(config)
+    unknown, missing = sorted(found - known), sorted(known - found)
+    if unknown or missing:
+        raise ValueError(
+            "the configuration has "
+            + " and ".join(
+                f"{word} fields config.{', config.'.join(names)}"
+                for word, names in (("unknown", unknown), ("no", missing))
+                if names
+            )
+            + "; mtan_jax/config.py lists all fields"
+        )
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> set[str]:
+    leaves = set()
+    for key in config:
+        name, value = prefix + key, config.get(key)
+        if isinstance(value, ConfigDict) and name not in OPEN_FIELDS:
+            leaves |= _leaves(value, name + ".")
+        else:
+            leaves.add(name)
+    return leaves

@@ -1,0 +1,70 @@
+"""One pass over a split -> {metric name: float}."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+from mtan_jax import parallel
+from mtan_jax.constants import best_constants
+from mtan_jax.delta_m import delta_m
+from mtan_jax.experiment import Batch, Experiment
+from mtan_jax.metrics import Accumulator, LossMetric
+from mtan_jax.state import TrainState
+
+
+def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> dict[str, float]:
+    """Metrics of a network on a split, every example counted once.
+
+    Args:
+        experiment: the run.
+        state: on the devices of this process.
+        split: "val" or "train".
+
+    Returns:
+        `task/loss` and the task's metrics by "task/metric", the same on every process; `delta_m` too, both ways, where
+        `config.eval.single_task` has the values to compare with.
+    """
+    protocol = experiment.config.eval.protocol
+    accumulators = {
+        task.name: (Accumulator(task.metric(protocol), protocol), Accumulator(LossMetric.empty(), protocol))
+        for task in experiment.tasks
+    }
+    batches = parallel.place_ahead(map(without_ids, experiment.eval_batches(split)))
+    for states in _one_behind(experiment.eval_step(state.variables, batch) for batch in batches):
+        for name, parts in states.items():
+            for accumulator, part in zip(accumulators[name], parts, strict=True):
+                accumulator.add(part)
+    metrics = {
+        f"{name}/{metric}": value
+        for name, (metric_states, losses) in accumulators.items()
+        for metric, value in {**losses.compute(), **metric_states.compute()}.items()
+    }
+    single_task = experiment.config.eval.single_task.to_dict()
+    if single_task:
+        chosen = {name: metrics[name] for name in single_task if name in metrics}
+        for average in ("metrics", "tasks"):
+            metrics[f"delta_m/{average}"] = delta_m(chosen, single_task, average=average)
+    return metrics
+
+
+def evaluate_constants(experiment: Experiment, split: str = "val") -> dict[str, float]:
+    """What the best constant predictions reach on a split, by "task/metric". Reads the whole split on this process."""
+    batches = experiment.whole_split(split)
+    return best_constants(experiment.tasks, batches)
+
+
+def without_ids(batch: Batch) -> Batch:
+    """A batch of numbers only, as devices take it."""
+    return {key: value for key, value in batch.items() if key != "id"}
+
+
+def _one_behind(items: Iterable[Any]) -> Iterator[Any]:
+    """Fetches each item from the devices while the next is computed."""
+    previous = None
+    for item in items:
+        if previous is not None:
+            yield jax.device_get(previous)
+        previous = item
+    if previous is not None:
+        yield jax.device_get(previous)

@@ -1,0 +1,224 @@
+"""From a configuration to everything that a run needs: the one place where a configuration is read."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from flax import linen as nn
+
+from mtan_jax import duration, parallel, steps, weighting
+from mtan_jax.config import check_fields
+from mtan_jax.data import DATASETS, augment, pipeline
+from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.metrics import check_protocol
+from mtan_jax.models import build_model
+from mtan_jax.optimizer import build_optimizer, build_schedule
+from mtan_jax.state import TrainState
+from mtan_jax.tasks import Task, build_tasks
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A run, made from its configuration.
+
+    Attributes:
+        config: as given, its fields checked.
+        builder: of the data set.
+        tasks: in the order of all arrays over tasks.
+        model: the network.
+    """
+
+    config: ml_collections.ConfigDict
+    builder: DenseBuilder
+    tasks: tuple[Task, ...]
+    model: nn.Module
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict) -> "Experiment":
+        """Checks the configuration and makes data set, tasks and network from it. Reads and writes no data.
+
+        Raises:
+            ValueError: for a field or value that is not known or does not fit the others; the message names it.
+        """
+        check_fields(config)
+        check_protocol(config.eval.protocol)
+        builder = _build_dataset(config.data)
+        tasks = build_tasks(config.tasks, builder.data_info)
+        for task in tasks:
+            if task.target not in builder.targets:
+                raise ValueError(
+                    f"config.tasks: task {task.name!r} needs the target {task.target!r}, which {config.data.name} has not; "
+                    f"it has {', '.join(builder.targets)}"
+                )
+        experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS))
+        experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
+        return experiment
+
+    # What the network is and was made for.
+
+    @property
+    def data_info(self) -> DataInfo:
+        return self.builder.data_info
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def best_metric(self) -> tuple[str, bool]:
+        """The metric by which the best checkpoint is kept, and whether higher is better."""
+        directions = {
+            f"{task.name}/{metric}": higher
+            for task in self.tasks
+            for metric, higher in task.metric().higher_is_better.items()
+        }
+        name = self.config.checkpoint.best_metric or f"{self.tasks[0].name}/{self.tasks[0].main_metric}"
+        if name not in directions:
+            raise ValueError(f"config.checkpoint.best_metric = {name!r} is not known; known: {', '.join(directions)}")
+        return name, directions[name]
+
+    def abstract_variables(self) -> Any:
+        """Shapes and types of the network's variables."""
+        image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
+        return jax.eval_shape(functools.partial(self.model.init, train=False), jax.random.key(0), image)
+
+    # Lengths.
+
+    def to_steps(self, text: str) -> int:
+        """From a duration such as "20 epochs" to steps; the data set must be prepared."""
+        return duration.to_steps(text, examples_per_epoch=self._size("train"), batch_size=self.config.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self._size("train") / self.config.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.to_steps(self.config.duration)
+
+    @functools.cached_property
+    def learning_rate(self) -> optax.Schedule:
+        """The learning rate as a function of the steps done."""
+        return build_schedule(self.config.optimizer, self.total_steps, self.to_steps)
+
+    # What changes the state.
+
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformationExtraArgs:
+        """Weighting methods and optimiser, as one optax chain over `TaskGradients`."""
+        options = self.config.weighting_options
+        return weighting.build_weighting(
+            self.config.weighting,
+            self.task_names,
+            build_optimizer(self.config.optimizer, self.learning_rate),
+            options={name: {k: _plain(v) for k, v in options[name].items()} for name in options},
+            defaults={"steps_per_epoch": max(round(self.steps_per_epoch), 1), "learning_rate": self.learning_rate},
+        )
+
+    def init_state(self) -> TrainState:
+        """The state before the first step, on every device of this process."""
+        return parallel.place_state(jax.jit(self._make_state)(jax.random.key(self.config.seed)))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and types of the state."""
+        return jax.eval_shape(self._make_state, jax.random.key(self.config.seed))
+
+    def _make_state(self, key: jax.Array) -> TrainState:
+        return steps.create_state(self.model, self.tx, key, self.data_info.image_size, len(self.tasks))
+
+    @functools.cached_property
+    def train_step(self) -> Callable[[TrainState, Batch], TrainState]:
+        parallel.check_batch_size(self.config.batch_size, "config.batch_size", self.config.accumulate)
+        step = steps.make_train_step(
+            self.model, self.tasks, self.tx, axis_name=parallel.AXIS, accumulate=self.config.accumulate
+        )
+        return parallel.map_train_step(step)
+
+    @functools.cached_property
+    def eval_step(self) -> Callable[[Any, Batch], Any]:
+        parallel.check_batch_size(self.config.eval.batch_size, "config.eval.batch_size")
+        step = steps.make_eval_step(
+            self.model, self.tasks, protocol=self.config.eval.protocol, axis_name=parallel.AXIS
+        )
+        return parallel.map_eval_step(step)
+
+    @functools.cached_property
+    def predict_step(self) -> Callable[[Any, Any], Any]:
+        return parallel.map_predict_step(steps.make_predict_step(self.model))
+
+    # Data.
+
+    def prepare_data(self) -> None:
+        """Prepares the data set where it is not: process 0 first, then those that do not share its disk."""
+        if jax.process_index() == 0:
+            self.builder.prepare()
+        parallel.wait_for_all("data prepared")
+        if jax.process_index() > 0:
+            object.__setattr__(self, "builder", _build_dataset(self.config.data))  # reads what process 0 wrote
+            self.builder.prepare()
+
+    def train_batches(self, start_step: int) -> Iterator[Batch]:
+        """This process' part of every batch from a step on."""
+        change = functools.partial(augment.augment, inverse_depth=self.data_info.inverse_depth)
+        return pipeline.train_batches(
+            self.builder.as_data_source("train"),
+            targets=self._targets,
+            global_batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            augment=change if self.config.data.augment else None,
+            workers=self.config.data.workers,
+        )
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """This process' part of one pass over a split."""
+        return pipeline.eval_batches(
+            self.builder.as_data_source(split),
+            targets=self._targets,
+            global_batch_size=self.config.eval.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def whole_split(self, split: str) -> Iterator[Batch]:
+        """One pass over a split, all of it on this process."""
+        return pipeline.eval_batches(
+            self.builder.as_data_source(split),
+            targets=self._targets,
+            global_batch_size=self.config.eval.batch_size,
+            process_index=0,
+            process_count=1,
+        )
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(task.target for task in self.tasks))
+
+    def _size(self, split: str) -> int:
+        return self.builder.info.splits[split].num_examples
+
+
+def _build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder:
+    if config.name not in DATASETS:
+        raise ValueError(f"config.data.name = {config.name!r} is not known; known: {', '.join(sorted(DATASETS))}")
+    builder = DATASETS[config.name]
+    options = {key: _plain(value) for key, value in config.options.items()}
+    known = [name for name in inspect.signature(builder).parameters if name not in ("data_dir", "raw_dir")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"config.data.options.{unknown[0]} is not known to {config.name}; known: {', '.join(known)}")
+    return builder(data_dir=config.data_dir, raw_dir=config.raw_dir, **options)
+
+
+def _plain(value: Any) -> Any:
+    """ConfigDicts as dicts, all the way down."""
+    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value

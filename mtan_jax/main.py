@@ -1,0 +1,75 @@
+"""Trains, evaluates and shows a multi-task network.
+
+    python -m mtan_jax.main --config=configs/streets.py --workdir=runs/streets
+    python -m mtan_jax.main --config=configs/streets.py --workdir=runs/streets --mode=eval
+    python -m mtan_jax.main --config=configs/streets.py --workdir=runs/streets --mode=predict --images=FOLDER
+    python -m mtan_jax.main --config=configs/nyuv2.py --mode=summary
+
+The same command again resumes a run that was stopped. Any field of the configuration can be set:
+--config.weighting=dwa --config.model.width=0.5
+"""
+
+import logging
+import pathlib
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from mtan_jax import checkpoint, evaluate, parallel, predict, summary, train, workdir
+from mtan_jax.data.builder import RawDataError
+from mtan_jax.experiment import Experiment
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file under configs/, and ':' with arguments.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and pictures go; made if it is not there.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "summary"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "For eval and predict: newest, best, or a step.")
+SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "For eval and predict: the split.")
+IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images in place of the split.")
+COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes; not needed with 'auto'.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; not needed with 'auto'.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs one mode; what a user can mend ends in one message and exit code 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    if WORKDIR.value is None and MODE.value != "summary":
+        raise app.UsageError("--workdir is needed, as in --workdir=runs/streets")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of each of its steps
+    try:
+        run(pathlib.Path(WORKDIR.value or "."))
+    except (ValueError, RawDataError, checkpoint.CheckpointError, train.NonFiniteError) as error:
+        logging.getLogger(__name__).debug("details", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+def run(folder: pathlib.Path) -> None:
+    """The mode asked for."""
+    parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    config = CONFIG.value
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compilation_cache).expanduser()))
+    experiment = Experiment.from_config(config)
+    if MODE.value == "summary":
+        print(summary.summary(experiment))
+        return
+    workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
+    experiment.prepare_data()
+    if MODE.value == "train":
+        train.train(experiment, folder)
+    elif MODE.value == "eval":
+        print(evaluate.evaluate_checkpoint(experiment, folder, CHECKPOINT.value, SPLIT.value))
+    elif IMAGES.value is not None:
+        predict.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value))
+    else:
+        predict.predict_split(experiment, folder, CHECKPOINT.value, SPLIT.value, COUNT.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

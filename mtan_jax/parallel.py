@@ -1,0 +1,98 @@
+"""Everything that knows of devices and processes: pmap, placing batches, starting processes.
+
+The steps know an axis name only, so a move from pmap to `jax.shard_map` is a change of this file.
+"""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"
+
+
+def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of a run into one.
+
+    Args:
+        coordinator: address and port of process 0, or "auto" on a Cloud TPU pod or another cluster that JAX knows;
+            None for a run of one process.
+        num_processes: how many there are; found by itself with "auto".
+        process_id: which this is; found by itself with "auto".
+
+    Raises:
+        ValueError: an address without a number of processes and the number of this one.
+    """
+    if coordinator is None:
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    if num_processes is None or process_id is None:
+        raise ValueError(f"--coordinator={coordinator} needs --num_processes and --process_id too, or --coordinator=auto")
+    if jax.config.jax_platforms == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def check_batch_size(batch_size: int, field: str, accumulate: int = 1) -> None:
+    """Raises a ValueError unless every device gets the same number of rows, divisible into `accumulate` parts."""
+    parts = jax.device_count() * accumulate
+    if batch_size % parts or batch_size < 1:
+        nearest = max(round(batch_size / parts), 1) * parts
+        raise ValueError(
+            f"{field} = {batch_size} cannot be divided among {jax.device_count()} devices"
+            + (f" and {accumulate} parts of accumulation" if accumulate > 1 else "")
+            + f"; {nearest} would do"
+        )
+
+
+def map_train_step(step: Callable) -> Callable:
+    """`(state, placed batch) -> state` on all devices; the state given is consumed."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def map_eval_step(step: Callable) -> Callable:
+    """`(variables, placed batch) -> states` on all devices; the step must have reduced what it returns."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def map_predict_step(step: Callable) -> Callable:
+    """`(variables, placed images) -> predictions` of this process' devices, with a leading axis of devices."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+
+
+def place_state(state: Any) -> Any:
+    """Puts the same state on every device of this process."""
+    return jax.device_put(state, _sharding(PartitionSpec()))
+
+
+def place_batch(batch: Any) -> Any:
+    """Splits the rows of this process' part of a batch over its devices: [b, ...] becomes [devices, b/devices, ...]."""
+    devices = jax.local_device_count()
+    split = jax.tree.map(lambda x: np.reshape(x, (devices, x.shape[0] // devices, *x.shape[1:])), batch)
+    return jax.device_put(split, _sharding(PartitionSpec(AXIS)))
+
+
+def place_ahead(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
+    """Places batches on the devices, `size` of them ahead of their use."""
+    batches = iter(batches)
+    queue = collections.deque(map(place_batch, itertools.islice(batches, size)))
+    while queue:
+        yield queue.popleft()
+        queue.extend(map(place_batch, itertools.islice(batches, 1)))
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,172 @@
+"""One step of training, of evaluation, of prediction: pure functions that know an axis name and no configuration."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from mtan_jax.metrics import LossMetric, Protocol, State
+from mtan_jax.state import TrainState, Window
+from mtan_jax.tasks import Task
+from mtan_jax.weighting import TaskGradients, task_weights
+
+Batch = dict[str, Any]
+SumsAndCounts = tuple[Float[Array, "t"], Float[Array, "t"]]
+
+
+def create_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    image_size: tuple[int, int],
+    num_tasks: int,
+) -> TrainState:
+    """The state before the first step. Parameters depend on the key and on names, not on the image's size."""
+    variables = model.init(key, jnp.zeros((1, *image_size, 3)), train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        window=Window.empty(num_tasks),
+    )
+
+
+def make_train_step(
+    model: nn.Module,
+    tasks: tuple[Task, ...],
+    tx: optax.GradientTransformation,
+    *,
+    axis_name: str | None = None,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch], TrainState]:
+    """Makes the step of training.
+
+    A task's loss is psum(sum) / psum(count) over the pixels of the whole batch, all devices and all parts of it. With
+    `accumulate` above 1 the device's rows pass the network in that many parts, one after the other, and again in the
+    backward pass: memory for one part, one more forward pass, the same losses and any weighting method; BatchNorm sees
+    each part for itself.
+
+    Args:
+        model: `apply(variables, image, train=...) -> {task: prediction}`.
+        tasks: in the order of all arrays over tasks.
+        tx: a chain whose updates are `TaskGradients`.
+        axis_name: of the devices; None on one device outside pmap.
+        accumulate: number of parts.
+
+    Returns:
+        `(state, batch) -> state`; what is to be logged is summed in `state.window`.
+    """
+    names = tuple(task.name for task in tasks)
+
+    def forward(params: Any, batch_stats: Any, batch: Batch) -> tuple[SumsAndCounts, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        predictions, updates = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+        terms = [
+            task.loss(predictions[task.name], batch["targets"][task.target], batch["labelled"][task.target])
+            for task in tasks
+        ]
+        sums, counts = (jnp.stack(values) for values in zip(*terms, strict=True))
+        return (sums, counts), updates["batch_stats"]
+
+    def forward_in_parts(params: Any, batch_stats: Any, batch: Batch) -> tuple[SumsAndCounts, Any]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+
+        @jax.checkpoint
+        def part(carry: tuple[SumsAndCounts, Any], batch: Batch) -> tuple[tuple[SumsAndCounts, Any], None]:
+            totals, batch_stats = carry
+            terms, batch_stats = forward(params, batch_stats, batch)
+            return (jax.tree.map(jnp.add, totals, terms), batch_stats), None
+
+        shapes = jax.eval_shape(forward, params, batch_stats, jax.tree.map(lambda x: x[0], parts))[0]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return lax.scan(part, (zeros, batch_stats), parts)[0]
+
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        def task_losses(params: Any) -> tuple[Float[Array, "t"], tuple[SumsAndCounts, Any]]:
+            run = forward if accumulate == 1 else forward_in_parts
+            terms, batch_stats = run(params, state.batch_stats, batch)
+            if axis_name is not None:
+                terms = lax.psum(terms, axis_name)
+            sums, counts = terms
+            return sums / jnp.maximum(counts, 1), (terms, batch_stats)
+
+        losses, pullback, (terms, batch_stats) = jax.vjp(task_losses, state.params, has_aux=True)
+        task_gradients = TaskGradients(
+            tasks=names,
+            losses=losses,
+            present=terms[1] > 0,
+            weights=jnp.ones_like(losses),
+            pullback=lambda cotangent: pullback(cotangent)[0],
+            losses_at=lambda params: task_losses(params)[0],
+            axis_name=axis_name,
+        )
+        updates, opt_state = tx.update(task_gradients, state.opt_state, state.params)
+        if axis_name is not None:  # the same already where BatchNorm is synchronised
+            batch_stats = lax.pmean(batch_stats, axis_name)
+        step = state.step + 1
+        return TrainState(
+            step=step,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            window=_extend(state.window, step, terms, task_weights(opt_state), updates),
+        )
+
+    return train_step
+
+
+def _extend(
+    window: Window, step: Array, terms: SumsAndCounts, weights: Float[Array, "t"], updates: optax.Updates
+) -> Window:
+    bad_tasks = ~jnp.isfinite(terms[0])
+    is_bad = bad_tasks.any() | ~jnp.isfinite(optax.tree_utils.tree_norm(updates, squared=True))
+    is_first = is_bad & (window.bad_step == 0)
+    return Window(
+        steps=window.steps + 1,
+        loss_total=window.loss_total + terms[0].astype(jnp.float32),
+        loss_count=window.loss_count + terms[1].astype(jnp.float32),
+        weights=window.weights + weights,
+        bad_step=jnp.where(is_first, step, window.bad_step),
+        bad_tasks=jnp.where(is_first, bad_tasks, window.bad_tasks),
+    )
+
+
+def make_eval_step(
+    model: nn.Module, tasks: tuple[Task, ...], *, protocol: Protocol, axis_name: str | None = None
+) -> Callable[[Any, Batch], dict[str, tuple[State, LossMetric]]]:
+    """Makes the step of evaluation: `(variables, batch) -> {task: (metric state, loss state)}` of the whole batch.
+
+    Rows of weight 0 and rows without a label add nothing.
+    """
+
+    def eval_step(variables: Any, batch: Batch) -> dict[str, tuple[State, LossMetric]]:
+        predictions = model.apply(variables, batch["image"], train=False)
+        states = {}
+        for task in tasks:
+            prediction, target = predictions[task.name], batch["targets"][task.target]
+            labelled = batch["labelled"][task.target] & (batch["weight"] > 0)
+            metric = task.metric(protocol).update(prediction, target, labelled)
+            states[task.name] = (metric, LossMetric(*task.loss(prediction, target, labelled)))
+        return states if axis_name is None else lax.psum(states, axis_name)
+
+    return eval_step
+
+
+def make_predict_step(
+    model: nn.Module,
+) -> Callable[[Any, Float[Array, "b h w 3"]], tuple[dict[str, Array], dict[str, Array]]]:
+    """Makes the step of prediction: `(variables, image) -> ({task: prediction}, {stage: masks [t, b, h, w, c]})`."""
+
+    def predict_step(variables: Any, image: Float[Array, "b h w 3"]) -> tuple[dict[str, Array], dict[str, Array]]:
+        predictions, shown = model.apply(variables, image, train=False, mutable=["masks"])
+        masks = {stage: collection["mask"] for stage, collection in shown["masks"]["attention"].items()}
+        return predictions, masks
+
+    return predict_step

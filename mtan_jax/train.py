@@ -1,0 +1,126 @@
+"""The loop of training: evaluate, save, take the next batch, step, log."""
+
+import logging
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from mtan_jax import evaluate, parallel
+from mtan_jax.checkpoint import Checkpoints
+from mtan_jax.experiment import Experiment
+from mtan_jax.state import Window
+from mtan_jax.writers import MetricWriter
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or an update was not finite; nothing of it was saved."""
+
+
+def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains to the end of `config.duration`, from the newest checkpoint of the working directory if there is one.
+
+    A run that was stopped, at whatever moment, and then run again gives the parameters and the metrics of a run that
+    was not: checkpoints hold all state, batches follow from seed and step, and what was logged after the
+    checkpoint is dropped and logged again.
+
+    Args:
+        experiment: the run; its data set is prepared.
+        workdir: for `checkpoints/`, `metrics.jsonl`, TensorBoard event files and `figures/`.
+
+    Returns:
+        Metrics of the last evaluation of the split "val".
+
+    Raises:
+        NonFiniteError: a loss or an update was not finite; the last good checkpoint stands.
+        CheckpointError: a checkpoint could not be written or read.
+    """
+    config, total_steps = experiment.config, experiment.total_steps
+    log_every, eval_every, save_every = (
+        experiment.to_steps(text) for text in (config.log_every, config.eval.every, config.checkpoint.every)
+    )
+    best_metric, higher_is_better = experiment.best_metric
+    checkpoints = Checkpoints(
+        workdir, keep=config.checkpoint.keep, best_metric=best_metric, higher_is_better=higher_is_better
+    )
+    state = checkpoints.restore(experiment.abstract_state())
+    if state is None:
+        log.info("training %s for %d steps", config.data.name, total_steps)
+        state = experiment.init_state()
+    else:
+        log.info("resuming from step %d of %d", state.step, total_steps)
+    first_step = int(state.step)
+    writer = MetricWriter(workdir, first_step=first_step, total_steps=total_steps, enabled=jax.process_index() == 0)
+    logger = WindowLogger(experiment, writer)
+    metrics: dict[str, float] = {}
+    batches = parallel.place_ahead(map(evaluate.without_ids, experiment.train_batches(first_step)))
+    with writer:
+        for step in range(first_step + 1, total_steps + 1):
+            state = experiment.train_step(state, next(batches))
+            logger.write()  # what the step before left, while this one runs
+            is_last = step == total_steps
+            is_evaluated, is_saved = (step % every == 0 or is_last for every in (eval_every, save_every))
+            if step % log_every == 0 or is_last:
+                state = state.replace(window=logger.take(step, state.window))
+            if is_evaluated or is_saved:
+                logger.write()
+                logger.check(state.window)
+            if is_evaluated:
+                metrics = evaluate.evaluate(experiment, state)
+                writer.write(step, step / experiment.steps_per_epoch, "val", metrics)
+            if is_saved:
+                checkpoints.save(state, metrics if is_evaluated else None)
+            writer.advance(step)
+        checkpoints.close()
+        return metrics or evaluate.evaluate(experiment, state)
+
+
+class WindowLogger:
+    """Writes what the steps since the last log line summed, one step late so that no step waits for it."""
+
+    def __init__(self, experiment: Experiment, writer: MetricWriter):
+        self._experiment, self._writer = experiment, writer
+        self._pending: tuple[int, Window, float] | None = None
+        self._empty = parallel.place_state(Window.empty(len(experiment.tasks)))
+        self._last_time = time.perf_counter()
+
+    def take(self, step: int, window: Window) -> Window:
+        """Keeps a window to be written, and returns an empty one."""
+        self.write()
+        self._pending = (step, window)
+        return jax.tree.map(jax.numpy.copy, self._empty)
+
+    def write(self) -> None:
+        """Writes the window that is kept, if there is one."""
+        if self._pending is None:
+            return
+        (step, window), self._pending = self._pending, None
+        self.check(window)
+        window = jax.device_get(window)
+        now, experiment = time.perf_counter(), self._experiment
+        metrics = {}
+        for i, name in enumerate(experiment.task_names):
+            # No label for a task in the whole window: no loss, which is not a loss of 0.
+            count = window.loss_count[i]
+            metrics[f"{name}/loss"] = float(window.loss_total[i] / count) if count else float("nan")
+            metrics[f"weights/{name}"] = float(window.weights[i] / window.steps)
+        metrics["learning_rate"] = float(experiment.learning_rate(step - 1))
+        timing = {"steps_per_second": float(window.steps) / (now - self._last_time)}
+        self._writer.write(step, step / experiment.steps_per_epoch, "train", metrics, timing)
+        self._last_time = now
+
+    def check(self, window: Window) -> None:
+        """Raises a NonFiniteError where a step of the window had a loss or an update that was not finite."""
+        bad_step = int(window.bad_step)
+        if not bad_step:
+            return
+        names = [name for name, bad in zip(self._experiment.task_names, np.asarray(window.bad_tasks), strict=True) if bad]
+        what = f"the loss of {', '.join(names)}" if names else "the gradient"
+        raise NonFiniteError(
+            f"{what} was not finite at step {bad_step}; the checkpoints before it stand. Try a lower "
+            "config.optimizer.learning_rate, config.optimizer.clip_norm=1.0, config.optimizer.warmup='500 steps', or "
+            "config.model.dtype=float32; if it is the first step, look at the data"
+        )

@@ -1,0 +1,127 @@
+"""Layers against slow formulas written from their definitions."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtan_jax.models import layers
+
+
+def naive_max_pool(x):
+    b, h, w, c = x.shape
+    values, positions = np.zeros((b, h // 2, w // 2, c)), np.zeros((b, h // 2, w // 2, c), int)
+    for n, i, j, k in itertools.product(range(b), range(h // 2), range(w // 2), range(c)):
+        window = x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, k].reshape(-1)
+        positions[n, i, j, k] = np.argmax(window)  # the first one, as in PyTorch
+        values[n, i, j, k] = window.max()
+    return values, positions
+
+
+@pytest.fixture
+def image():
+    # Few distinct values: about half the windows have ties.
+    return np.random.default_rng(0).integers(0, 3, (2, 6, 8, 3)).astype(np.float32)
+
+
+def test_max_pool_takes_the_first_maximum(image):
+    values, positions = layers.max_pool(jnp.asarray(image))
+    expected_values, expected_positions = naive_max_pool(image)
+    np.testing.assert_array_equal(values, expected_values)
+    np.testing.assert_array_equal(positions, expected_positions)
+    assert positions.dtype == jnp.int8
+
+
+def test_max_unpool_puts_values_back(image):
+    values, positions = naive_max_pool(image)
+    expected = np.zeros_like(image)
+    for index in itertools.product(*map(range, values.shape)):
+        n, i, j, k = index
+        row, column = divmod(positions[index], 2)
+        expected[n, 2 * i + row, 2 * j + column, k] = values[index]
+    found = layers.max_unpool(jnp.asarray(values, jnp.float32), jnp.asarray(positions, jnp.int8))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_gradient_of_max_pool_goes_to_the_first_maximum(image):
+    weights = np.random.default_rng(1).normal(size=(2, 3, 4, 3)).astype(np.float32)
+    found = jax.grad(lambda x: (layers.max_pool(x)[0] * weights).sum())(jnp.asarray(image))
+    expected = np.zeros_like(image)
+    _, positions = naive_max_pool(image)
+    for n, i, j, k in itertools.product(*map(range, weights.shape)):
+        row, column = divmod(positions[n, i, j, k], 2)
+        expected[n, 2 * i + row, 2 * j + column, k] = weights[n, i, j, k]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_pool_and_unpool_take_a_task_axis(image):
+    stacked = jnp.stack([image, image[::-1]])
+    values, positions = layers.max_pool(stacked)
+    for t in range(2):
+        expected = layers.max_pool(stacked[t])
+        np.testing.assert_array_equal(values[t], expected[0])
+        np.testing.assert_array_equal(layers.max_unpool(values, positions)[t], layers.max_unpool(*expected))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 2, 3, 1), (1, 5, 8, 2), (3, 1, 4, 6, 2)])
+def test_upsample_interpolates_between_corners(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    expected = x
+    for axis in (len(shape) - 3, len(shape) - 2):
+        n = shape[axis]
+        places = np.linspace(0, n - 1, 2 * n)  # align_corners: the ends stay the ends
+        expected = np.apply_along_axis(lambda v, p=places: np.interp(p, np.arange(len(v)), v), axis, expected)
+    # float32: a few roundings of values of order 1
+    np.testing.assert_allclose(layers.upsample(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+
+
+def test_batch_norm_with_task_axis_is_one_batch_norm_after_another():
+    x = jax.random.normal(jax.random.key(0), (3, 2, 4, 5, 6)) * 3 + 1
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(1), x[0], train=False)
+    scale, bias = jax.random.normal(jax.random.key(2), (2, 6))
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": variables["batch_stats"]}
+    found, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    running = variables["batch_stats"]
+    for t in range(3):
+        expected, new = norm.apply(
+            {"params": variables["params"], "batch_stats": running}, x[t], train=True, mutable=["batch_stats"]
+        )
+        running = new["batch_stats"]
+        np.testing.assert_allclose(found[t], expected, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates["batch_stats"], running)
+
+
+def test_batch_norm_by_hand():
+    x = np.random.default_rng(0).normal(2, 3, (4, 3, 5, 2))
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), jnp.asarray(x, jnp.float32), train=False)
+    found, updates = norm.apply(variables, jnp.asarray(x, jnp.float32), train=True, mutable=["batch_stats"])
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(found, (x - mean) / np.sqrt(variance + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+def test_batch_norm_is_the_same_on_one_and_four_devices():
+    x = jax.random.normal(jax.random.key(0), (4, 2, 4, 4, 3)) + jnp.arange(4.0).reshape(4, 1, 1, 1, 1)
+    variables = layers.BatchNorm().init(jax.random.key(1), x[0], train=False)
+
+    def apply(norm, x):
+        return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    whole, whole_stats = apply(layers.BatchNorm(), x.reshape(8, 4, 4, 3))
+    synchronised = jax.pmap(lambda x: apply(layers.BatchNorm(axis_name="d"), x), axis_name="d")
+    parts, part_stats = synchronised(x)
+    np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
+    for d in range(4):
+        jax.tree.map(
+            lambda a, b, d=d: np.testing.assert_allclose(a[d], b, atol=1e-6),
+            part_stats["batch_stats"],
+            whole_stats["batch_stats"],
+        )
+    # A choice that does nothing would pass the above too.
+    alone, _ = jax.pmap(lambda x: apply(layers.BatchNorm(), x))(x)
+    assert np.abs(np.asarray(alone).reshape(whole.shape) - whole).max() > 0.1

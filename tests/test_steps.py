@@ -1,0 +1,147 @@
+"""The steps: the same on one and on several devices, in one part and in several."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from mtan_jax import parallel, steps
+from mtan_jax.metrics import on_host
+
+
+def run_steps(count, *, devices, weighting="equal", accumulate=1, optimizer=None):
+    """Trains on one device under jit, or on four under pmap."""
+    axis_name = None if devices == 1 else parallel.AXIS
+    tx = tiny.make_tx(weighting, optimizer)
+    model = tiny.make_model(axis_name)
+    state = steps.create_state(model, tx, jax.random.key(0), (16, 16), len(tiny.TASKS))
+    step = steps.make_train_step(model, tiny.TASKS, tx, axis_name=axis_name, accumulate=accumulate)
+    if devices == 1:
+        step = jax.jit(step)
+    else:
+        step, state = parallel.map_train_step(step), parallel.place_state(state)
+    for i in range(count):
+        batch = tiny.make_batch(seed=i)
+        state = step(state, batch if devices == 1 else parallel.place_batch(batch))
+    return jax.device_get(state)
+
+
+def assert_close(found, expected, tolerance):
+    """Relative to the largest entry of each array: float32 sums in another order differ by some 1e-7 of it."""
+    for path, a in jax.tree_util.tree_leaves_with_path(found):
+        b = expected
+        for key in path:
+            b = getattr(b, key.name) if hasattr(key, "name") else b[getattr(key, "key", getattr(key, "idx", None))]
+        scale = max(np.abs(b).max(), 1e-3)
+        assert np.abs(np.asarray(a, np.float64) - b).max() <= tolerance * scale, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("weighting", ["equal", "uncertainty"])
+def test_one_step_of_sgd_is_the_same_on_one_and_four_devices(weighting):
+    # SGD's update is the gradient itself: Adam's first step would hide its size.
+    one, four = (run_steps(1, devices=n, weighting=weighting, optimizer=optax.sgd(1.0)) for n in (1, 4))
+    assert_close(four, one, 2e-5)
+
+
+def test_five_steps_are_the_same_on_one_and_four_devices():
+    one, four = (run_steps(5, devices=n, optimizer=optax.sgd(0.05, momentum=0.9)) for n in (1, 4))
+    assert_close(four, one, 2e-4)  # rounding grows with each step
+
+
+def test_losses_divide_by_the_pixels_of_all_devices():
+    # The batch is uneven enough for a mean of the devices' means to be wrong by far more than rounding.
+    state = run_steps(1, devices=4)
+    batch = tiny.make_batch()
+    counts = [
+        ((batch["targets"]["semantic"] >= 0) & batch["labelled"]["semantic"][:, None, None]).sum(),
+        ((batch["targets"]["depth"][..., 0] != 0) & batch["labelled"]["depth"][:, None, None]).sum(),
+        ((batch["targets"]["normal"] != 0).any(-1) & batch["labelled"]["normal"][:, None, None]).sum(),
+    ]
+    np.testing.assert_array_equal(state.window.loss_count, counts)
+
+
+def test_window_sums_losses_and_weights():
+    state = run_steps(3, devices=1, weighting="equal")
+    assert state.window.steps == state.step == 3
+    np.testing.assert_array_equal(state.window.weights, [3, 3, 3])
+    assert state.window.bad_step == 0
+
+
+def test_accumulation_has_the_losses_of_the_whole_batch():
+    # Without the statistics of the batch (BatchNorm sees each part), sums over parts are sums over the whole.
+    tx, batch = tiny.make_tx(optimizer=optax.sgd(1.0)), tiny.make_batch()
+
+    class Frozen:  # the network as in evaluation
+        def apply(self, variables, image, train, mutable):
+            return model.apply(variables, image, train=False), {"batch_stats": variables["batch_stats"]}
+
+    model = tiny.make_model()
+    state = steps.create_state(model, tx, jax.random.key(0), (16, 16), 3)
+    whole, parts = (
+        jax.device_get(jax.jit(steps.make_train_step(Frozen(), tiny.TASKS, tx, accumulate=n))(state, batch))
+        for n in (1, 4)
+    )
+    assert_close(parts, whole, 2e-5)
+
+
+def test_accumulation_runs_with_batch_norm_on_devices():
+    state = run_steps(2, devices=4, accumulate=2)
+    assert np.isfinite(state.window.loss_total).all()
+    means = [leaf for leaf in jax.tree.leaves(state.batch_stats)]
+    assert all(np.isfinite(leaf).all() for leaf in means)
+
+
+def test_first_bad_step_and_its_tasks_are_kept():
+    tx, model = tiny.make_tx(), tiny.make_model()
+    state = steps.create_state(model, tx, jax.random.key(0), (16, 16), 3)
+    step = jax.jit(steps.make_train_step(model, tiny.TASKS, tx))
+    state = step(state, tiny.make_batch())
+    bad = tiny.make_batch(1)
+    bad["targets"]["depth"][5, 8, 8] = np.nan
+    for batch in (bad, tiny.make_batch(2)):
+        state = step(state, batch)
+    assert state.window.bad_step == 2
+    np.testing.assert_array_equal(state.window.bad_tasks, [False, True, False])
+
+
+def test_evaluation_is_the_same_on_one_and_four_devices_and_with_padding():
+    model = tiny.make_model()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    batch = tiny.make_batch()
+    one = jax.jit(steps.make_eval_step(model, tiny.TASKS, protocol="exact"))(variables, batch)
+    four = parallel.map_eval_step(
+        steps.make_eval_step(model, tiny.TASKS, protocol="exact", axis_name=parallel.AXIS)
+    )(variables, parallel.place_batch(batch))
+    padded = jax.tree.map(lambda x: np.concatenate([x, x[:4]]), batch)
+    padded["weight"][8:] = 0
+    twelve = jax.jit(steps.make_eval_step(model, tiny.TASKS, protocol="exact"))(variables, padded)
+    for name in tiny.NAMES:
+        for states in (four, twelve):
+            for part in (0, 1):
+                found, expected = (on_host(s[name][part]).compute() for s in (states, one))
+                for key, value in expected.items():
+                    assert found[key] == pytest.approx(value, rel=1e-5), (name, key)
+
+
+def test_masks_are_between_0_and_1_for_every_stage_and_task():
+    model = tiny.make_model()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    predictions, masks = jax.jit(steps.make_predict_step(model))(variables, tiny.make_batch()["image"])
+    assert set(masks) == {"encoder_0", "encoder_1", "decoder_1", "decoder_0"}
+    assert masks["decoder_0"].shape == (3, 8, 16, 16, 4)
+    assert all(0 <= mask.min() and mask.max() <= 1 for mask in masks.values())
+    assert set(predictions) == set(tiny.NAMES)
+
+
+def test_training_mode_under_jit_equals_eager():
+    # Named after a real trap: a max-pooling position found by `==` is right in eager mode and wrong under jit.
+    model = tiny.make_model()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    image = tiny.make_batch()["image"]
+
+    def apply(variables, image):
+        return model.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    assert_close(jax.jit(apply)(variables, image), apply(variables, image), 1e-4)
