@@ -124,7 +124,9 @@ class Experiment:
 
     def init_state(self) -> TrainState:
         """The state before the first step, on every device of this process."""
-        return parallel.place_state(jax.jit(self._make_state)(jax.random.key(self.config.seed)))
+        # Hundreds of random number generators run once: optimising them would take longer than anything else here.
+        make_state = jax.jit(self._make_state, compiler_options={"xla_backend_optimization_level": 0})
+        return parallel.place_state(make_state(jax.random.key(self.config.seed)))
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state."""

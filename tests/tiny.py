@@ -1,10 +1,11 @@
 """A network and batches small enough for tests; the numbers of the real ones do not depend on size."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtan_jax import tasks
+from mtan_jax import steps, tasks
 from mtan_jax.models.backbones.segnet import SegNet
 from mtan_jax.models.mtan import MTAN
 from mtan_jax.weighting import build_weighting
@@ -26,6 +27,10 @@ def make_tx(weighting="equal", optimizer=None, **options):
         options=options,
         defaults={"steps_per_epoch": 2, "learning_rate": 1e-2},
     )
+
+
+def make_state(model, tx, task_list=TASKS):
+    return jax.jit(lambda key: steps.create_state(model, tx, key, (16, 16), len(task_list)))(jax.random.key(0))
 
 
 def make_batch(seed=0, rows=8, size=16):
