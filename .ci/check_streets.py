@@ -1,0 +1,37 @@
+"""Checks that a run of configs/streets.py has learned: its last scores on "val" beside those of the best constants.
+
+    python .ci/check_streets.py runs/streets/metrics.jsonl
+
+Exits with 1 where a goal is missed.
+"""
+# ruff: noqa: T201
+
+import json
+import pathlib
+import sys
+
+LEAST_MIOU = 0.40
+HALVED = ("depth/abs_error", "normal/mean")  # at most half of the best constant's
+
+
+def main(path: pathlib.Path) -> None:
+    """Prints each score, its goal and the score of the best constant."""
+    lines = map(json.loads, path.read_text().splitlines())
+    last = {line["split"]: line for line in lines}
+    if missing := {"val", "val_constant"} - last.keys():
+        sys.exit(f"error: {path} has no line of split {', '.join(sorted(missing))}")
+    scores, constants = last["val"], last["val_constant"]
+    goals = [("semantic/miou", "at least", LEAST_MIOU)]
+    goals += [(name, "at most", constants[name] / 2) for name in HALVED]
+    missed = 0
+    for name, bound, goal in goals:
+        reached = scores[name] >= goal if bound == "at least" else scores[name] <= goal  # False for NaN
+        missed += not reached
+        verdict = "reached" if reached else "MISSED"
+        print(f"{name}: {scores[name]:.4f}, goal {bound} {goal:.4f} ({verdict}); best constant {constants[name]:.4f}")
+    if missed:
+        sys.exit(f"error: {missed} of {len(goals)} goals missed at step {scores['step']}")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
