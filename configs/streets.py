@@ -10,6 +10,7 @@ from mtan_jax.config import Argument, default_config
 
 
 def get_config(arg=None):
+    """The configuration; `arg` is the text after ':'."""
     argument = Argument.parse(arg)
     config = default_config()
     config.data.name = "streets"

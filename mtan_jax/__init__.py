@@ -1,0 +1,1 @@
+"""Multi-Task Attention Networks in JAX."""

@@ -37,7 +37,9 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, *, keep: int, best_metric: str, higher_is_better: bool):
         if keep < 1:
-            raise ValueError(f"config.checkpoint.keep = {keep}: at least 1 must stay, or there is nothing to resume from")
+            raise ValueError(
+                f"config.checkpoint.keep = {keep}: at least 1 must stay, or there is nothing to resume from"
+            )
         self._folder = pathlib.Path(workdir).absolute() / FOLDER
         self._best_metric, self._higher_is_better = best_metric, higher_is_better
         policies = ocp.training.preservation_policies
@@ -149,9 +151,7 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def _read(self, step: int, template: TrainState) -> TrainState:
-        shapes = jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype), serialization.to_state_dict(template)
-        )
+        shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), serialization.to_state_dict(template))
         arrays = self._checkpointer.load(step, shapes)
         stored = next(c for c in self._checkpointer.checkpoints if c.step == step).custom_metadata
         if not stored or stored.get("crc32") != checksum(arrays):

@@ -25,7 +25,9 @@ def to_steps(duration: str, *, examples_per_epoch: int, batch_size: int) -> int:
     except ValueError:
         value = math.nan
     if not (unit in UNITS and value > 0 and math.isfinite(value)):
-        raise ValueError(f"duration {duration!r}: a number above 0 and a unit are needed, as in '200 epochs', "
-                         f"'30000 steps' or '1e6 examples'")
+        raise ValueError(
+            f"duration {duration!r}: a number above 0 and a unit are needed, as in '200 epochs', "
+            f"'30000 steps' or '1e6 examples'"
+        )
     steps = {"steps": value, "epochs": value * examples_per_epoch / batch_size, "examples": value / batch_size}[unit]
     return max(math.ceil(steps), 1)

@@ -1,16 +1,21 @@
 """One pass over a split -> {metric name: float}."""
 
-from collections.abc import Iterable, Iterator
+import logging
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from mtan_jax import parallel
+from mtan_jax.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.constants import best_constants
 from mtan_jax.delta_m import delta_m
 from mtan_jax.experiment import Batch, Experiment
 from mtan_jax.metrics import Accumulator, LossMetric
 from mtan_jax.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> dict[str, float]:
@@ -52,6 +57,62 @@ def evaluate_constants(experiment: Experiment, split: str = "val") -> dict[str, 
     """What the best constant predictions reach on a split, by "task/metric". Reads the whole split on this process."""
     batches = experiment.whole_split(split)
     return best_constants(experiment.tasks, batches)
+
+
+def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str) -> dict[str, float]:
+    """Metrics of a checkpoint on a split: for the split "val" exactly those that training logged at that step.
+
+    Args:
+        experiment: the run; its data set is prepared.
+        workdir: of the run.
+        checkpoint: "newest", "best" or a step.
+        split: "val" or "train".
+    """
+    return evaluate(experiment, restore(experiment, workdir, checkpoint), split)
+
+
+def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> TrainState:
+    """Reads a checkpoint of a run.
+
+    Args:
+        experiment: the run; its data set is prepared.
+        workdir: of the run.
+        checkpoint: "newest", "best" or a step.
+
+    Raises:
+        ValueError: `checkpoint` is none of these.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    best_metric, higher_is_better = experiment.best_metric
+    checkpoints = Checkpoints(
+        workdir,
+        keep=experiment.config.checkpoint.keep,
+        best_metric=best_metric,
+        higher_is_better=higher_is_better,
+    )
+    if checkpoint == "newest":
+        step = None
+    elif checkpoint == "best":
+        step = checkpoints.best_step()
+    elif checkpoint.isdecimal():
+        step = int(checkpoint)
+    else:
+        raise ValueError(f"--checkpoint={checkpoint}: 'newest', 'best' or a step is needed")
+    state = checkpoints.restore(experiment.abstract_state(), step)
+    checkpoints.close()
+    if state is None:
+        raise CheckpointError(f"no checkpoint in {workdir}; train first, with --mode=train")
+    log.info("checkpoint of step %d", state.step)
+    return state
+
+
+def table(metrics: Mapping[str, float], constants: Mapping[str, float]) -> str:
+    """Metrics beside those of the best constant predictions, as text."""
+    lines = [f"{'':<26}{'network':>12}{'best constant':>15}"]
+    for name, value in metrics.items():
+        constant = f"{constants[name]:>15.4f}" if name in constants else ""
+        lines.append(f"{name:<26}{value:>12.4f}{constant}".rstrip())
+    return "\n".join(lines)
 
 
 def without_ids(batch: Batch) -> Batch:

@@ -54,8 +54,8 @@ class Experiment:
         for task in tasks:
             if task.target not in builder.targets:
                 raise ValueError(
-                    f"config.tasks: task {task.name!r} needs the target {task.target!r}, which {config.data.name} has not; "
-                    f"it has {', '.join(builder.targets)}"
+                    f"config.tasks: task {task.name!r} needs the target {task.target!r}; {config.data.name} has "
+                    f"{', '.join(builder.targets)}"
                 )
         experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS))
         experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
@@ -146,9 +146,7 @@ class Experiment:
     @functools.cached_property
     def eval_step(self) -> Callable[[Any, Batch], Any]:
         parallel.check_batch_size(self.config.eval.batch_size, "config.eval.batch_size")
-        step = steps.make_eval_step(
-            self.model, self.tasks, protocol=self.config.eval.protocol, axis_name=parallel.AXIS
-        )
+        step = steps.make_eval_step(self.model, self.tasks, protocol=self.config.eval.protocol, axis_name=parallel.AXIS)
         return parallel.map_eval_step(step)
 
     @functools.cached_property

@@ -9,6 +9,7 @@ The same command again resumes a run that was stopped. Any field of the configur
 --config.weighting=dwa --config.model.width=0.5
 """
 
+import json
 import logging
 import pathlib
 import sys
@@ -21,7 +22,9 @@ from mtan_jax import checkpoint, evaluate, parallel, predict, summary, train, wo
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.experiment import Experiment
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file under configs/, and ':' with arguments.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a file under configs/, and ':' with arguments."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and pictures go; made if it is not there.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "summary"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "For eval and predict: newest, best, or a step.")
@@ -63,7 +66,9 @@ def run(folder: pathlib.Path) -> None:
     if MODE.value == "train":
         train.train(experiment, folder)
     elif MODE.value == "eval":
-        print(evaluate.evaluate_checkpoint(experiment, folder, CHECKPOINT.value, SPLIT.value))
+        metrics = evaluate.evaluate_checkpoint(experiment, folder, CHECKPOINT.value, SPLIT.value)
+        if jax.process_index() == 0:
+            print(json.dumps(metrics, indent=2))
     elif IMAGES.value is not None:
         predict.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value))
     else:

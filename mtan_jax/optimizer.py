@@ -38,9 +38,7 @@ def build_schedule(
     elif config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, max(total_steps - warmup_steps, 1))
     else:
-        raise ValueError(
-            f"config.optimizer.schedule = {config.schedule!r} is not known; known: {', '.join(SCHEDULES)}"
-        )
+        raise ValueError(f"config.optimizer.schedule = {config.schedule!r} is not known; known: {', '.join(SCHEDULES)}")
     if not warmup_steps:
         return schedule
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup_steps), schedule], [warmup_steps])

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 @flax.struct.dataclass
 class Window:
-    """Sums over the steps since the last log line; part of the state so that a resumed run logs what a straight one does.
+    """Sums over the steps since the last log line; in the state so that a resumed run logs what a straight one does.
 
     Attributes:
         steps: how many.

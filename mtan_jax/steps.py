@@ -147,8 +147,8 @@ def make_eval_step(
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, tuple[State, LossMetric]]:
-        predictions = model.apply(variables, batch["image"], train=False)
-        states = {}
+        predictions: Any = model.apply(variables, batch["image"], train=False)
+        states: dict[str, tuple[State, LossMetric]] = {}
         for task in tasks:
             prediction, target = predictions[task.name], batch["targets"][task.target]
             labelled = batch["labelled"][task.target] & (batch["weight"] > 0)

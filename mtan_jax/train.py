@@ -1,5 +1,6 @@
 """The loop of training: evaluate, save, take the next batch, step, log."""
 
+import dataclasses
 import logging
 import pathlib
 import time
@@ -7,11 +8,11 @@ import time
 import jax
 import numpy as np
 
-from mtan_jax import evaluate, parallel
+from mtan_jax import evaluate, figures, parallel
 from mtan_jax.checkpoint import Checkpoints
 from mtan_jax.experiment import Experiment
 from mtan_jax.state import Window
-from mtan_jax.writers import MetricWriter
+from mtan_jax.writers import METRICS_FILE, MetricWriter, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
             is_last = step == total_steps
             is_evaluated, is_saved = (step % every == 0 or is_last for every in (eval_every, save_every))
             if step % log_every == 0 or is_last:
-                state = state.replace(window=logger.take(step, state.window))
+                state = dataclasses.replace(state, window=logger.take(step, state.window))
             if is_evaluated or is_saved:
                 logger.write()
                 logger.check(state.window)
@@ -75,7 +76,29 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
                 checkpoints.save(state, metrics if is_evaluated else None)
             writer.advance(step)
         checkpoints.close()
-        return metrics or evaluate.evaluate(experiment, state)
+        metrics = metrics or evaluate.evaluate(experiment, state)  # where the run was complete already
+        if jax.process_index() == 0:
+            report(experiment, workdir, writer, metrics)
+    return metrics
+
+
+def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, metrics: dict[str, float]) -> None:
+    """Writes and prints what the run came to: its last metrics beside the best constants', and curves."""
+    step = experiment.total_steps
+    epoch = step / experiment.steps_per_epoch
+    lines = read_metrics(workdir / METRICS_FILE)
+    if not any(line["split"] == "val_constant" for line in lines):
+        writer.write(step, epoch, "val_constant", evaluate.evaluate_constants(experiment))
+    count = experiment.config.eval.average_last
+    if count is not None and not any(line["split"] == "val_mean" for line in lines):
+        last = [line for line in lines if line["split"] == "val"][-count:]
+        writer.write(step, epoch, "val_mean", {name: float(np.mean([line[name] for line in last])) for name in metrics})
+    results = {line["split"]: line for line in read_metrics(workdir / METRICS_FILE)}
+    figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / "figures" / "curves.png")
+    log.info("\nsplit val after %d steps\n%s", step, evaluate.table(metrics, results["val_constant"]))
+    if count is not None:
+        log.info("\nmean over the last %d evaluations\n%s", count, evaluate.table(results["val_mean"], {}))
+    log.info("\nmetrics, checkpoints and figures are in %s", workdir)
 
 
 class WindowLogger:
@@ -83,7 +106,7 @@ class WindowLogger:
 
     def __init__(self, experiment: Experiment, writer: MetricWriter):
         self._experiment, self._writer = experiment, writer
-        self._pending: tuple[int, Window, float] | None = None
+        self._pending: tuple[int, Window] | None = None
         self._empty = parallel.place_state(Window.empty(len(experiment.tasks)))
         self._last_time = time.perf_counter()
 
@@ -117,7 +140,9 @@ class WindowLogger:
         bad_step = int(window.bad_step)
         if not bad_step:
             return
-        names = [name for name, bad in zip(self._experiment.task_names, np.asarray(window.bad_tasks), strict=True) if bad]
+        names = [
+            name for name, bad in zip(self._experiment.task_names, np.asarray(window.bad_tasks), strict=True) if bad
+        ]
         what = f"the loss of {', '.join(names)}" if names else "the gradient"
         raise NonFiniteError(
             f"{what} was not finite at step {bad_step}; the checkpoints before it stand. Try a lower "

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -11,7 +10,6 @@ import tiny
 
 from mtan_jax import parallel, steps
 from mtan_jax.metrics import on_host
-
 
 OPTIMIZERS = {"adam": optax.adam(1e-2), "sgd": optax.sgd(1.0), "momentum": optax.sgd(0.05, momentum=0.9)}
 
@@ -102,8 +100,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch():
 def test_accumulation_runs_with_batch_norm_on_devices():
     state = run_steps(2, devices=4, accumulate=2)
     assert np.isfinite(state.window.loss_total).all()
-    means = [leaf for leaf in jax.tree.leaves(state.batch_stats)]
-    assert all(np.isfinite(leaf).all() for leaf in means)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.batch_stats))
 
 
 def test_first_bad_step_and_its_tasks_are_kept():
@@ -124,9 +121,9 @@ def test_evaluation_is_the_same_on_one_and_four_devices_and_with_padding():
     variables = tiny.make_state(model, tiny.make_tx()).variables
     batch = tiny.make_batch()
     one = jax.jit(steps.make_eval_step(model, tiny.TASKS, protocol="exact"))(variables, batch)
-    four = parallel.map_eval_step(
-        steps.make_eval_step(model, tiny.TASKS, protocol="exact", axis_name=parallel.AXIS)
-    )(variables, parallel.place_batch(batch))
+    four = parallel.map_eval_step(steps.make_eval_step(model, tiny.TASKS, protocol="exact", axis_name=parallel.AXIS))(
+        variables, parallel.place_batch(batch)
+    )
     padded = jax.tree.map(lambda x: np.concatenate([x, x[:4]]), batch)
     padded["weight"][8:] = 0
     twelve = jax.jit(steps.make_eval_step(model, tiny.TASKS, protocol="exact"))(variables, padded)
@@ -144,7 +141,7 @@ def test_masks_are_between_0_and_1_for_every_stage_and_task():
     predictions, masks = jax.jit(steps.make_predict_step(model))(variables, tiny.make_batch()["image"])
     assert set(masks) == {"encoder_0", "encoder_1", "decoder_1", "decoder_0"}
     assert masks["decoder_0"].shape == (3, 8, 16, 16, 4)
-    assert all(0 <= mask.min() and mask.max() <= 1 for mask in masks.values())
+    assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks.values())
     assert set(predictions) == set(tiny.NAMES)
 
 

@@ -43,7 +43,11 @@ def make_batch(seed=0, rows=8, size=16):
     undefined = rng.uniform(size=(rows, size, size)) < 0.2
     undefined[:2, 2:] = True
     semantic[undefined], depth[undefined], normal[undefined] = -1, 0, 0
-    labelled = {"semantic": np.ones(rows, bool), "depth": np.arange(rows) % 3 > 0, "normal": np.arange(rows) > rows // 2}
+    labelled = {
+        "semantic": np.ones(rows, bool),
+        "depth": np.arange(rows) % 3 > 0,
+        "normal": np.arange(rows) > rows // 2,
+    }
     for values in labelled.values():
         values[2] = False
     return {

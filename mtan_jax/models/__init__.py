@@ -20,8 +20,8 @@ def build_model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...], axis
     """Makes a network from its configuration.
 
     Args:
-        config: `config.model`: `arch`, `backbone`, `width` (multiplies every channel count but the heads' outputs), `dtype`
-            (of the computation), `param_dtype`, `sync_batch_norm`.
+        config: `config.model`: `arch`, `backbone`, `width` (multiplies every channel count but the heads' outputs),
+            `dtype` (of the computation), `param_dtype`, `sync_batch_norm`.
         tasks: one head and one attention module each.
         axis_name: the axis of devices, for BatchNorm that is synchronised over them.
 

@@ -112,7 +112,7 @@ class _MaskVariables(nn.Module):
         sizes = {"hidden": self.in_features, "output": self.features}
         self.layers = tuple(self._pointwise(name, size) for name, size in sizes.items())
         self.running = tuple(
-            Moments(
+            (
                 self.variable("batch_stats", f"{name}_mean", jnp.zeros, (self.features,), self.param_dtype),
                 self.variable("batch_stats", f"{name}_var", jnp.ones, (self.features,), self.param_dtype),
             )
@@ -131,7 +131,7 @@ class _MaskVariables(nn.Module):
         )
 
     def __call__(self) -> tuple[tuple[Pointwise, ...], tuple[Moments, ...]]:
-        return self.layers, tuple(Moments(m.mean.value, m.var.value) for m in self.running)
+        return self.layers, tuple(Moments(mean.value, var.value) for mean, var in self.running)
 
     def update(self, moments: tuple[Moments, ...]) -> None:
         """Lets the moments of a batch enter the running averages."""

@@ -26,8 +26,8 @@ def max_pool(
 ) -> tuple[Float[Array, "*n h/2 w/2 c"], Int8[Array, "*n h/2 w/2 c"]]:
     """Max-pooling of 2x2 windows, and the position (0..3, row by row) of the maximum in each.
 
-    The first maximum wins, as in PyTorch. Windows are compared pairwise, in slices: a test `window == maximum` may fail at
-    the true maximum where XLA computes its two sides in different fusions.
+    The first maximum wins, as in PyTorch. Windows are compared pairwise, in slices: a test `window == maximum`
+    may fail at the true maximum where XLA computes its two sides in different fusions.
     """
     top, top_position = _larger(x[..., 0::2, 0::2, :], 0, x[..., 0::2, 1::2, :], 1)
     bottom, bottom_position = _larger(x[..., 1::2, 0::2, :], 2, x[..., 1::2, 1::2, :], 3)

@@ -42,7 +42,7 @@ class TaskAttention(nn.Module):
 
     @nn.compact
     def __call__(self, stages: list[Stage], *, train: bool) -> Float[Array, "t b h w c"]:
-        attended = None
+        attended: Any = None
         for stage in stages:
             shared = ConvNorm(
                 stage.features,
@@ -53,9 +53,7 @@ class TaskAttention(nn.Module):
             )
             if stage.resample == "up" and attended is not None:
                 attended = shared(upsample(attended), train=train)
-            masks = AttentionMasks(
-                self.tasks, stage.gate.shape[-1], self.axis_name, self.param_dtype, name=stage.name
-            )
+            masks = AttentionMasks(self.tasks, stage.gate.shape[-1], self.axis_name, self.param_dtype, name=stage.name)
             attended = masks(stage.look, attended, train=train) * stage.gate[None]
             if stage.resample == "down":
                 attended, _ = max_pool(shared(attended, train=train))

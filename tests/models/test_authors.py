@@ -140,7 +140,7 @@ def check_batch_stats(found, before, stored):
         if keys[-1].endswith("var"):
             # PyTorch's running variance takes in the unbiased variance of the batch.
             kept = 0.9 ** (3 if keys[1].endswith("shared") else 1)
-            side, level = keys[1].split("_")[:2]
+            level = keys[1].split("_")[1]
             pixels = 2 * (64 // 2 ** int(level)) ** 2
             new = kept * old + (new - kept * old) * pixels / (pixels - 1)
         assert relative(new, wanted) < 1e-9, jax.tree_util.keystr(path)

@@ -18,9 +18,9 @@ class SegNet(nn.Module):
 
     Encoder block i maps to `widths[i]` channels by one convolution, refines by one (the two finest blocks) or two more,
     and is max-pooled. Decoder block i is unpooled with the positions of encoder block i, maps to `widths[max(i-1, 0)]`
-    channels and is refined likewise. Stages: encoder_0 (finest) .. encoder_4, decoder_4 .. decoder_0. A mask looks at the first
-    convolution of an encoder block, or at the unpooled features of a decoder block, and gates the block's last
-    convolution.
+    channels and is refined likewise. Stages: encoder_0 (finest) .. encoder_4, decoder_4 .. decoder_0. A mask looks at
+    the first convolution of an encoder block, or at the unpooled features of a decoder block, and gates the block's
+    last convolution.
 
     Raises:
         ValueError: where the image cannot be halved once a block.
@@ -35,9 +35,7 @@ class SegNet(nn.Module):
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> list[Stage]:
         blocks = len(self.widths)
         check_image_size(image.shape[1:3], 2**blocks)
-        block = functools.partial(
-            ConvNorm, axis_name=self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype
-        )
+        block = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype)
         stages, positions = [], []
         x = image.astype(self.dtype)
         for i, width in enumerate(self.widths):
@@ -67,6 +65,6 @@ def check_image_size(image_size: tuple[int, ...], multiple: int) -> None:
     if any(side % multiple for side in image_size):
         fitting = tuple(max(round(side / multiple), 1) * multiple for side in image_size)
         raise ValueError(
-            f"image size {tuple(image_size)}: the network halves height and width {multiple.bit_length() - 1} times, so "
-            f"both must be multiples of {multiple}; {fitting} would do (config.data.options.image_size)"
+            f"image size {tuple(image_size)}: the network halves both sides {multiple.bit_length() - 1} times, so "
+            f"they must be multiples of {multiple}; {fitting} would do (config.data.options.image_size)"
         )

@@ -1,0 +1,138 @@
+"""Images in, pictures and arrays out."""
+
+import logging
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+
+from mtan_jax import figures, parallel
+from mtan_jax.evaluate import restore
+from mtan_jax.experiment import Batch, Experiment
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def predict_split(
+    experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
+) -> pathlib.Path:
+    """Predicts the first examples of a split, with the ground truth beside.
+
+    Args:
+        experiment: the run; its data set is prepared.
+        workdir: of the run; pictures and arrays go to `figures/<split>/`.
+        checkpoint: "newest", "best" or a step.
+        split: "val" or "train".
+        count: how many examples; 0: all.
+
+    Returns:
+        The folder written to: `ID.png`, a panel of image, ground truth, predictions and attention masks, and
+        `ID.npz`, with `image`, `prediction/TASK` and `target/TASK`.
+    """
+    batches = experiment.whole_split(split)
+    return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / split, count)
+
+
+def predict_folder(
+    experiment: Experiment, workdir: pathlib.Path, checkpoint: str, folder: pathlib.Path
+) -> pathlib.Path:
+    """Predicts every image of a folder, resized to the size that the network was trained on.
+
+    Args:
+        experiment: the run.
+        workdir: of the run; pictures and arrays go to `figures/<name of the folder>/`.
+        checkpoint: "newest", "best" or a step.
+        folder: of PNG, JPEG and other pictures.
+
+    Raises:
+        ValueError: no folder, no image in it, or one that cannot be read; the message names it.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        raise ValueError(f"--images={folder}: a folder with images ({', '.join(SUFFIXES)}) is needed; found none")
+    batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
+    return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / folder.resolve().name, 0)
+
+
+def _predict(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoint: str,
+    batches: Iterable[Batch],
+    output: pathlib.Path,
+    count: int,
+) -> pathlib.Path:
+    state = restore(experiment, workdir, checkpoint)
+    output.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for batch in batches:
+        image = parallel.place_batch(_fill(batch["image"], jax.local_device_count()))
+        predictions, masks = jax.device_get(experiment.predict_step(state.variables, image))
+        for row, name in enumerate(batch["id"]):
+            if not batch["weight"][row]:
+                continue  # fills the last batch up
+            device, place = divmod(row, image.shape[1])
+            example = {
+                "image": batch["image"][row],
+                "predictions": {key: value[device, place] for key, value in predictions.items()},
+                "targets": {key: value[row] for key, value in batch["targets"].items() if batch["labelled"][key][row]},
+                "masks": {key: value[device, :, place] for key, value in masks.items()},
+            }
+            if jax.process_index() == 0:
+                _write(experiment, output / name.replace("/", "_"), example)
+            done += 1
+            if done == count:
+                break
+        if done == count:
+            break
+    log.info("wrote %d panels and arrays to %s", done, output)
+    return output
+
+
+def _write(experiment: Experiment, path: pathlib.Path, example: dict[str, Any]) -> None:
+    arrays = {"image": example["image"]}
+    arrays |= {f"prediction/{name}": value for name, value in example["predictions"].items()}
+    arrays |= {f"target/{name}": value for name, value in example["targets"].items()}
+    np.savez_compressed(path.with_name(path.name + ".npz"), **arrays)
+    figure = figures.panel(
+        example["image"],
+        example["predictions"],
+        example["targets"],
+        experiment.tasks,
+        experiment.data_info,
+        masks=example["masks"],
+    )
+    figures.save_png(figure, path.with_name(path.name + ".png"))
+
+
+def _read_folder(paths: list[pathlib.Path], image_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
+    for start in range(0, len(paths), batch_size):
+        part = paths[start : start + batch_size]
+        yield {
+            "id": [path.stem for path in part],
+            "image": np.stack([_read_image(path, image_size) for path in part]),
+            "targets": {},
+            "labelled": {},
+            "weight": np.ones(len(part), np.float32),
+        }
+
+
+def _read_image(path: pathlib.Path, image_size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    height, width = image_size
+    try:
+        with Image.open(path) as image:
+            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); remove it or repair it") from error
+    return np.asarray(resized, np.float32) / 255
+
+
+def _fill(image: Float[np.ndarray, "b h w 3"], devices: int) -> Float[np.ndarray, "c h w 3"]:
+    """Adds empty rows until every device gets the same number."""
+    return np.pad(image, [(0, -len(image) % devices), (0, 0), (0, 0), (0, 0)])
