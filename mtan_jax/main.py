@@ -16,6 +16,7 @@ import sys
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from mtan_jax import checkpoint, evaluate, parallel, predict, summary, train, workdir
@@ -42,8 +43,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     if WORKDIR.value is None and MODE.value != "summary":
         raise app.UsageError("--workdir is needed, as in --workdir=runs/streets")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of each of its steps
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("mtan_jax").setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of each of its steps
     try:
         run(pathlib.Path(WORKDIR.value or "."))
     except (ValueError, RawDataError, checkpoint.CheckpointError, train.NonFiniteError) as error:

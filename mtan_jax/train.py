@@ -69,11 +69,13 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
             if is_evaluated or is_saved:
                 logger.write()
                 logger.check(state.window)
+            pause = time.perf_counter()
             if is_evaluated:
                 metrics = evaluate.evaluate(experiment, state)
                 writer.write(step, step / experiment.steps_per_epoch, "val", metrics)
             if is_saved:
                 checkpoints.save(state, metrics if is_evaluated else None)
+            logger.leave_out(time.perf_counter() - pause)
             writer.advance(step)
         checkpoints.close()
         metrics = metrics or evaluate.evaluate(experiment, state)  # where the run was complete already
@@ -115,6 +117,10 @@ class WindowLogger:
         self.write()
         self._pending = (step, window)
         return jax.tree.map(jax.numpy.copy, self._empty)
+
+    def leave_out(self, seconds: float) -> None:
+        """Leaves a pause out of the rate of steps."""
+        self._last_time += seconds
 
     def write(self) -> None:
         """Writes the window that is kept, if there is one."""
