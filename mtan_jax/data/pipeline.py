@@ -1,0 +1,191 @@
+"""Batches for training and evaluation, each a function of the data, the seed and the step alone."""
+
+import atexit
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from mtan_jax.data.examples import Example, Examples, blank
+
+Batch = dict[str, Any]
+
+# Batches that the threads of a process read at the same time, and that wait to be used.
+_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+_READ_IN_WORKER = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+
+# Iterators that are open; at the end of the program grain could not close them in an orderly way any more.
+_OPEN: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+
+def train_batches(
+    source: Sequence[Any],
+    *,
+    targets: Sequence[str],
+    global_batch_size: int,
+    seed: int,
+    start_step: int,
+    process_index: int,
+    process_count: int,
+    augment: Callable[[Example, np.random.Generator], Example] | None,
+    workers: int,
+) -> Iterator[Batch]:
+    """This process' rows of the batches of training, from a step on, without end.
+
+    All examples, shuffled anew each epoch, form one endless stream; batch k of all processes together holds its
+    elements k * global_batch_size to (k + 1) * global_batch_size - 1, across the ends of epochs. An element's random
+    numbers come from the seed and its place in the stream. So neither the number of processes nor that of workers
+    changes a batch, and step k can be taken up without the state of an iterator.
+
+    Args:
+        source: see `Examples`.
+        targets: names of the targets that the batches hold.
+        global_batch_size: rows of all processes together.
+        seed: from 0 to 2**32 - 1.
+        start_step: number of batches already used.
+        process_index: of this process.
+        process_count: a divisor of `global_batch_size`.
+        augment: changes an example with random numbers of its own.
+        workers: processes that read and augment; 0 for threads of this process.
+
+    Returns:
+        An iterator over batches as the batch contract has them, with the key "id" besides: an array of strings [b].
+        Closing it, or dropping it, ends the workers.
+
+    Raises:
+        ValueError: the batch size cannot be divided, the source is empty or lacks a target, or a number is negative.
+    """
+    local_batch_size = _local_batch_size(global_batch_size, process_count)
+    for name, value in (("seed", seed), ("start_step", start_step), ("workers", workers)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; it cannot be negative.")
+    # The order of these lines is what makes a batch independent of the processes: random numbers before the slice.
+    data = grain.MapDataset.source(Examples(source, targets)).seed(seed).shuffle().repeat()
+    if augment is not None:
+        data = data.random_map(augment)
+    data = data.slice(slice(start_step * global_batch_size + process_index, None, process_count))
+    data = data.batch(local_batch_size, batch_fn=stack)
+    if workers == 0:
+        return _iterate(data.to_iter_dataset(_READ))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads its flags; a program without absl's app has none to parse
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    return _iterate(data.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, worker_init_fn=_start_worker))
+
+
+def eval_batches(
+    source: Sequence[Any],
+    *,
+    targets: Sequence[str],
+    global_batch_size: int,
+    process_index: int,
+    process_count: int,
+) -> Iterator[Batch]:
+    """This process' rows of one pass over a split, in order; every process gets the same number of batches.
+
+    The last batch is filled up with rows of weight 0: no image, no label, id "". Row i of a process is row
+    i * process_count + process_index of all processes.
+
+    Args:
+        source: see `Examples`.
+        targets: names of the targets that the batches hold.
+        global_batch_size: rows of all processes together.
+        process_index: of this process.
+        process_count: a divisor of `global_batch_size`.
+
+    Returns:
+        An iterator over batches as `train_batches` gives them.
+
+    Raises:
+        ValueError: the batch size cannot be divided, or the source is empty or lacks a target.
+    """
+    local_batch_size = _local_batch_size(global_batch_size, process_count)
+    data = grain.MapDataset.source(_Padded(Examples(source, targets), global_batch_size))
+    data = data.slice(slice(process_index, None, process_count)).batch(local_batch_size, batch_fn=stack)
+    return _iterate(data.to_iter_dataset(_READ))
+
+
+def stack(examples: Sequence[Example]) -> Batch:
+    """Makes a batch of examples."""
+    first = examples[0]
+    batch: Batch = {key: np.stack([example[key] for example in examples]) for key in ("id", "image", "weight")}
+    for key in ("targets", "labelled"):
+        batch[key] = {name: np.stack([example[key][name] for example in examples]) for name in first[key]}
+    return batch
+
+
+class _Padded:
+    """Examples, and blank ones up to a multiple of the batch size."""
+
+    def __init__(self, examples: Examples, batch_size: int):
+        self._examples = examples
+        self._length = -(-len(examples) // batch_size) * batch_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index] if index < len(self._examples) else self._blank
+
+    @functools.cached_property
+    def _blank(self) -> Example:
+        return blank(self._examples[0])
+
+
+def _local_batch_size(global_batch_size: int, process_count: int) -> int:
+    if global_batch_size < 1 or global_batch_size % process_count:
+        below = max(global_batch_size // process_count, 1) * process_count
+        raise ValueError(
+            f"The batch size {global_batch_size} cannot be divided among {process_count} processes; "
+            f"{below} or {below + process_count} would do."
+        )
+    return global_batch_size // process_count
+
+
+def _iterate(data: grain.IterDataset) -> Iterator[Batch]:
+    iterator = _until_closed(data)
+    _OPEN.add(iterator)
+    return iterator
+
+
+def _until_closed(data: grain.IterDataset) -> Generator[Batch, None, None]:
+    """Ends threads and workers when it is closed, dropped or left by an exception."""
+    with contextlib.closing(iter(data)) as batches:
+        yield from map(_own_arrays, batches)
+
+
+@atexit.register
+def _close_all() -> None:
+    for iterator in list(_OPEN):
+        iterator.close()
+
+
+def _own_arrays(batch: Batch) -> Batch:
+    """Copies what a worker left in shared memory, which is gone once the worker is."""
+    return {
+        key: _own_arrays(value) if isinstance(value, dict) else value if type(value) is np.ndarray else np.array(value)
+        for key, value in batch.items()
+    }
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Leaves Ctrl-C to the main process, which ends its workers; ends the worker if the main process was killed."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
+
+
+def _end_with_main_process() -> None:
+    main_process = multiprocessing.parent_process()
+    if main_process is not None:
+        main_process.join()
+        os._exit(1)

@@ -1,0 +1,45 @@
+"""A data set of noise, prepared as real ones are, for the tests of what reads data."""
+
+import numpy as np
+
+from mtan_jax.data.builder import DataInfo, DenseBuilder
+
+SIZE = (8, 12)
+TARGETS = ("semantic", "depth", "normal")
+
+
+class ToyBuilder(DenseBuilder):
+    """Noise; example i is called toy/split/i and its first pixel is i."""
+
+    VERSION = "1.0.0"
+    normal_dtype = np.float16
+
+    def __init__(self, *, data_dir, raw_dir=None):
+        super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant="toy")
+
+    @property
+    def data_info(self):
+        return DataInfo("toy", SIZE, ("a", "b"), np.zeros((2, 3), np.uint8), True, "1/m")
+
+    def split_sizes(self):
+        return {"train": 11, "val": 7}
+
+    def examples(self, split):
+        for i in range(self.split_sizes()[split]):
+            yield {"id": f"toy/{split}/{i}", **make_arrays(i), "labelled": make_labelled(i)}
+
+
+def make_arrays(i):
+    rng = np.random.default_rng(i)
+    image = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    image[0, 0] = i
+    return {
+        "image": image,
+        "semantic": rng.integers(-1, 2, SIZE).astype(np.int8),
+        "depth": rng.uniform(0.1, 2, (*SIZE, 1)).astype(np.float32),
+        "normal": rng.normal(size=(*SIZE, 3)).astype(np.float16),
+    }
+
+
+def make_labelled(i):
+    return {"semantic": True, "depth": i % 2 == 0, "normal": i % 3 > 0}
