@@ -28,12 +28,21 @@ def depth_picture(
     """
     depth = array[..., 0]
     defined = np.isfinite(depth) & (depth != 0)
-    scale = depth[defined] if target is None else target[..., 0][target[..., 0] != 0]
-    low, high = (scale.min(), scale.max()) if scale.size else (0.0, 1.0)
+    low, high = depth_span(array if target is None else target)
     position = (np.where(defined, depth, low) - low) / max(high - low, 1e-12)
-    colour_map = mpl.colormaps["magma" if data_info.inverse_depth else "magma_r"]
-    picture = colour_map(np.clip(position, 0, 1), bytes=True)[..., :3]
+    picture = mpl.colormaps[depth_colours(data_info)](np.clip(position, 0, 1), bytes=True)[..., :3]
     return np.where(defined[..., None], picture, np.uint8(UNDEFINED_GREY))
+
+
+def depth_span(array: Float[np.ndarray, "h w 1"]) -> tuple[float, float]:
+    """The lowest and highest defined value, which the colours of `depth_picture` span; 0 and 1 without any."""
+    values = array[np.isfinite(array) & (array != 0)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+
+
+def depth_colours(data_info: DataInfo) -> str:
+    """Name of the colour map that has what is near in bright colours."""
+    return "magma" if data_info.inverse_depth else "magma_r"
 
 
 def normal_picture(
