@@ -6,9 +6,10 @@ Exits with 1 where a goal is missed.
 """
 # ruff: noqa: T201
 
-import json
 import pathlib
 import sys
+
+from mtan_jax.writers import read_metrics
 
 LEAST_MIOU = 0.40
 HALVED = ("depth/abs_error", "normal/mean")  # at most half of the best constant's
@@ -16,8 +17,7 @@ HALVED = ("depth/abs_error", "normal/mean")  # at most half of the best constant
 
 def main(path: pathlib.Path) -> None:
     """Prints each score, its goal and the score of the best constant."""
-    lines = map(json.loads, path.read_text().splitlines())
-    last = {line["split"]: line for line in lines}
+    last = {line["split"]: line for line in read_metrics(path)}
     if missing := {"val", "val_constant"} - last.keys():
         sys.exit(f"error: {path} has no line of split {', '.join(sorted(missing))}")
     scores, constants = last["val"], last["val_constant"]
