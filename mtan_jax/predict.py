@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from mtan_jax import figures, parallel
 from mtan_jax.evaluate import restore
 from mtan_jax.experiment import Batch, Experiment
+from mtan_jax.steps import stage_names
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def _predict(
 ) -> pathlib.Path:
     state = restore(experiment, workdir, checkpoint)
     output.mkdir(parents=True, exist_ok=True)
+    stages = stage_names(experiment.model, state.variables, experiment.data_info.image_size)
     done = 0
     for batch in batches:
         image = parallel.place_batch(_fill(batch["image"], jax.local_device_count()))
@@ -82,7 +84,7 @@ def _predict(
                 "image": batch["image"][row],
                 "predictions": {key: value[device, place] for key, value in predictions.items()},
                 "targets": {key: value[row] for key, value in batch["targets"].items() if batch["labelled"][key][row]},
-                "masks": {key: value[device, :, place] for key, value in masks.items()},
+                "masks": {stage: masks[stage][device, :, place] for stage in stages},
             }
             if jax.process_index() == 0:
                 _write(experiment, output / name.replace("/", "_"), example)

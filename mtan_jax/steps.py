@@ -170,3 +170,15 @@ def make_predict_step(
         return predictions, masks
 
     return predict_step
+
+
+def stage_names(model: nn.Module, variables: Any, image_size: tuple[int, int]) -> tuple[str, ...]:
+    """The stages in the order in which features pass them; dictionaries that leave a compiled step are sorted."""
+    names: list[str] = []
+
+    def note(variables: Any) -> None:
+        image = jnp.zeros((1, *image_size, 3))
+        names.extend(make_predict_step(model)(variables, image)[1])
+
+    jax.eval_shape(note, variables)
+    return tuple(names)
