@@ -153,7 +153,7 @@ class Checkpoints:
     def _read(self, step: int, template: TrainState) -> TrainState:
         shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), serialization.to_state_dict(template))
         arrays = self._checkpointer.load(step, shapes)
-        stored = next(c for c in self._checkpointer.checkpoints if c.step == step).custom_metadata
+        stored = self._checkpointer.metadata(step).custom_metadata
         if not stored or stored.get("crc32") != checksum(arrays):
             raise ValueError("its arrays differ from those that were saved")
         return serialization.from_state_dict(template, arrays)

@@ -37,8 +37,6 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
         raise ValueError(
             f"--coordinator={coordinator} needs --num_processes and --process_id too, or --coordinator=auto"
         )
-    if jax.config.read("jax_platforms") == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
