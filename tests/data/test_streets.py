@@ -194,7 +194,7 @@ def test_images_differ_in_light_and_are_not_clipped(scenes):
 
 def test_each_target_is_missing_once_in_20_scenes():
     for split in ("train", "val"):
-        missing = {name: [] for name in ("semantic", "depth", "normal")}
+        missing: dict[str, list[int]] = {name: [] for name in ("semantic", "depth", "normal")}
         for index in range(100):
             for name, there in labelled_targets(0, split, index).items():
                 if not there:

@@ -11,7 +11,7 @@ def wall_colour(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.08:
         return rng.uniform(0.08, 0.6, 3)
     warmth = rng.uniform(0, 1)
-    return rng.uniform(0.16, 0.72) * np.array([1.0, 1 - 0.45 * warmth, 1 - 0.65 * warmth])
+    return rng.uniform(0.12, 0.55) * np.array([1.0, 1 - 0.45 * warmth, 1 - 0.65 * warmth])
 
 
 def house(
@@ -44,7 +44,7 @@ def house(
         (x0, z0), (x1, z1) = corners[i], corners[i - 3]
         wall = [(x0, -sunk, z0), (x1, -sunk, z1), (x1, height, z1), (x0, height, z0)]
         parts.append(Polygon(frame(wall), surface, inside, shadow=True))
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         return [*parts, *_pitched_roof(rng, frame, size, roof, gable, inside)]
     parts.append(Polygon(frame([(a, height, b) for a, b in corners]), roof, inside, shadow=True))
     if rng.random() < 0.4:
@@ -83,10 +83,10 @@ def _pitched_roof(
 
 def barrier(rng: np.random.Generator, frame: Frame, length: float, sunlit: float) -> list[Primitive]:
     """A hedge, a wall or a fence along the street; `frame` at its middle."""
-    kind = rng.choice(["hedge", "hedge", "wall", "fence"])
-    height = rng.uniform(0.7, 2.1)
+    kind = rng.choice(["hedge", "hedge", "hedge", "wall", "fence"])
+    height = rng.uniform(1.0, 2.8)
     if kind == "hedge":
-        green = rng.uniform(0.08, 0.24) * np.array([rng.uniform(0.35, 0.8), 1.0, rng.uniform(0.1, 0.35)])
+        green = rng.uniform(0.12, 0.34) * np.array([rng.uniform(0.25, 0.75), 1.0, rng.uniform(0.05, 0.25)])
         surface = Surface(NATURE, leaves(rng, green), sunlit)
         return [*box(frame, (rng.uniform(0.6, 1.2), height, length), surface, shadow=True)]
     if kind == "wall":
@@ -99,8 +99,8 @@ def barrier(rng: np.random.Generator, frame: Frame, length: float, sunlit: float
 
 def bank(rng: np.random.Generator, frame: Frame, length: float, side: float) -> list[Primitive]:
     """A slope of grass that rises away from the street on `side` (-1 left, 1 right)."""
-    width, rise = rng.uniform(4, 9), rng.uniform(1.2, 4)
-    grass = rng.uniform(0.09, 0.24) * np.array([rng.uniform(0.4, 0.95), 1.0, rng.uniform(0.1, 0.35)])
+    width, rise = rng.uniform(4, 9), rng.uniform(2, 6)
+    grass = rng.uniform(0.12, 0.32) * np.array([rng.uniform(0.35, 0.9), 1.0, rng.uniform(0.1, 0.35)])
     near, far = 0.0, side * width
     slope = [(near, -0.05, -length / 2), (near, -0.05, length / 2), (far, rise, length / 2), (far, rise, -length / 2)]
     inside = frame([(far, -1.0, 0)])[0]

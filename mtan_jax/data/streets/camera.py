@@ -64,15 +64,15 @@ def random_camera(rng: np.random.Generator, size: tuple[int, int], ahead: float)
         ahead: heading of the street at the camera in radians, which the car follows.
     """
     height, width = size
-    yaw = ahead + np.radians(rng.uniform(-7, 7))
-    pitch = np.radians(rng.uniform(-3.5, 4.0))
-    roll = np.radians(np.clip(rng.normal(0, 1.3), -3.5, 3.5))
+    yaw = ahead + np.radians(rng.uniform(-4, 4))
+    pitch = np.radians(rng.uniform(-1.5, 2.5))
+    roll = np.radians(np.clip(rng.normal(0, 1.0), -2.5, 2.5))
     forward = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     level = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
     above = np.array([-np.sin(yaw) * np.sin(pitch), np.cos(pitch), -np.cos(yaw) * np.sin(pitch)])
     right = np.cos(roll) * level + np.sin(roll) * above
     up = np.cos(roll) * above - np.sin(roll) * level
-    eye = np.array([0.0, rng.uniform(1.15, 1.75), 0.0])
-    focal = rng.uniform(0.7, 1.05) * width
+    eye = np.array([0.0, rng.uniform(1.25, 1.6), 0.0])
+    focal = rng.uniform(0.7, 0.95) * width
     centre = (width * rng.uniform(0.48, 0.52) - 0.5, height * rng.uniform(0.46, 0.54) - 0.5)
     return Camera(size, eye, np.stack([right, up, forward]), focal, centre, rng.uniform(0.18, 0.22))

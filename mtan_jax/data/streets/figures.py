@@ -10,9 +10,9 @@ _SKIN = np.array([[0.55, 0.36, 0.27], [0.4, 0.25, 0.17], [0.2, 0.12, 0.08], [0.6
 
 
 def _cloth(rng: np.random.Generator) -> np.ndarray:
-    if rng.random() < 0.35:
+    if rng.random() < 0.25:
         return rng.uniform(0.015, 0.3) * rng.uniform(0.85, 1.15, 3)
-    return rng.uniform(0.1, 0.8) * rng.dirichlet([0.6, 0.6, 0.6]) ** 0.7
+    return rng.uniform(0.3, 0.9) * (rng.dirichlet([0.5, 0.3, 0.4]) ** 0.8)
 
 
 def person(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:

@@ -32,14 +32,14 @@ def foliage_colour(rng: np.random.Generator) -> np.ndarray:
     """Greens; sometimes autumn."""
     if rng.random() < 0.1:
         return rng.uniform(0.12, 0.3) * np.array([1.0, rng.uniform(0.35, 0.75), rng.uniform(0.1, 0.25)])
-    return rng.uniform(0.08, 0.26) * np.array([rng.uniform(0.3, 0.8), 1.0, rng.uniform(0.08, 0.32)])
+    return rng.uniform(0.12, 0.36) * np.array([rng.uniform(0.25, 0.75), 1.0, rng.uniform(0.05, 0.25)])
 
 
 def tree(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
     """A tree with a round crown, or a conifer."""
     size = rng.uniform(0.7, 1.35)
     bark = Surface(NATURE, rough(rng.uniform(0.04, 0.2) * np.array([1.0, 0.8, 0.62]), 0.25, 3.0, 0.8), sunlit)
-    crown = Surface(NATURE, leaves(rng, foliage_colour(rng)), sunlit, _ragged(rng, rng.uniform(0.7, 1.8)))
+    crown = Surface(NATURE, leaves(rng, foliage_colour(rng)), sunlit, _ragged(rng, rng.uniform(1.1, 2.2)))
     if rng.random() < 0.2:
         tall, wide = 7.5 * size, 1.5 * size
         cone = [(0.2 + 0.25 * i, 1.0 - 0.24 * i) for i in range(4)]
@@ -47,19 +47,16 @@ def tree(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitiv
             ellipsoid(frame, (0, tall * y, 0), (wide * w, 0.2 * tall, wide * w), crown, shadow=True) for y, w in cone
         ]
         return [limb(frame, [(0, -0.3, 0), (0, 0.4 * tall, 0)], 0.14 * size, bark, tube=True), *layers]
-    stem, spread = rng.uniform(2.0, 3.4) * size, rng.uniform(1.4, 2.5) * size
+    stem, spread = rng.uniform(2.0, 3.4) * size, rng.uniform(1.7, 2.7) * size
     lean = rng.uniform(-0.2, 0.2, 2)
     top = (lean[0], stem + 0.7 * spread, lean[1])
     parts: list[Primitive] = [
         limb(frame, [(0, -0.3, 0), top], rng.uniform(0.1, 0.25) * size, bark, tube=True, shadow=True)
     ]
-    for _ in range(rng.integers(3, 6)):
-        at = (
-            top[0] + rng.normal(0, 0.4 * spread),
-            top[1] + spread * rng.uniform(-0.2, 0.6),
-            rng.normal(0, 0.4 * spread),
-        )
-        half = spread * rng.uniform(0.55, 0.85, 3)
+    for i in range(rng.integers(1, 4)):
+        aside, ahead = rng.normal(0, 0.4 * spread, 2) if i else (0.0, 0.0)  # the first and largest sits on the stem
+        at = (top[0] + aside, top[1] + spread * rng.uniform(-0.1, 0.4), top[2] + ahead)
+        half = spread * rng.uniform(0.5, 0.75, 3) * (1.0 if i else 1.6)
         parts.append(ellipsoid(frame, at, (half[0], 0.85 * half[1], half[2]), crown, shadow=True))
     return parts
 

@@ -36,8 +36,8 @@ def random_ground(rng: np.random.Generator) -> GroundLook:
     """Asphalt from dark to light, paving from grey to red, grass from green to dry."""
     grey = rng.uniform(0.06, 0.24)
     paving = rng.uniform(0.12, 0.42) * np.array([1.0, rng.uniform(0.72, 1.0), rng.uniform(0.6, 1.02)])
-    grass = rng.uniform(0.09, 0.25) * np.array([rng.uniform(0.45, 1.0), 1.0, rng.uniform(0.1, 0.35)])
-    verge = rng.random(2) < 0.6
+    grass = rng.uniform(0.12, 0.34) * np.array([rng.uniform(0.4, 0.95), 1.0, rng.uniform(0.05, 0.3)])
+    verge = rng.random(2) < 0.75
     return GroundLook(
         asphalt=grey * np.array([1.0, rng.uniform(0.95, 1.02), rng.uniform(0.9, 1.1)]),
         slabs=paving,

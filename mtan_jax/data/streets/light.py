@@ -91,9 +91,9 @@ def random_light(rng: np.random.Generator) -> Light:
     strength = 0.0 if overcast else rng.uniform(1.5, 3.2) * (0.45 + 0.55 * low)
     blue = np.array([0.75, 0.9, 1.1]) if not overcast else np.array([0.95, 1.0, 1.05])
     ambient = blue * rng.uniform(0.55, 1.0) * (1.3 if overcast else 0.9)
-    horizon = np.array([0.8, 0.86, 0.92]) * rng.uniform(0.6, 1.2) * (0.85 + 0.15 * warm)
+    horizon = np.array([0.8, 0.86, 0.92]) * rng.uniform(0.8, 1.25) * (0.85 + 0.15 * warm)
     zenith = horizon * (rng.uniform(0.8, 1.05) if overcast else np.array([0.35, 0.55, 0.95]) * rng.uniform(0.6, 1.2))
-    haze = np.exp(rng.uniform(np.log(0.0005), np.log(0.007)))
+    haze = np.exp(rng.uniform(np.log(0.0005), np.log(0.005)))
     return Light(
         to_sun,
         strength * warm,
@@ -110,9 +110,9 @@ def random_light(rng: np.random.Generator) -> Light:
 def develop(rng: np.random.Generator, radiance: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """An image as the camera stores it: exposure, colour balance, vignetting, tone curve, noise, 8 bits."""
     height, width = radiance.shape[:2]
-    exposure = np.exp(rng.normal(0, 0.18)) * 0.42 / max(float(radiance.mean()), 0.05) ** 0.75
-    balance = np.exp(rng.normal(0, 0.06, 3))
-    gamma = rng.uniform(1 / 2.4, 1 / 1.8)
+    exposure = np.exp(rng.normal(0, 0.15)) * 0.36 / max(float(radiance.mean()), 0.05) ** 0.9
+    balance = np.exp(rng.normal(0, 0.05, 3))
+    gamma = rng.uniform(1 / 2.2, 1 / 1.8)
     shot, read = rng.uniform(0.004, 0.018), rng.uniform(0.002, 0.01)
     edge = rng.uniform(0, 0.35)
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]

@@ -11,7 +11,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import IO
 
 import numpy as np
@@ -27,7 +27,7 @@ _SHARE = 16  # scenes that make a worker worth its start
 
 def render_split(
     seed: int, split: str, count: int, image_size: tuple[int, int], processes: int | None = None
-) -> Iterator[Arrays]:
+) -> Generator[Arrays, None, None]:
     """Yields the arrays of scenes 0 to `count - 1`, as `render` gives them.
 
     Args:

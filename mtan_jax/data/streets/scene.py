@@ -44,12 +44,12 @@ class _Layout:
 
     def __init__(self, rng: np.random.Generator, street: Street, light: Light):
         self.rng, self.street = rng, street
-        self.built = rng.choice([0.96, 0.75, 0.3], p=[0.6, 0.25, 0.15])  # share of the frontage with houses
-        self.storeys = rng.uniform(4.5, 9) if rng.random() < 0.35 else rng.uniform(8, 22)  # metres, on average
+        self.built = rng.choice([0.98, 0.8, 0.3], p=[0.6, 0.25, 0.15])  # share of the frontage with houses
+        self.storeys = rng.uniform(5, 9) if rng.random() < 0.3 else rng.uniform(9, 22)  # metres, on average
         across = float(light.to_sun @ street.frame(0, 0).aside)
         self.sun_side = np.sign(across)
         self.sun_slope = light.to_sun[1] / max(abs(across), 1e-3)
-        self.closed = street.crossing[0] < 90 and rng.random() < 0.25  # houses across the end of the street
+        self.closed = street.crossing[0] < 90 and rng.random() < 0.15  # houses across the end of the street
         self.end = street.crossing[1] if self.closed else _END
         self.taken: list[tuple[float, float]] = []
 
@@ -112,18 +112,18 @@ class _Layout:
         middle, line = z + length / 2, self.house_line(side)
         if rng.random() < self.built:
             depth = rng.uniform(7, 13)
-            lateral = side * (line + depth / 2 + rng.choice([0.0, rng.uniform(0, 1.5)], p=[0.7, 0.3]))
-            height = max(2.8, self.storeys * rng.uniform(0.7, 1.3))
+            lateral = side * (line + depth / 2 + rng.choice([0.0, rng.uniform(0, 1.0)], p=[0.8, 0.2]))
+            height = max(2.8, self.storeys * rng.uniform(0.8, 1.2))
             frame = street.frame(lateral, middle, raised=False)
             shade = self.shade_top(side * line) if side != self.sun_side else -9.0
             parts += house(rng, frame, (depth, height, length), shade)
-            if street.setback[int(side > 0)] > 2 and rng.random() < 0.5:
+            if street.setback[int(side > 0)] > 2 and rng.random() < 0.8:
                 front = street.frame(side * (street.half_road + street.pavement + 0.5), middle)
-                parts += barrier(rng, front, 0.8 * length, self.sunlit(front.origin[0]))
-            gap = rng.choice([0.0, 1.0], p=[0.85, 0.15]) * rng.uniform(1, 4)
+                parts += barrier(rng, front, 0.96 * length, self.sunlit(front.origin[0]))
+            gap = rng.choice([0.0, 1.0], p=[0.9, 0.1]) * rng.uniform(1, 4)
             return z + length + gap
         edge = street.half_road + street.pavement + rng.uniform(0.2, 1.5)
-        kind = rng.choice(["barrier", "bank", "trees", "nothing"], p=[0.4, 0.3, 0.25, 0.05])
+        kind = rng.choice(["barrier", "bank", "trees", "nothing"], p=[0.3, 0.55, 0.1, 0.05])
         frame = street.frame(side * edge, middle)
         if kind == "barrier":
             parts += barrier(rng, frame, length, 1.0)
@@ -149,9 +149,9 @@ class _Layout:
         parts: list[Primitive] = []
         lane = -street.centre
         for side in (-1, 1):
-            if street.half_road < 3.6 or rng.random() < 0.25:
+            if street.half_road < 3.6 or rng.random() < 0.15:
                 continue
-            share, z = rng.uniform(0.4, 0.95), rng.uniform(6.5, 12)
+            share, z = rng.uniform(0.5, 0.95), rng.uniform(7, 12)
             lateral = side * (street.half_road - 1.05)
             while z < 70:
                 if rng.random() < share and not street.in_crossing(z, 6) and self._free(lateral, z, 5.0):
@@ -160,7 +160,7 @@ class _Layout:
                     parts += car(rng, frame.moved(0, 0, 0, turn), self.sunlit(lateral))
                 z += rng.uniform(5.3, 7.5)
         for lateral, turn in ((lane, 0.0), (-lane, np.pi)):
-            z = rng.uniform(8, 40)
+            z = rng.uniform(9, 40)
             for _ in range(rng.integers(0, 4)):
                 if self._free(lateral, z, 5.5):
                     frame = street.frame(lateral, z, raised=False).moved(0, 0, 0, turn + rng.normal(0, 0.05))
@@ -178,7 +178,7 @@ class _Layout:
         rng, street = self.rng, self.street
         parts: list[Primitive] = []
         for side in (-1, 1):
-            if street.pavement > 1.6 and rng.random() < 0.55:
+            if street.pavement > 1.6 and rng.random() < 0.35:
                 lateral, z, step = side * (street.half_road + 0.7), rng.uniform(9, 20), rng.uniform(6, 15)
                 while z < 75:
                     if not street.in_crossing(z, 3) and z < self.end and self._free(lateral, z, 0.8):
@@ -214,7 +214,7 @@ class _Layout:
                 if not self._free(*spot, 1.2):
                     continue
             else:
-                place = self._pavement_spot(5.0, 24, 0.5)
+                place = self._pavement_spot(5.0, 18, 0.5)
                 if place is None:
                     continue
                 spot, turn = place, rng.choice([0, np.pi]) + rng.normal(0, 0.5)
@@ -242,7 +242,7 @@ class _Layout:
                 parts += lamp(rng, street.frame(lateral, z), side, self.sunlit(lateral))
             side, z = (-side if both else side), z + step
         for _ in range(rng.integers(2, 7)):
-            place = self._pavement_spot(5.5, 26, 0.6)
+            place = self._pavement_spot(5.5, 20, 0.6)
             if place is not None:
                 frame = street.frame(*place).moved(0, 0, 0, rng.normal(0, 0.25))
                 parts += sign(rng, frame, self.sunlit(place[0]))

@@ -73,17 +73,17 @@ class Street:
 
 def random_street(rng: np.random.Generator) -> Street:
     """A street from a narrow lane to a boulevard, straight or bending, level or not."""
-    half_road = rng.uniform(2.9, 7.0)
-    lane = half_road * rng.uniform(0.3, 0.6) * rng.choice([-1.0, 1.0], p=[0.3, 0.7])
-    open_space = rng.random() < 0.35
-    setback = rng.uniform(0, 9 if open_space else 1.5, 2)
-    start = rng.uniform(14, 70)
-    if rng.random() < 0.4:
+    half_road = rng.uniform(3.2, 6.2)
+    lane = half_road * rng.uniform(0.3, 0.6) * rng.choice([-1.0, 1.0], p=[0.2, 0.8])
+    gardens = rng.random() < 0.55
+    setback = rng.uniform(2.0, 6.0, 2) if gardens else rng.uniform(0, 1.5, 2)
+    start = rng.uniform(16, 70)
+    if rng.random() < 0.6:
         start = 1000.0
     return Street(
-        heading=rng.uniform(-0.05, 0.05),
-        bend=rng.choice([0.0, 1.0]) * rng.uniform(-0.012, 0.012),
-        profile=rng.choice([0.0, 1.0], p=[0.4, 0.6]) * rng.uniform(-5e-4, 1.2e-3),
+        heading=rng.uniform(-0.03, 0.03),
+        bend=rng.choice([0.0, 1.0]) * rng.uniform(-0.007, 0.007),
+        profile=rng.choice([0.0, 1.0], p=[0.4, 0.6]) * rng.uniform(-4e-4, 8e-4),
         centre=-lane,
         half_road=half_road,
         pavement=rng.uniform(1.4, 4.5),

@@ -47,9 +47,9 @@ def _random_shape(rng: np.random.Generator) -> _Shape:
 
 
 def _paint(rng: np.random.Generator) -> np.ndarray:
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         return rng.choice([0.02, 0.06, 0.14, 0.3, 0.55, 0.75]) * rng.uniform(0.8, 1.2) * rng.uniform(0.93, 1.07, 3)
-    return rng.uniform(0.1, 0.6) * rng.dirichlet([0.6, 0.6, 0.6]) ** 0.7
+    return rng.uniform(0.2, 0.7) * rng.dirichlet([0.5, 0.35, 0.7]) ** 0.8
 
 
 def _end(paint: np.ndarray, lamp: np.ndarray, width: float) -> Texture:
