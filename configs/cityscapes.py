@@ -19,7 +19,14 @@ def get_config(arg=None):
     config = default_config()
     config.tasks = ("semantic", "depth")
     config.data.name = "cityscapes"
-    config.data.options = {"layout": "release", "num_classes": 7, "image_size": (128, 256)}
+    config.data.options = {
+        "layout": "release",  # release | authors
+        "num_classes": 7,  # 2 | 7 | 19
+        "image_size": (128, 256),
+        "depth": "disparity",  # disparity | inverse_depth
+        "category_ids": "all",  # all | evaluated
+    }
+    config.weighting_options.static.weights = {"semantic": 1.0, "depth": 1.0}
     config.data.workers = 4
     config.optimizer.schedule = "halve"
     if argument.protocol == "benchmark":

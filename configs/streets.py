@@ -14,7 +14,7 @@ def get_config(arg=None):
     argument = Argument.parse(arg)
     config = default_config()
     config.data.name = "streets"
-    config.data.options = {"image_size": (128, 256), "train_examples": 1000, "val_examples": 200}
+    config.data.options = {"image_size": (128, 256), "train_examples": 1000, "val_examples": 200, "seed": 0}
     config.data.augment = argument.protocol == "benchmark"
     config.model.width = 0.125
     config.optimizer.learning_rate = 3e-3
@@ -26,7 +26,7 @@ def get_config(arg=None):
     config.eval.every = "100 steps"
     config.checkpoint.every = "100 steps"
     if argument.smoke:
-        config.data.options = {"image_size": (64, 128), "train_examples": 16, "val_examples": 6}
+        config.data.options = {"image_size": (64, 128), "train_examples": 16, "val_examples": 6, "seed": 0}
         config.model.width = 0.0625
         config.batch_size = config.eval.batch_size = 4
         config.duration = "4 steps"

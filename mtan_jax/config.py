@@ -1,6 +1,7 @@
 """The fields of every configuration, and the text after ':' on the command line."""
 
 import dataclasses
+import functools
 from typing import Literal, get_args
 
 from ml_collections import ConfigDict, config_dict
@@ -27,12 +28,12 @@ def default_config() -> ConfigDict:
     config.model.backbone = "segnet"  # a name in mtan_jax.models.BACKBONES
     config.model.width = 1.0  # multiplies the channels of every layer but the heads' last
     config.model.dtype = "float32"  # of the computation; "bfloat16" on TPUs and GPUs
-    config.model.param_dtype = "float32"
+    config.model.param_dtype = "float32"  # of parameters and running statistics
     config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
 
     config.weighting = "equal"  # names in mtan_jax.weighting.METHODS, joined by "+"
     config.weighting_options = ConfigDict()  # {method: keyword arguments}
-    config.weighting_options.static = ConfigDict({"weights": ConfigDict()})  # {task: weight}
+    config.weighting_options.static = ConfigDict({"weights": dict.fromkeys(config.tasks, 1.0)})  # {task: weight}
     config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}
     config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # mtan | nash
     config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
@@ -40,7 +41,7 @@ def default_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam | adamw | sgd
     config.optimizer.options = ConfigDict()  # further keyword arguments of the optax optimiser
-    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_rate = 1e-4  # before the schedule
     config.optimizer.schedule = "constant"  # constant | halve | cosine
     config.optimizer.halve_every = "100 epochs"  # for "halve"
     config.optimizer.warmup = config_dict.placeholder(str)  # duration of linear growth from 0; None: none
@@ -49,17 +50,17 @@ def default_config() -> ConfigDict:
     config.batch_size = 8  # examples a step, of all devices together
     config.accumulate = 1  # parts that a device's rows pass the network in, one after the other
     config.duration = "200 epochs"  # "N steps", "N epochs" or "N examples", here and below
-    config.log_every = "50 steps"
+    config.log_every = "50 steps"  # a line of losses, means over these steps
 
     config.eval = ConfigDict()
-    config.eval.every = "1 epochs"
-    config.eval.batch_size = 8
+    config.eval.every = "1 epochs"  # and at the end
+    config.eval.batch_size = 8  # of all devices together
     config.eval.protocol = "exact"  # exact: all pixels weigh the same; authors: means over batches, as published
     config.eval.average_last = config_dict.placeholder(int)  # mean over the last N evaluations, at the end; None: none
-    config.eval.single_task = ConfigDict()  # {"semantic/miou": value of a single-task network, ...} for Delta-m
+    config.eval.single_task = ()  # (("semantic/miou", that of a single-task network), ...) for Delta-m; (): without
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every = "1 epochs"
+    config.checkpoint.every = "1 epochs"  # and at the end
     config.checkpoint.keep = 2  # newest checkpoints that stay, besides the best
     config.checkpoint.best_metric = config_dict.placeholder(str)  # None: the main metric of the first task
 
@@ -68,9 +69,25 @@ def default_config() -> ConfigDict:
 
 
 # Fields whose keys are the user's.
-OPEN_FIELDS = ("data.options", "weighting_options", "optimizer.options", "eval.single_task")
+OPEN_FIELDS = ("data.options", "weighting_options", "optimizer.options")
 # Fields that do not change results, so a run may be resumed with others.
 FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "compilation_cache")
+# Fields that hold a length of training.
+DURATIONS = ("duration", "log_every", "eval.every", "checkpoint.every", "optimizer.halve_every", "optimizer.warmup")
+# The least that makes sense in these fields.
+LEAST = {
+    "seed": 0,
+    "data.workers": 0,
+    "batch_size": 1,
+    "accumulate": 1,
+    "eval.batch_size": 1,
+    "eval.average_last": 1,
+    "checkpoint.keep": 1,
+}
+
+
+class ArgumentError(ValueError):
+    """What stands after ':' is not known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +113,14 @@ class Argument:
         """Reads "smoke" and "key=value" pairs, joined by commas.
 
         Raises:
-            ValueError: for anything else; it lists what is known.
+            ArgumentError: for anything else; it lists what is known.
         """
         values: dict = {}
         for item in filter(None, (text or "").split(",")):
             key, equals, value = item.partition("=")
             known = [field.name for field in dataclasses.fields(cls)]
             if key not in known or (key == "smoke") == bool(equals):
-                raise ValueError(
+                raise ArgumentError(
                     f"config argument {item!r} is not known; known: smoke, {', '.join(f'{k}=' for k in known[1:])} "
                     "joined by commas, as in configs/streets.py:smoke,width=0.25"
                 )
@@ -112,9 +129,11 @@ class Argument:
             try:
                 values["width"] = float(values["width"])
             except ValueError:
-                raise ValueError(f"config argument width={values['width']}: a number is needed") from None
+                raise ArgumentError(f"config argument width={values['width']}: a number is needed") from None
         if values.get("protocol", "paper") not in get_args(Protocol):
-            raise ValueError(f"config argument protocol={values['protocol']}: known: {', '.join(get_args(Protocol))}")
+            raise ArgumentError(
+                f"config argument protocol={values['protocol']}: known: {', '.join(get_args(Protocol))}"
+            )
         return cls(**values)
 
     def apply(self, config: ConfigDict) -> None:
@@ -125,7 +144,7 @@ class Argument:
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Raises a ValueError that lists unknown and missing fields, unless the configuration has just those there are."""
+    """Raises a ValueError for unknown and missing fields, which it lists, and for numbers that are too small."""
     known, found = _leaves(default_config()), _leaves(config)
     unknown, missing = sorted(found - known), sorted(known - found)
     if unknown or missing:
@@ -138,6 +157,10 @@ def check_fields(config: ConfigDict) -> None:
             )
             + "; mtan_jax/config.py lists all fields"
         )
+    for name, least in LEAST.items():
+        value = functools.reduce(getattr, name.split("."), config)
+        if value is not None and value < least:
+            raise ValueError(f"config.{name} = {value}: a number of at least {least} is needed")
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> set[str]:

@@ -45,7 +45,7 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
         for name, (metric_states, losses) in accumulators.items()
         for metric, value in {**losses.compute(), **metric_states.compute()}.items()
     }
-    single_task = experiment.config.eval.single_task.to_dict()
+    single_task = dict(experiment.config.eval.single_task)
     if single_task:
         chosen = {name: metrics[name] for name in single_task if name in metrics}
         for average in ("metrics", "tasks"):

@@ -12,9 +12,10 @@ import optax
 from flax import linen as nn
 
 from mtan_jax import duration, parallel, steps, weighting
-from mtan_jax.config import check_fields
+from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.delta_m import delta_m
 from mtan_jax.metrics import check_protocol
 from mtan_jax.models import build_model
 from mtan_jax.optimizer import build_optimizer, build_schedule
@@ -59,7 +60,34 @@ class Experiment:
                 )
         experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS))
         experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
+        experiment._check_values()
         return experiment
+
+    def _check_values(self) -> None:
+        """Makes what needs the data with stand-ins for them, so that no mistake shows only when they are prepared."""
+        config = self.config
+        to_steps = functools.partial(duration.to_steps, examples_per_epoch=1, batch_size=1)
+        for name in DURATIONS:
+            text = functools.reduce(getattr, name.split("."), config)
+            try:
+                _ = None if text is None else to_steps(text)
+            except ValueError as error:
+                raise ValueError(f"config.{name}: {error}") from error
+        self._build_tx(build_schedule(config.optimizer, 1, to_steps), steps_per_epoch=1)
+        _ = self.best_metric
+        single_task = dict(config.eval.single_task)
+        if single_task:
+            delta_m({name: 1.0 for name in single_task if name in self._metrics}, single_task)
+
+    def check_batch_sizes(self, *, train: bool) -> None:
+        """Raises a ValueError where the devices of this machine cannot share a batch.
+
+        Args:
+            train: whether batches of training are needed too, besides those of evaluation.
+        """
+        parallel.check_batch_size(self.config.eval.batch_size, "config.eval.batch_size")
+        if train:
+            parallel.check_batch_size(self.config.batch_size, "config.batch_size", self.config.accumulate)
 
     # What the network is and was made for.
 
@@ -74,15 +102,20 @@ class Experiment:
     @property
     def best_metric(self) -> tuple[str, bool]:
         """The metric by which the best checkpoint is kept, and whether higher is better."""
-        directions = {
+        known = self._metrics
+        name = self.config.checkpoint.best_metric or f"{self.tasks[0].name}/{self.tasks[0].main_metric}"
+        if name not in known:
+            raise ValueError(f"config.checkpoint.best_metric = {name!r} is not known; known: {', '.join(known)}")
+        return name, known[name]
+
+    @property
+    def _metrics(self) -> dict[str, bool]:
+        """Names of all metrics, and whether higher is better."""
+        return {
             f"{task.name}/{metric}": higher
             for task in self.tasks
             for metric, higher in task.metric().higher_is_better.items()
         }
-        name = self.config.checkpoint.best_metric or f"{self.tasks[0].name}/{self.tasks[0].main_metric}"
-        if name not in directions:
-            raise ValueError(f"config.checkpoint.best_metric = {name!r} is not known; known: {', '.join(directions)}")
-        return name, directions[name]
 
     def abstract_variables(self) -> Any:
         """Shapes and types of the network's variables."""
@@ -113,13 +146,16 @@ class Experiment:
     @functools.cached_property
     def tx(self) -> optax.GradientTransformationExtraArgs:
         """Weighting methods and optimiser, as one optax chain over `TaskGradients`."""
+        return self._build_tx(self.learning_rate, steps_per_epoch=max(round(self.steps_per_epoch), 1))
+
+    def _build_tx(self, learning_rate: optax.Schedule, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
         options = self.config.weighting_options
         return weighting.build_weighting(
             self.config.weighting,
             self.task_names,
-            build_optimizer(self.config.optimizer, self.learning_rate),
+            build_optimizer(self.config.optimizer, learning_rate),
             options={name: {k: _plain(v) for k, v in options[name].items()} for name in options},
-            defaults={"steps_per_epoch": max(round(self.steps_per_epoch), 1), "learning_rate": self.learning_rate},
+            defaults={"steps_per_epoch": steps_per_epoch, "learning_rate": learning_rate},
         )
 
     def init_state(self) -> TrainState:

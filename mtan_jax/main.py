@@ -12,15 +12,13 @@ The same command again resumes a run that was stopped. Any field of the configur
 import json
 import logging
 import pathlib
-import sys
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mtan_jax import checkpoint, evaluate, parallel, predict, summary, train, workdir
-from mtan_jax.data.builder import RawDataError
+from mtan_jax import command_line, evaluate, parallel, predict, summary, train, workdir
 from mtan_jax.experiment import Experiment
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -40,17 +38,18 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; no
 def main(argv: list[str]) -> None:
     """Runs one mode; what a user can mend ends in one message and exit code 1."""
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+        command_line.fail(f"unknown arguments: {' '.join(argv[1:])}; flags look like --workdir=runs/streets")
     if WORKDIR.value is None and MODE.value != "summary":
-        raise app.UsageError("--workdir is needed, as in --workdir=runs/streets")
+        command_line.fail("--workdir is needed, as in --workdir=runs/streets")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mtan_jax").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of each of its steps
     try:
         run(pathlib.Path(WORKDIR.value or "."))
-    except (ValueError, RawDataError, checkpoint.CheckpointError, train.NonFiniteError) as error:
-        logging.getLogger(__name__).debug("details", exc_info=True)
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        if not command_line.is_readable(error):
+            raise
+        command_line.fail(str(error))
 
 
 def run(folder: pathlib.Path) -> None:
@@ -63,6 +62,8 @@ def run(folder: pathlib.Path) -> None:
     if MODE.value == "summary":
         print(summary.summary(experiment))
         return
+    if MODE.value in ("train", "eval"):
+        experiment.check_batch_sizes(train=MODE.value == "train")
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
     experiment.prepare_data()
     if MODE.value == "train":
@@ -78,5 +79,4 @@ def run(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

@@ -1,5 +1,7 @@
 """Optimisers and schedules of the learning rate, from `config.optimizer`."""
 
+import inspect
+import math
 from collections.abc import Callable
 
 import ml_collections
@@ -28,8 +30,8 @@ def build_schedule(
         ValueError: for an unknown schedule, or a rate that is not above 0.
     """
     rate = config.learning_rate
-    if not rate > 0:
-        raise ValueError(f"config.optimizer.learning_rate = {rate}: a number above 0 is needed")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"config.optimizer.learning_rate = {rate}: a finite number above 0 is needed")
     warmup_steps = 0 if config.warmup is None else to_steps(config.warmup)
     if config.schedule == "constant":
         schedule = optax.constant_schedule(rate)
@@ -52,13 +54,22 @@ def build_optimizer(config: ml_collections.ConfigDict, schedule: optax.Schedule)
         schedule: of the learning rate.
 
     Raises:
-        ValueError: for an unknown optimiser.
+        ValueError: for an unknown optimiser or option, or a norm that is not above 0.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
             f"config.optimizer.name = {config.name!r} is not known; known: {', '.join(sorted(OPTIMIZERS))}"
         )
-    optimizer = OPTIMIZERS[config.name](schedule, **config.options)
+    make = OPTIMIZERS[config.name]
+    known = list(inspect.signature(make).parameters)[1:]  # without the learning rate
+    for option in config.options:
+        if option not in known:
+            raise ValueError(
+                f"config.optimizer.options.{option} is not known to {config.name}; known: {', '.join(known)}"
+            )
+    optimizer = make(schedule, **config.options)
     if config.clip_norm is None:
         return optimizer
+    if not config.clip_norm > 0:
+        raise ValueError(f"config.optimizer.clip_norm = {config.clip_norm}: a number above 0 is needed, or None")
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

@@ -29,12 +29,12 @@ def summary(experiment: Experiment) -> str:
     height, width = experiment.data_info.image_size
     lines = [
         f"{config.arch} on {config.backbone}, width {config.width:g}, {config.dtype}, image {height}x{width}",
-        "tasks: " + ", ".join(f"{task.name} ({task.channels} channels)" for task in experiment.tasks),
+        "tasks and their channels: " + ", ".join(f"{task.name} {task.channels}" for task in experiment.tasks),
         "",
         f"{'module':<28}{'parameters':>14}",
         *(f"{name:<28}{number:>14,}" for name, number in rows),
         f"{'total':<28}{total:>14,}",
-        f"{'one single-task network':<28}{single:>14,}",
+        f"{f'single task ({experiment.tasks[0].name})':<28}{single:>14,}",
         f"{'ratio':<28}{total / single:>14.4f}",
     ]
     return "\n".join(lines)

@@ -1,16 +1,21 @@
 """The configuration that a working directory belongs to."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from mtan_jax.checkpoint import FOLDER
 from mtan_jax.config import FREE_FIELDS
+from mtan_jax.writers import METRICS_FILE
 
-# Where a function of the step is written down: far enough apart to tell any two schedules in use from each other.
-SAMPLED_STEPS = (0, 1, 10, 100, 1000, 10_000, 100_000)
+# Where a function of the step is written down: every 10 %, as far as a million steps.
+SAMPLED_STEPS = tuple(sorted({0, *(round(1.1**i) for i in range(146))}))
+SAMPLE = " at step "
+LISTED_DIFFERENCES = 12
 
 
 class WorkdirError(ValueError):
@@ -20,7 +25,8 @@ class WorkdirError(ValueError):
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:
     """Writes `config.json`, or checks that the one there says the same.
 
-    Fields that do not change results (`mtan_jax.config.FREE_FIELDS`) may differ.
+    Fields that do not change results (`mtan_jax.config.FREE_FIELDS`) may differ. A directory in which no run came as
+    far as a log line or a checkpoint belongs to nobody: its `config.json` is replaced.
 
     Args:
         workdir: made if it is not there.
@@ -32,7 +38,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
     """
     path = workdir / "config.json"
     ours = flatten(config)
-    if not path.exists():
+    if not path.exists() or not _holds_results(workdir):
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".tmp")
@@ -45,24 +51,40 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
         raise WorkdirError(f"{path} is damaged ({error}); remove it, or use another --workdir") from error
     different = [
         name
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in FREE_FIELDS and ours.get(name) != theirs.get(name)
+        for name in dict.fromkeys([*ours, *theirs])
+        if name not in FREE_FIELDS and not _same(name, ours.get(name), theirs.get(name))
     ]
     if different:
         lines = [f"  config.{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in different]
+        if len(lines) > LISTED_DIFFERENCES:
+            lines[LISTED_DIFFERENCES:] = [f"  and {len(lines) - LISTED_DIFFERENCES} more"]
         raise WorkdirError(
             f"{workdir} belongs to a run with another configuration:\n" + "\n".join(lines) + "\n"
             "Use another --workdir, or the same configuration."
         )
 
 
+def _holds_results(workdir: pathlib.Path) -> bool:
+    metrics = workdir / METRICS_FILE
+    return any((workdir / FOLDER).glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
+
+
+def _same(name: str, ours: Any, theirs: Any) -> bool:
+    if SAMPLE in name and None not in (ours, theirs):
+        return math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-7)  # other devices round schedules in another way
+    return ours == theirs
+
+
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """All fields by dotted name, as JSON has them."""
+    """All fields by dotted name, as JSON has them; a function of the step as its values at `SAMPLED_STEPS`."""
     flat: dict[str, Any] = {}
     for name in config:
         value = config.get(name)
         if isinstance(value, ml_collections.ConfigDict):
             flat |= flatten(value, f"{prefix}{name}.")
+        elif callable(value):
+            # A name would not tell two schedules of one kind apart.
+            flat |= {f"{prefix}{name}{SAMPLE}{step}": float(np.asarray(value(step))) for step in SAMPLED_STEPS}
         else:
             flat[prefix + name] = _as_json(value)
     return flat
@@ -73,7 +95,4 @@ def _as_json(value: Any) -> Any:
         return [_as_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if callable(value):
-        # A name would not tell two schedules of one kind apart.
-        return {"function of the step": {str(step): float(np.asarray(value(step))) for step in SAMPLED_STEPS}}
     return getattr(value, "name", None) or str(value)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.checks import check_image_size
 from mtan_jax.data.streets.pool import render_split
 from mtan_jax.data.streets.render import SPLITS
 
@@ -58,15 +59,13 @@ class Streets(DenseBuilder):
         val_examples: int = 200,
         seed: int = 0,
     ):
-        height, width = image_size
-        positive = {"image_size": min(height, width), "train_examples": train_examples, "val_examples": val_examples}
-        for name, value in positive.items():
+        height, width = check_image_size(image_size)
+        for name, value in {"train_examples": train_examples, "val_examples": val_examples}.items():
             if value < 1:
-                got = (height, width) if name == "image_size" else value
-                raise ValueError(f"streets: {name} is {got}; it must be at least 1")
+                raise ValueError(f"streets: {name} is {value}; it must be at least 1")
         if seed < 0:
             raise ValueError(f"streets: seed is {seed}; it must be 0 or greater")
-        self._image_size = (int(height), int(width))
+        self._image_size = (height, width)
         self._examples = {"train": int(train_examples), "val": int(val_examples)}
         self._seed = int(seed)
         variant = f"{height}x{width}-train{train_examples}-val{val_examples}-seed{seed}"
