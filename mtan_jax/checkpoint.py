@@ -4,8 +4,12 @@ The position in the data is not stored: batches are a function of seed and step 
 step is part of the state. So a run may be resumed on another number of processes and workers.
 """
 
+import functools
+import json
 import logging
 import pathlib
+import re
+import sys
 import zlib
 from typing import Any
 
@@ -20,6 +24,8 @@ from mtan_jax.state import TrainState
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"
 
+log = logging.getLogger(__name__)
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message says which, why, and what still stands."""
@@ -28,20 +34,32 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of a working directory: the newest ones and the best.
 
+    Use it as a context manager: at its end everything is written, also where the run stops with an error.
+
     Args:
-        workdir: they lie in its folder `checkpoints`.
+        workdir: they lie in its folder `checkpoints`, on a disk that all processes share.
         keep: how many of the newest stay.
         best_metric: the one with the best value of this metric stays too.
         higher_is_better: direction of `best_metric`.
+        read_only: for a look at a run that may be training: nothing in the folder changes, not even what is damaged.
+
+    Raises:
+        CheckpointError: the folder cannot be read, or with `read_only` is not there.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int, best_metric: str, higher_is_better: bool):
+    def __init__(
+        self, workdir: pathlib.Path, *, keep: int, best_metric: str, higher_is_better: bool, read_only: bool = False
+    ):
         if keep < 1:
             raise ValueError(
                 f"config.checkpoint.keep = {keep}: at least 1 must stay, or there is nothing to resume from"
             )
         self._folder = pathlib.Path(workdir).absolute() / FOLDER
         self._best_metric, self._higher_is_better = best_metric, higher_is_better
+        self._read_only = read_only
+        if read_only and not self._folder.is_dir():
+            raise CheckpointError(f"there is no folder {self._folder}; train first, with --mode=train")
+        _hush_orbax()
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[best_metric],
@@ -49,11 +67,26 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        self._checkpointer = ocp.training.Checkpointer(
-            self._folder,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=True,
-        )
+        self._drop_damaged_metrics()
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                self._folder,
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+                cleanup_tmp_directories=not read_only,
+            )
+        except Exception as error:  # orbax raises many kinds
+            raise CheckpointError(f"the checkpoints in {self._folder} cannot be read: {_first_line(error)}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except CheckpointError as close_error:
+            if error is None:
+                raise
+            log.warning("%s", close_error)  # what stopped the run says more
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first."""
@@ -96,48 +129,64 @@ class Checkpoints:
         except Exception as error:
             raise self._not_written(error) from error
 
-    def restore(self, template: TrainState, step: int | None = None) -> TrainState | None:
+    def restore(self, template: TrainState, which: str = "newest") -> TrainState | None:
         """Reads a checkpoint.
 
         Args:
             template: a state of the same structure.
-            step: which; None: the newest that is whole. Damaged ones that are newer are reported and moved aside.
+            which: a step; "newest", the newest that is whole: damaged ones that are newer are reported and moved
+                aside; or "best", the one with the best value of the metric.
 
         Returns:
             The state on the devices of this process, or None where there are no checkpoints.
 
         Raises:
+            ValueError: `which` is none of these.
             CheckpointError: the checkpoint asked for is not there or damaged, or all are.
         """
-        steps = self.steps()
-        if step is not None and step not in steps:
-            raise CheckpointError(f"no checkpoint of step {step} in {self._folder}; there are: {steps or 'none'}")
-        wanted = [step] if step is not None else steps[::-1]
+        state = self._restore(template, which)
+        if not parallel.agree(-1 if state is None else int(state.step)):
+            raise CheckpointError(
+                f"the processes do not find the same checkpoints in {self._folder}; --workdir must be on a disk that "
+                "all of them share"
+            )
+        return None if state is None else parallel.place_state(state)
+
+    def _restore(self, template: TrainState, which: str) -> TrainState | None:
         damaged: dict[int, str] = {}
-        for candidate in wanted:
+        for step in self._find(which):
             try:
-                state = self._read(candidate, template)
+                state = self._read(step, template)
             except Exception as error:  # orbax raises many kinds
-                damaged[candidate] = _first_line(error)
-                logging.getLogger(__name__).warning(
-                    "checkpoint %d in %s is damaged (%s)", candidate, self._folder, damaged[candidate]
-                )
+                damaged[step] = _first_line(error)
+                log.warning("checkpoint %d in %s is damaged (%s)", step, self._folder, damaged[step])
                 continue
             if damaged:
+                log.warning("falling back to checkpoint %d", step)
                 self._move_aside(list(damaged))
-                logging.getLogger(__name__).warning(
-                    "falling back to checkpoint %d; damaged ones were moved to %s",
-                    candidate,
-                    self._folder.parent / DAMAGED_FOLDER,
-                )
-            return parallel.place_state(state)
+            return state
         if damaged:
-            reasons = "; ".join(f"step {key}: {reason}" for key, reason in damaged.items())
             raise CheckpointError(
-                f"no checkpoint in {self._folder} can be read ({reasons}). If the network's or the optimiser's code "
-                "has changed, go back to it; to start anew, use another --workdir"
+                f"none of the checkpoints tried in {self._folder} can be read (steps {sorted(damaged)}). If the code "
+                "of the network or the optimiser has changed, go back to it; to start anew, use another --workdir"
             )
         return None
+
+    def _find(self, which: str) -> list[int]:
+        """Steps to try, one after the other."""
+        steps = self.steps()
+        if which == "newest":
+            return steps[::-1]
+        if which == "best":
+            best = self.best_step()
+            if best is None and steps:
+                raise CheckpointError(f"no checkpoint in {self._folder} has a value of {self._best_metric}")
+            return [] if best is None else [best]
+        if not which.isdecimal():
+            raise ValueError(f"checkpoint {which!r}: newest, best or a step is needed")
+        if int(which) not in steps:
+            raise CheckpointError(f"no checkpoint of step {which} in {self._folder}; there are: {steps or 'none'}")
+        return [int(which)]
 
     def close(self) -> None:
         """Waits until everything is written.
@@ -154,21 +203,38 @@ class Checkpoints:
         shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), serialization.to_state_dict(template))
         arrays = self._checkpointer.load(step, shapes)
         stored = self._checkpointer.metadata(step).custom_metadata
-        if not stored or stored.get("crc32") != checksum(arrays):
+        if not stored or "crc32" not in stored:
+            raise ValueError("its checksum is lost")
+        if stored["crc32"] != checksum(arrays):
             raise ValueError("its arrays differ from those that were saved")
         return serialization.from_state_dict(template, arrays)
 
+    def _drop_damaged_metrics(self) -> None:
+        """Removes files of metrics on which orbax would stop; the checkpoint counts as one that was not evaluated."""
+        if self._read_only:
+            return
+        for path in sorted(self._folder.glob("*/metrics/metrics")) if jax.process_index() == 0 else []:
+            try:
+                json.loads(path.read_text())
+            except ValueError as error:
+                log.warning("the metrics of checkpoint %s are damaged (%s); dropped", path.parts[-3], error)
+                path.unlink()
+        parallel.wait_for_all("damaged metrics are dropped")
+
     def _move_aside(self, steps: list[int]) -> None:
-        if jax.process_index() == 0:
-            target = self._folder.parent / DAMAGED_FOLDER
+        if self._read_only:
+            return
+        parallel.wait_for_all("damaged checkpoints are found")
+        target = self._folder.parent / DAMAGED_FOLDER
+        for step in steps if jax.process_index() == 0 else []:
             target.mkdir(exist_ok=True)
-            for step in steps:
-                name, copies = str(step), 0
-                while (target / name).exists():
-                    copies += 1
-                    name = f"{step}.{copies}"
-                (self._folder / str(step)).rename(target / name)
-        parallel.wait_for_all("damaged checkpoints moved")
+            name, copies = str(step), 0
+            while (target / name).exists():
+                copies += 1
+                name = f"{step}.{copies}"
+            (self._folder / str(step)).rename(target / name)
+            log.warning("moved the damaged checkpoint %d to %s", step, target / name)
+        parallel.wait_for_all("damaged checkpoints are moved")
         self._checkpointer.reload()
 
     def _not_written(self, error: Exception) -> CheckpointError:
@@ -188,8 +254,29 @@ def checksum(arrays: Any) -> int:
     return value
 
 
+@functools.cache
+def _hush_orbax() -> None:
+    """Leaves it to us to say what goes wrong.
+
+    orbax logs each of its steps, and each error several times before it raises it; what it has left behind in other
+    threads by then complains of its own.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in pathlib.PurePath(record.pathname).parts)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    previous = sys.unraisablehook
+
+    def unraisablehook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = unraisablehook
+
+
 def _first_line(error: BaseException) -> str:
+    """The reason of an error; where orbax nests reasons, the innermost stands last, before details in brackets."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return f"{type(cause).__name__}: {cause}".strip().splitlines()[0][:300]
+    line = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+    line = re.split(r" \[(?:tensorstore_spec|os_error_code)", line)[0]
+    return line if len(line) <= 200 else f"... {line[-200:]}"

@@ -89,17 +89,10 @@ def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> T
         keep=experiment.config.checkpoint.keep,
         best_metric=best_metric,
         higher_is_better=higher_is_better,
+        read_only=True,
     )
-    if checkpoint == "newest":
-        step = None
-    elif checkpoint == "best":
-        step = checkpoints.best_step()
-    elif checkpoint.isdecimal():
-        step = int(checkpoint)
-    else:
-        raise ValueError(f"--checkpoint={checkpoint}: 'newest', 'best' or a step is needed")
-    state = checkpoints.restore(experiment.abstract_state(), step)
-    checkpoints.close()
+    with checkpoints:
+        state = checkpoints.restore(experiment.abstract_state(), checkpoint)
     if state is None:
         raise CheckpointError(f"no checkpoint in {workdir}; train first, with --mode=train")
     log.info("checkpoint of step %d", state.step)

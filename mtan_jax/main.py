@@ -44,12 +44,13 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mtan_jax").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of each of its steps
-    try:
-        run(pathlib.Path(WORKDIR.value or "."))
-    except Exception as error:
-        if not command_line.is_readable(error):
-            raise
-        command_line.fail(str(error))
+    with parallel.ending_together():
+        try:
+            run(pathlib.Path(WORKDIR.value or "."))
+        except Exception as error:
+            if not command_line.is_readable(error):
+                raise
+            command_line.fail(str(error))
 
 
 def run(folder: pathlib.Path) -> None:

@@ -58,7 +58,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
     logger = WindowLogger(experiment, writer)
     metrics: dict[str, float] = {}
     batches = parallel.place_ahead(map(evaluate.without_ids, experiment.train_batches(first_step)))
-    with writer:
+    with writer, checkpoints:
         for step in range(first_step + 1, total_steps + 1):
             state = experiment.train_step(state, next(batches))
             logger.write()  # what the step before left, while this one runs
@@ -99,7 +99,8 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
     figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / "figures" / "curves.png")
     log.info("\nsplit val after %d steps\n%s", step, evaluate.table(metrics, results["val_constant"]))
     if count is not None:
-        log.info("\nmean over the last %d evaluations\n%s", count, evaluate.table(results["val_mean"], {}))
+        mean = {name: results["val_mean"][name] for name in metrics}
+        log.info("\nmean over the last %d evaluations\n%s", count, evaluate.table(mean, results["val_constant"]))
     log.info("\nmetrics, checkpoints and figures are in %s", workdir)
 
 
