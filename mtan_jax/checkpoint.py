@@ -207,6 +207,10 @@ class Checkpoints:
             raise ValueError("its checksum is lost")
         if stored["crc32"] != checksum(arrays):
             raise ValueError("its arrays differ from those that were saved")
+        for (path, array), wanted in zip(jax.tree.leaves_with_path(arrays), jax.tree.leaves(shapes), strict=True):
+            if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise ValueError(f"{name} is {array.dtype}{array.shape}, not {wanted.dtype}{wanted.shape}")
         return serialization.from_state_dict(template, arrays)
 
     def _drop_damaged_metrics(self) -> None:
