@@ -81,7 +81,15 @@ def _make_config(value: str) -> Any:
     except Exception as error:  # a configuration is a program: it may raise anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
         place = f"{name}, line {lines[-1]}" if lines else name
-        fail(f"{place}: {type(error).__name__}: {error}")
+        fail(f"{place}: {type(error).__name__}: {_message(error)}")
+
+
+def _message(error: BaseException) -> str:
+    # ml_collections wraps a KeyError, whose text is quoted each time.
+    inner = error.args[0] if error.args else ""
+    if isinstance(inner, BaseException):
+        return _message(inner)
+    return inner if isinstance(error, KeyError) and isinstance(inner, str) else str(error)
 
 
 def _check_overrides(config: Any, argv: list[str]) -> None:

@@ -1,6 +1,9 @@
 """Settings of every test: 4 virtual CPU devices, no silent rank promotion, parsed flags for grain's workers."""
 
+import logging
 import os
+import sys
+import warnings
 
 # Compiling takes most of the time of these tests; LLVM's optimisations would double it and change no fusion.
 os.environ["XLA_FLAGS"] = (
@@ -11,6 +14,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import pytest
 from absl import flags
+from absl import logging as absl_logging
+from absl.testing import flagsaver
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
@@ -28,3 +33,24 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def run_main(monkeypatch):
+    """Calls the program in this process: `run_main("--config=...", "--mode=...")`."""
+    from mtan_jax import command_line, main  # after the settings above
+
+    # What belongs to a process, and would stay for the tests that follow.
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    monkeypatch.setattr(absl_logging, "set_verbosity", lambda level: None)
+    level = logging.getLogger("mtan_jax").level
+
+    def run(*arguments):
+        argv = ["main.py", *arguments]
+        monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for fields to set
+        with flagsaver.flagsaver(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)  # ml_collections' own
+            main.main(command_line.parse(argv))
+
+    yield run
+    logging.getLogger("mtan_jax").setLevel(level)

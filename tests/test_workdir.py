@@ -80,9 +80,10 @@ def test_a_directory_without_results_takes_another_configuration(tmp_path, resul
 def test_schedules_are_told_apart_by_their_values(tmp_path):
     make_used(tmp_path, with_schedule(optax.linear_schedule(1.0, 0.0, 1000)))
     claim(tmp_path, with_schedule(lambda step: jnp.maximum(1 - step / 1000, 0.0)), write=True)
-    with pytest.raises(WorkdirError, match=r"config\.weighting_options\.schedule\.weights\.depth at step 1: 0\.99") as e:
+    message = r"config\.weighting_options\.schedule\.weights\.depth at step 1: 0\.99"
+    with pytest.raises(WorkdirError, match=message) as error:
         claim(tmp_path, with_schedule(optax.linear_schedule(1.0, 0.0, 900)), write=True)
-    assert len(str(e.value).splitlines()) == 15  # not a line for every step
+    assert len(str(error.value).splitlines()) == 15  # not a line for every step
     with pytest.raises(WorkdirError, match=r"schedule\.weights\.depth: None there, 1\.0 here"):
         claim(tmp_path, with_schedule(1.0), write=True)
 
