@@ -166,7 +166,8 @@ def make_predict_step(
 
     def predict_step(variables: Any, image: Float[Array, "b h w 3"]) -> tuple[dict[str, Array], dict[str, Array]]:
         predictions, shown = model.apply(variables, image, train=False, mutable=["masks"])
-        masks = {stage: collection["mask"] for stage, collection in shown["masks"]["attention"].items()}
+        attention = shown.get("masks", {}).get("attention", {})
+        masks = {stage: collection["mask"] for stage, collection in attention.items()}
         return predictions, masks
 
     return predict_step

@@ -155,3 +155,16 @@ def test_training_mode_under_jit_equals_eager():
         return model.apply(variables, image, train=True, mutable=["batch_stats"])
 
     assert difference(jax.jit(apply)(variables, image), apply(variables, image)) < 1e-5
+
+
+def test_bfloat16_computes_in_bfloat16_and_predicts_in_float32():
+    variables = tiny.make_state(tiny.make_model(), tiny.make_tx()).variables
+    image = tiny.make_batch()["image"]
+    exact, rough = (
+        jax.jit(lambda v, x, m=tiny.make_model(dtype=dtype): m.apply(v, x, train=False))(variables, image)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    for name in tiny.NAMES:
+        assert rough[name].dtype == jnp.float32
+        # 8 bits of mantissa through some ten layers; equal numbers would mean that nothing ran in bfloat16.
+        assert 1e-5 < difference(rough[name], exact[name]) < 0.05, name

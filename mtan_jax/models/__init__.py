@@ -13,7 +13,7 @@ from mtan_jax.tasks import Task
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mtan": MTAN}
 BACKBONES: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {"segnet": (segnet.SegNet, segnet.WIDTHS)}
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def build_model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...], axis_name: str | None = None) -> nn.Module:
