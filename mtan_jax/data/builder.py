@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,7 +163,8 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         total = self.split_sizes()[split]
-        bar = tqdm(self.examples(split), desc=f"{self.name} {split}", total=total, unit="image")
+        seconds = 0.1 if sys.stderr.isatty() else 10  # a log file needs no line every moment
+        bar = tqdm(self.examples(split), f"{self.name} {split}", total, unit="image", mininterval=seconds)
         yield from enumerate(bar)
 
 
