@@ -161,7 +161,7 @@ def test_bfloat16_computes_in_bfloat16_and_predicts_in_float32():
     variables = tiny.make_state(tiny.make_model(), tiny.make_tx()).variables
     image = tiny.make_batch()["image"]
     exact, rough = (
-        jax.jit(lambda v, x, m=tiny.make_model(dtype=dtype): m.apply(v, x, train=False))(variables, image)
+        jax.jit(functools.partial(tiny.make_model(dtype=dtype).apply, train=False))(variables, image)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     for name in tiny.NAMES:
