@@ -95,7 +95,7 @@ def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> T
         state = checkpoints.restore(experiment.abstract_state(), checkpoint)
     if state is None:
         raise CheckpointError(f"no checkpoint in {workdir}; train first, with --mode=train")
-    log.info("checkpoint of step %d", state.step)
+    log.info("checkpoint of step %d", int(state.step))
     return state
 
 

@@ -52,7 +52,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
         log.info("training %s for %d steps", config.data.name, total_steps)
         state = experiment.init_state()
     else:
-        log.info("resuming from step %d of %d", state.step, total_steps)
+        log.info("resuming from step %d of %d", int(state.step), total_steps)
     first_step = int(state.step)
     writer = MetricWriter(workdir, first_step=first_step, total_steps=total_steps, enabled=jax.process_index() == 0)
     logger = WindowLogger(experiment, writer)
