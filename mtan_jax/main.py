@@ -47,6 +47,8 @@ def main(argv: list[str]) -> None:
     with parallel.ending_together():
         try:
             run(pathlib.Path(WORKDIR.value or "."))
+        except KeyboardInterrupt:
+            command_line.fail("stopped; the same command goes on from the newest checkpoint")
         except Exception as error:
             if not command_line.is_readable(error):
                 raise
