@@ -18,13 +18,13 @@ def get_config(arg=None):
     config.data.augment = argument.protocol == "benchmark"
     config.model.width = 0.25
     config.weighting = "static"  # the losses differ in size by a factor of 30
-    config.weighting_options.static.weights = {"semantic": 1.0, "depth": 30.0, "normal": 40.0}
+    config.weighting_options.static.weights = {"semantic": 1.0, "depth": 20.0, "normal": 20.0}
     config.optimizer.learning_rate = 1e-2
     config.optimizer.options = {"b2": 0.99}  # a run this short ends before an average over 1000 steps is one
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = "20 steps"
     config.batch_size = 2  # many steps in a few minutes
-    config.duration = "2300 steps"
+    config.duration = "2000 steps"
     config.log_every = "100 steps"
     config.eval.every = "1000 steps"
     config.checkpoint.every = "400 steps"
