@@ -2,7 +2,8 @@
 
     python -m mtan_jax.main --config=configs/streets.py --workdir=runs/streets
 
-Needs no data: the scenes are rendered on the first run. After ':' smoke, arch=, backbone=, width=,
+Needs no data: the scenes are rendered on the first run. On 2 CPU cores about 7 minutes; on val mIoU 0.472, inverse
+depth error 0.0229 /m, mean normal error 28.7 degrees (experiments/streets). After ':' smoke, arch=, backbone=, width=,
 protocol=paper|benchmark (with augmentation).
 """
 

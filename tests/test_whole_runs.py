@@ -54,15 +54,17 @@ def nyuv2_layouts(tmp_path_factory):
 @pytest.mark.parametrize("layout", ["release", "authors"])
 def test_nyuv2_learns_on_real_rooms(layout, nyuv2_layouts, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    config = load_config("nyuv2", "width=0.0625")
+    config = load_config("nyuv2", "width=0.25" if layout == "release" else "width=0.0625")
     config.data.raw_dir, config.data.data_dir = str(nyuv2_layouts[layout]), str(tmp_path / "data")
     config.data.options.layout = layout
     if layout == "release":  # the other layout has but one size
         config.data.options.image_size = (96, 128)
     config.data.workers = 0
-    config.batch_size = config.eval.batch_size = 4
+    config.weighting = "static"
+    config.weighting_options.static.weights = {"semantic": 4.0, "depth": 1.0, "normal": 2.0}
     config.optimizer.learning_rate = 5e-3
-    config.duration = "240 steps" if layout == "release" else "8 steps"
+    config.optimizer.schedule = "cosine"
+    config.duration = "700 steps" if layout == "release" else "8 steps"
     config.log_every = "4 steps"
     config.eval.every = config.checkpoint.every = "1000 steps"
     experiment, lines = run(config, tmp_path / "run")

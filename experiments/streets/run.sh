@@ -7,4 +7,4 @@ run=(python -m mtan_jax.main --config=configs/streets.py --workdir="$workdir")
 "${run[@]}"
 "${run[@]}" --mode=predict --count=8
 cp "$workdir/metrics.jsonl" "$workdir/figures/curves.png" experiments/streets/
-cp "$workdir/figures/val/streets_val_000001.png" docs/images/streets_panel.png
+cp "$workdir/figures/val/streets_val_000004.png" docs/images/streets_panel.png
