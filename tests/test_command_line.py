@@ -92,7 +92,7 @@ def test_values_on_the_command_line(run_main, monkeypatch):
     )
     (config,) = seen
     assert config.weighting == "static"
-    assert config.weighting_options.static.weights.to_dict() == {"semantic": 1.0, "depth": 10.0, "normal": 1.0}
+    assert config.weighting_options.static.weights.to_dict() == {"semantic": 1.0, "depth": 10.0, "normal": 20.0}
     assert config.tasks == ("semantic", "depth")
     assert config.data.options.image_size == (64, 192)
     assert config.data.options.seed == 3

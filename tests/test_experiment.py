@@ -287,7 +287,7 @@ def test_a_learning_rate_that_is_far_too_large(tmp_path):
 
 # The configuration files.
 
-SIZES = {"streets": (128, 256), "nyuv2": (288, 384), "cityscapes": (128, 256)}
+SIZES = {"streets": (64, 128), "nyuv2": (288, 384), "cityscapes": (128, 256)}
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
