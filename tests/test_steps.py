@@ -167,5 +167,7 @@ def test_bfloat16_computes_in_bfloat16_and_predicts_in_float32():
     )
     for name in tiny.NAMES:
         assert rough[name].dtype == jnp.float32
-        # 8 bits of mantissa through some ten layers; equal numbers would mean that nothing ran in bfloat16.
-        assert 1e-5 < difference(rough[name], exact[name]) < 0.05, name
+        # 8 bits of mantissa through some ten layers; equal numbers would mean that nothing ran in bfloat16. The
+        # median, because where two pixels of a pooling window are nearly equal, rounding moves one of them.
+        size = np.abs(exact[name]).max()
+        assert 1e-6 < np.median(np.abs(rough[name] - exact[name])) / size < 0.05, name
