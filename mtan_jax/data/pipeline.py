@@ -23,6 +23,9 @@ Batch = dict[str, Any]
 _READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
 _READ_IN_WORKER = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
 
+# Elements of a stream without end; grain's own length of one, sys.maxsize, overflows where a batch holds one element.
+_ENDLESS = 2**53
+
 # Iterators that are open; at the end of the program grain could not close them in an orderly way any more.
 _OPEN: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
@@ -72,7 +75,7 @@ def train_batches(
     data = grain.MapDataset.source(Examples(source, targets)).seed(seed).shuffle().repeat()
     if augment is not None:
         data = data.random_map(augment)
-    data = data.slice(slice(start_step * global_batch_size + process_index, None, process_count))
+    data = data.slice(slice(start_step * global_batch_size + process_index, _ENDLESS, process_count))
     data = data.batch(local_batch_size, batch_fn=stack)
     if workers == 0:
         return _iterate(data.to_iter_dataset(_READ))

@@ -88,6 +88,13 @@ def test_epochs_run_on_and_are_shuffled_anew(builder):
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_one_example(builder, workers):
+    singles = train(builder, 4, global_batch_size=1, workers=workers)
+    together = train(builder, 1)[0]
+    np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in singles]), together["image"])
+
+
 def test_the_seed_decides(builder):
     first, again, other = (train(builder, 2, seed=seed) for seed in (7, 7, 8))
     for ours, theirs in zip(first, again, strict=True):

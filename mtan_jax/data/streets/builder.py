@@ -46,7 +46,7 @@ class Streets(DenseBuilder):
         ValueError: a size or a number of examples is not positive, or the seed is negative.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     normal_dtype = np.float16
 
     def __init__(

@@ -19,6 +19,8 @@ class Light:
         sun: its colour, 0 under a closed cloud cover.
         ambient: light from the whole sky.
         bounce: light from the ground.
+        canyon: how much less light from sky and ground reaches surfaces that face across the street (along x) than
+            those that face along it: houses stand before the ones, the open street before the others. 0 to 1.
         zenith: colour of the sky overhead.
         horizon: colour of the sky at the horizon and of the haze.
         clouds: 0 (none) to 1.
@@ -30,6 +32,7 @@ class Light:
     sun: Colour
     ambient: Colour
     bounce: Colour
+    canyon: float
     zenith: Colour
     horizon: Colour
     clouds: float
@@ -53,8 +56,9 @@ class Light:
         """
         facing = np.asarray(np.maximum(self.to_sun.astype(np.float32) @ normal, 0) * sunlit, np.float32)
         share = np.asarray((0.5 + 0.5 * normal[1]) * open_sky, np.float32)
+        across = np.float32(1) - np.float32(self.canyon) * np.square(normal[0], dtype=np.float32)
         sun, ambient, bounce = (c.astype(np.float32)[:, None] for c in (self.sun, self.ambient, self.bounce))
-        return reflectance * (sun * facing + (ambient - bounce) * share + bounce)
+        return reflectance * (sun * facing + ((ambient - bounce) * share + bounce) * across)
 
     def sky_colour(self, direction: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, "3 n"]:
         """The sky in the directions given (any length)."""
@@ -99,6 +103,7 @@ def random_light(rng: np.random.Generator) -> Light:
         strength * warm,
         ambient,
         ambient * rng.uniform(0.35, 0.6) + 0.12 * strength * warm,
+        rng.uniform(0.4, 0.65),
         zenith,
         horizon,
         0.0 if overcast else rng.uniform(0, 1),
