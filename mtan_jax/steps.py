@@ -166,8 +166,9 @@ def make_predict_step(
 
     def predict_step(variables: Any, image: Float[Array, "b h w 3"]) -> tuple[dict[str, Array], dict[str, Array]]:
         predictions, shown = model.apply(variables, image, train=False, mutable=["masks"])
-        attention = shown.get("masks", {}).get("attention", {})
-        masks = {stage: collection["mask"] for stage, collection in attention.items()}
+        shown = shown.get("masks", {})
+        modules = [part["attention"] for part in (shown, *shown.values()) if "attention" in part]  # one, or one a task
+        masks = {stage: jnp.concatenate([module[stage]["mask"] for module in modules]) for stage in modules[0]} if modules else {}
         return predictions, masks
 
     return predict_step

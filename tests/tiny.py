@@ -6,7 +6,8 @@ import numpy as np
 import optax
 
 from mtan_jax import steps, tasks
-from mtan_jax.models.backbones.segnet import SegNet
+from mtan_jax.models import Numerics
+from mtan_jax.models.backbones.segnet import segnet
 from mtan_jax.models.mtan import MTAN
 from mtan_jax.weighting import build_weighting
 
@@ -15,8 +16,7 @@ NAMES = tuple(task.name for task in TASKS)
 
 
 def make_model(axis_name=None, widths=(4, 6), dtype=jnp.float32, param_dtype=jnp.float32, task_list=TASKS):
-    numerics = {"axis_name": axis_name, "dtype": dtype, "param_dtype": param_dtype}
-    return MTAN(backbone=SegNet(widths, **numerics), tasks=task_list, **numerics)
+    return MTAN(segnet(1.0, Numerics(axis_name, dtype, param_dtype), widths=widths), task_list)
 
 
 def make_tx(weighting="equal", optimizer=None, **options):

@@ -1,10 +1,12 @@
 """A whole run in seconds: `python -m mtan_jax.main --config=tests/tiny_config.py --workdir=...`."""
 
+import functools
+
 from mtan_jax.config import Argument, default_config
 from mtan_jax.models import BACKBONES
-from mtan_jax.models.backbones.segnet import SegNet
+from mtan_jax.models.backbones.segnet import segnet
 
-BACKBONES["tiny"] = (SegNet, (4, 6))
+BACKBONES["tiny"] = functools.partial(segnet, widths=(4, 6))
 
 
 def get_config(arg=None):

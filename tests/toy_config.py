@@ -1,29 +1,23 @@
 """A whole run that compiles in seconds: toy data and a network of one BatchNorm and one layer a task."""
 
-from typing import Any
-
-import jax.numpy as jnp
 from flax import linen as nn
 from toy_data import ToyBuilder
 
 from mtan_jax.config import Argument, default_config
 from mtan_jax.data import DATASETS
-from mtan_jax.models import ARCHITECTURES
+from mtan_jax.models import ARCHITECTURES, Backbone
 
 
 class Plain(nn.Module):
     """Each pixel's prediction is a linear function of its colour."""
 
-    backbone: nn.Module
+    backbone: Backbone
     tasks: tuple
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image, *, train):
-        numerics = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name, **numerics)(image)
+        numerics = {"dtype": self.backbone.numerics.dtype, "param_dtype": self.backbone.numerics.param_dtype}
+        x = nn.BatchNorm(not train, axis_name=self.backbone.numerics.axis_name, **numerics)(image)
         outputs = {task.name: nn.Dense(task.channels, name=task.name, **numerics)(x) for task in self.tasks}
         return {task.name: task.activation(outputs[task.name]) for task in self.tasks}
 

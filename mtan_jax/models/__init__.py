@@ -1,5 +1,6 @@
 """Networks: `build_model` makes any pair of architecture and backbone from `config.model`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +8,47 @@ import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
 
-from mtan_jax.models.backbones import segnet
+from mtan_jax.models.backbones.resnet import resnet
+from mtan_jax.models.backbones.segnet import WIDE, segnet
+from mtan_jax.models.backbones.vgg import vgg16
+from mtan_jax.models.cross_stitch import CrossStitch
+from mtan_jax.models.dense import Dense
+from mtan_jax.models.layers import Numerics
 from mtan_jax.models.mtan import MTAN
+from mtan_jax.models.split import Separate, Split
+from mtan_jax.models.stage import Backbone, Flow, Stage
 from mtan_jax.tasks import Task
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mtan": MTAN}
-BACKBONES: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {"segnet": (segnet.SegNet, segnet.WIDTHS)}
+__all__ = ["ARCHITECTURES", "BACKBONES", "Backbone", "Flow", "Numerics", "Stage", "build_model", "pairs"]
+
+# name -> what makes the backbone: (width, numerics) -> Backbone
+BACKBONES: dict[str, Callable[[float, Numerics], Backbone]] = {
+    "segnet": segnet,
+    "resnet50": functools.partial(resnet, "resnet50"),
+    "resnet101": functools.partial(resnet, "resnet101"),
+    "vgg16": vgg16,
+}
+
+
+# name -> what makes the network: (backbone, tasks) -> module
+ARCHITECTURES: dict[str, Callable[[Backbone, tuple[Task, ...]], nn.Module]] = {
+    "mtan": MTAN,
+    "single": functools.partial(Separate, Split),
+    "stan": functools.partial(Separate, MTAN),
+    "split": Split,
+    "split_wide": Split,
+    "split_deep": Split,
+    "dense": Dense,
+    "cross_stitch": CrossStitch,
+}
+
+# Architectures that ask more of a backbone, and how those that have it are made.
+VARIANTS: dict[str, dict[str, Callable[..., Backbone]]] = {
+    "split_wide": {"segnet": functools.partial(segnet, widths=WIDE)},
+    "split_deep": {"segnet": functools.partial(segnet, depth=2)},
+    "dense": {"segnet": segnet},
+}
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -22,26 +58,37 @@ def build_model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...], axis
     Args:
         config: `config.model`: `arch`, `backbone`, `width` (multiplies every channel count but the heads' outputs),
             `dtype` (of the computation), `param_dtype`, `sync_batch_norm`.
-        tasks: one head and one attention module each.
+        tasks: one head each, and what else the architecture has for each.
         axis_name: the axis of devices, for BatchNorm that is synchronised over them.
 
     Returns:
         A module with `apply(variables, image [b,h,w,3], train=...) -> {task name: prediction [b,h,w,channels]}`.
 
     Raises:
-        ValueError: for an unknown name, or a width that leaves nothing.
+        ValueError: for an unknown name, a pair that does not exist (the message lists those that do), or a width that
+            leaves nothing.
     """
     architecture = ARCHITECTURES[_known("arch", config.arch, ARCHITECTURES)]
-    backbone, widths = BACKBONES[_known("backbone", config.backbone, BACKBONES)]
-    numerics: dict[str, Any] = {
-        "axis_name": axis_name if config.sync_batch_norm else None,
-        "dtype": jnp.dtype(_known("dtype", config.dtype, DTYPES)),
-        "param_dtype": jnp.dtype(_known("param_dtype", config.param_dtype, DTYPES)),
-    }
+    _known("backbone", config.backbone, BACKBONES)
+    backbones = VARIANTS.get(config.arch, BACKBONES)
+    if config.backbone not in backbones:
+        raise ValueError(
+            f"config.model.arch = {config.arch!r} does not exist on config.model.backbone = {config.backbone!r}; "
+            f"pairs that do: {', '.join(f'{arch} on {backbone}' for arch, backbone in pairs())}"
+        )
     if not config.width > 0:
         raise ValueError(f"config.model.width = {config.width}: it multiplies channel counts, so it must be above 0")
-    scaled = tuple(max(round(width * config.width), 1) for width in widths)
-    return architecture(backbone=backbone(scaled, **numerics), tasks=tuple(tasks), **numerics)
+    numerics = Numerics(
+        axis_name if config.sync_batch_norm else None,
+        jnp.dtype(_known("dtype", config.dtype, DTYPES)),
+        jnp.dtype(_known("param_dtype", config.param_dtype, DTYPES)),
+    )
+    return architecture(backbones[config.backbone](config.width, numerics), tuple(tasks))
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every architecture with every backbone on which it exists."""
+    return [(arch, backbone) for arch in ARCHITECTURES for backbone in VARIANTS.get(arch, BACKBONES)]
 
 
 def _known(field: str, name: str, known: Any) -> str:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import batch_moments, normalise, update_running, xavier_normal
+from mtan_jax.models.layers import Numerics, batch_moments, max_pool, normalise, update_running, upsample, xavier_normal
+from mtan_jax.models.stage import Stage
 
 
 class Pointwise(NamedTuple):
@@ -80,19 +81,20 @@ class AttentionMasks(nn.Module):
     """
 
     tasks: tuple[str, ...]
+    hidden: int
     features: int
-    axis_name: str | None = None
-    param_dtype: Any = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(
         self, look: Float[Array, "b h w c"], attended: Float[Array, "t b h w e"] | None, *, train: bool
     ) -> Float[Array, "t b h w d"]:
         channels = look.shape[-1] + (0 if attended is None else attended.shape[-1])
-        layers = [_MaskVariables(channels, self.features, self.param_dtype, name=task) for task in self.tasks]
+        sizes = (channels, self.hidden, self.features)
+        layers = [_MaskVariables(sizes, self.numerics.param_dtype, name=task) for task in self.tasks]
         per_task = [layer() for layer in layers]
         (hidden, output), running = jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_task)
-        axis_name = None if self.is_initializing() else self.axis_name
+        axis_name = None if self.is_initializing() else self.numerics.axis_name
         mask, moments = attention_mask(look, attended, hidden, output, None if train else running, axis_name)
         if train and not self.is_initializing():
             for i, layer in enumerate(layers):
@@ -101,33 +103,61 @@ class AttentionMasks(nn.Module):
         return mask
 
 
+class TaskAttention(nn.Module):
+    """Every task's way through the stages of a backbone (Liu et al. 2019, figure 2).
+
+    At stage j, task t gates the shared features p_j by its mask: a_t = m_t * p_j (`attention_mask`). Between stages
+    a_t passes what all tasks share there and follows the backbone's change of resolution (`Stage.shared`,
+    `Stage.resample`). BatchNorms in what they share see each task's features in turn, as in the authors' code.
+    """
+
+    tasks: tuple[str, ...]
+    numerics: Numerics = Numerics()
+
+    @nn.compact
+    def __call__(self, stages: dict[str, Stage], *, train: bool) -> Float[Array, "t b h w c"]:
+        attended: Any = None
+        for name, stage in stages.items():
+            shared = stage.shared(name=f"{name}_shared") if stage.shared else None
+            if stage.resample == "up" and attended is not None:
+                attended = upsample(attended)
+                attended = shared(attended, train=train) if shared else attended
+            masks = AttentionMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
+            attended = masks(stage.look, attended, train=train) * stage.gate[None]
+            if stage.resample != "up" and shared:
+                attended = shared(attended, train=train)
+            if stage.resample == "down":
+                attended, _ = max_pool(attended)
+        return attended
+
+
 class _MaskVariables(nn.Module):
     """One task's variables at one stage."""
 
-    in_features: int
-    features: int
+    sizes: tuple[int, int, int]
     param_dtype: Any
 
     def setup(self) -> None:
-        sizes = {"hidden": self.in_features, "output": self.features}
-        self.layers = tuple(self._pointwise(name, size) for name, size in sizes.items())
+        in_features, hidden, features = self.sizes
+        shapes = {"hidden": (in_features, hidden), "output": (hidden, features)}
+        self.layers = tuple(self._pointwise(name, *shape) for name, shape in shapes.items())
         self.running = tuple(
             (
-                self.variable("batch_stats", f"{name}_mean", jnp.zeros, (self.features,), self.param_dtype),
-                self.variable("batch_stats", f"{name}_var", jnp.ones, (self.features,), self.param_dtype),
+                self.variable("batch_stats", f"{name}_mean", jnp.zeros, (size,), self.param_dtype),
+                self.variable("batch_stats", f"{name}_var", jnp.ones, (size,), self.param_dtype),
             )
-            for name in sizes
+            for name, (_, size) in shapes.items()
         )
 
-    def _pointwise(self, name: str, in_features: int) -> Pointwise:
+    def _pointwise(self, name: str, in_features: int, features: int) -> Pointwise:
         def param(leaf: str, init: Any, *shape: int) -> Array:
             return self.param(f"{name}_{leaf}", init, shape, self.param_dtype)
 
         return Pointwise(
-            kernel=param("kernel", xavier_normal, in_features, self.features),
-            conv_bias=param("conv_bias", nn.initializers.zeros, self.features),
-            scale=param("scale", nn.initializers.ones, self.features),
-            bias=param("bias", nn.initializers.zeros, self.features),
+            kernel=param("kernel", xavier_normal, in_features, features),
+            conv_bias=param("conv_bias", nn.initializers.zeros, features),
+            scale=param("scale", nn.initializers.ones, features),
+            bias=param("bias", nn.initializers.zeros, features),
         )
 
     def __call__(self) -> tuple[tuple[Pointwise, ...], tuple[Moments, ...]]:

@@ -3,11 +3,13 @@
 Arrays are channels-last. Where a layer takes `"... b h w c"`, a leading axis `t` may hold one feature map a task.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int8
@@ -18,6 +20,21 @@ BATCH_NORM_EPSILON = 1e-5
 
 # torch.nn.init.xavier_normal_; Flax' own of that name draws from a truncated normal.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """How every layer of a network computes.
+
+    Attributes:
+        axis_name: devices over which BatchNorm takes its moments; None: each device on its own.
+        dtype: type of the computation; moments, and predictions, are float32 at least.
+        param_dtype: type of parameters and statistics.
+    """
+
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
 
 @jax.custom_vjp
@@ -79,6 +96,21 @@ def _double(x: Array, axis: int) -> Array:
     return doubled.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
 
 
+def resize(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """Resizes to `size` (height, width) bilinearly with align_corners=True: the corner pixels keep their values."""
+    for axis, length in zip((1, 2), size, strict=True):
+        if x.shape[axis] != length:
+            weights = jnp.asarray(_bilinear_matrix(x.shape[axis], length), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(x, weights, (axis, 1)), -1, axis)
+    return x
+
+
+def _bilinear_matrix(old: int, new: int) -> np.ndarray:
+    """`new` x `old` weights; each row has at most two that are not 0."""
+    place = np.linspace(0, old - 1, new)[:, None]
+    return np.clip(1 - np.abs(place - np.arange(old)), 0, None)
+
+
 def batch_moments(
     x: Float[Array, "*t b h w c"], axis_name: str | None
 ) -> tuple[Float[Array, "*t c"], Float[Array, "*t c"]]:
@@ -119,27 +151,22 @@ class BatchNorm(nn.Module):
     With a leading task axis, each task's features are normalised by their own moments, and the running averages are
     updated once a task, as if the tasks had passed one after the other. The running variance is the biased one, as in
     Flax (PyTorch's is larger by n/(n-1), n being the pixels of the batch).
-
-    Attributes:
-        axis_name: devices over which the moments are taken in training; None: each device on its own.
-        param_dtype: type of parameters and statistics.
     """
 
-    axis_name: str | None = None
-    param_dtype: Any = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b h w c"]:
-        features = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, features, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, features, self.param_dtype)
-        variance = self.variable("batch_stats", "var", jnp.ones, features, self.param_dtype)
+        features, dtype = (x.shape[-1],), self.numerics.param_dtype
+        scale = self.param("scale", nn.initializers.ones, features, dtype)
+        bias = self.param("bias", nn.initializers.zeros, features, dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features, dtype)
+        variance = self.variable("batch_stats", "var", jnp.ones, features, dtype)
         leading = (1,) * (x.ndim - 4)
         if not train:
             moments = (mean.value.reshape(*leading, -1), variance.value.reshape(*leading, -1))
         else:
-            moments = batch_moments(x, None if self.is_initializing() else self.axis_name)
+            moments = batch_moments(x, None if self.is_initializing() else self.numerics.axis_name)
             if not self.is_initializing():
                 mean.value = update_running(mean.value, moments[0].reshape(-1, *features))
                 variance.value = update_running(variance.value, moments[1].reshape(-1, *features))
@@ -147,37 +174,78 @@ class BatchNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution with bias, padded to keep height and width; one for all tasks where there is a task axis."""
+    """Convolution, one for all tasks where there is a task axis.
+
+    Padded by `dilation * (kernel_size // 2)` zeros on every side, which keeps height and width at stride 1.
+    """
 
     features: int
     kernel_size: int = 3
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = True
+    init: nn.initializers.Initializer = xavier_normal
+    numerics: Numerics = Numerics()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*t b h w c"]) -> Float[Array, "*t b h w d"]:
+    def __call__(self, x: Float[Array, "*t b h w c"]) -> Float[Array, "*t b H W d"]:
+        padding = self.dilation * (self.kernel_size // 2)
         conv = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
-            kernel_init=xavier_normal,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            strides=self.stride,
+            padding=((padding, padding), (padding, padding)),
+            kernel_dilation=self.dilation,
+            use_bias=self.use_bias,
+            kernel_init=self.init,
+            dtype=self.numerics.dtype,
+            param_dtype=self.numerics.param_dtype,
             name="conv",
         )
         flat = conv(x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:]))
-        return flat.reshape(*x.shape[:-1], self.features)
+        return flat.reshape(*x.shape[:-3], *flat.shape[1:])
 
 
 class ConvNorm(nn.Module):
-    """conv3x3 - BatchNorm - ReLU."""
+    """Convolution, BatchNorm and, unless `relu` is False, ReLU."""
 
     features: int
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    kernel_size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = True
+    relu: bool = True
+    init: nn.initializers.Initializer = xavier_normal
+    numerics: Numerics = Numerics()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b h w d"]:
-        x = Conv(self.features, dtype=self.dtype, param_dtype=self.param_dtype, name="conv")(x)
-        x = BatchNorm(axis_name=self.axis_name, param_dtype=self.param_dtype, name="norm")(x, train=train)
-        return nn.relu(x)
+    def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:
+        x = Conv(
+            *(self.features, self.kernel_size, self.stride, self.dilation, self.use_bias, self.init),
+            numerics=self.numerics,
+            name="conv",
+        )(x)
+        x = BatchNorm(self.numerics, name="norm")(x, train=train)
+        return nn.relu(x) if self.relu else x
+
+
+class Dropout(nn.Module):
+    """Sets a share `rate` of the elements to 0 in training and divides the others by what is left.
+
+    What an example loses depends on its place in the whole batch, not on the number of devices: the answer of 4 is
+    that of 1. Needs `rngs={"dropout": key}`, the same key on every device.
+    """
+
+    rate: float
+    numerics: Numerics = Numerics()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        if not train or self.rate == 0 or self.is_initializing():
+            return x
+        rows = jnp.arange(x.shape[0])
+        if self.numerics.axis_name is not None:
+            rows = rows + x.shape[0] * lax.axis_index(self.numerics.axis_name)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))

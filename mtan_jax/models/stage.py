@@ -1,26 +1,101 @@
 """What a backbone shows of itself to the modules that stand on it."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
+from flax import linen as nn
 from jaxtyping import Array, Float
+
+from mtan_jax.models.layers import Numerics
+
+
+class Flow(NamedTuple):
+    """What one block of a backbone hands to the next.
+
+    Attributes:
+        x: features, at first the image.
+        memory: what later blocks need besides, the last one first, such as the positions of max-poolings.
+    """
+
+    x: Float[Array, "b h w c"]
+    memory: tuple[Array, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a backbone.
+    """What a block of a backbone offers to attention.
 
     Attributes:
-        name: unique in the backbone, such as "encoder_0"; parameters and masks are named after it.
         look: the features that a mask looks at.
         gate: the features that a mask gates; of look's height and width.
-        features: channels of the convolution, shared by all tasks, that attended features pass on their way: after the
-            mask in a "down" stage, before it in an "up" stage.
-        resample: "down": attended features are max-pooled by 2 after the stage; "up": they are doubled before it.
+        hidden: channels between the two layers of a mask.
+        shared: makes the module, one for all tasks, that attended features pass on their way: after the mask, or before
+            it where `resample` is "up". `shared(name=...)` gives a module `(x [t,b,h,w,c], train=...)`. None: they pass
+            none.
+        resample: "down": attended features are max-pooled by 2 after the stage; "up": they are doubled before it; None:
+            they keep their size.
     """
 
-    name: str
     look: Float[Array, "b h w c"]
     gate: Float[Array, "b h w d"]
-    features: int
-    resample: Literal["down", "up"]
+    hidden: int
+    shared: Callable[..., nn.Module] | None = None
+    resample: Literal["down", "up"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A feed-forward network as an ordered list of named blocks, and the head that suits it.
+
+    Attributes:
+        blocks: name -> what makes the block: `make()` gives a module `(flow, train=...) -> (Stage, Flow)`. The last
+            block's `gate` holds the features of the network as a whole.
+        head: `head(channels=..., image_size=..., name=...)` gives a module `(x, train=...)` whose output is a task's
+            prediction before its activation.
+        multiple: the image's sides must be multiples of this.
+        numerics: of all its layers.
+    """
+
+    blocks: dict[str, Callable[..., nn.Module]]
+    head: Callable[..., nn.Module]
+    multiple: int
+    numerics: Numerics = Numerics()
+
+
+class Trunk(nn.Module):
+    """The blocks of a backbone with their variables."""
+
+    backbone: Backbone
+
+    def setup(self) -> None:
+        for name, make in self.backbone.blocks.items():
+            setattr(self, name, make())
+
+    def block(self, name: str, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
+        """Runs one block."""
+        stage, flow = getattr(self, name)(flow, train=train)
+        return stage, flow
+
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Stage]:
+        """Runs all blocks in order."""
+        flow, stages = start(self.backbone, image), {}
+        for name in self.backbone.blocks:
+            stages[name], flow = self.block(name, flow, train=train)
+        return stages
+
+
+def start(backbone: Backbone, image: Float[Array, "b h w 3"]) -> Flow:
+    """The flow into the first block.
+
+    Raises:
+        ValueError: where the image's sides do not suit the backbone; it names the nearest that do.
+    """
+    sides, multiple = image.shape[1:3], backbone.multiple
+    if any(side % multiple for side in sides):
+        fitting = tuple(max(round(side / multiple), 1) * multiple for side in sides)
+        raise ValueError(
+            f"image size {tuple(sides)}: the network needs sides that are multiples of {multiple}; {fitting} would do "
+            "(config.data.options.image_size)"
+        )
+    return Flow(image.astype(backbone.numerics.dtype))

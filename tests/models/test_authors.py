@@ -34,9 +34,9 @@ def torch_names(path):
     if path[0].startswith("head_"):
         number = tiny.NAMES.index(path[0].removeprefix("head_")) + 1
         return f"pred_task{number}.{path[1][-1]}.{leaf[path[-1]]}"
-    part = {"conv": 0, "norm": 1}.get(path[2])
+    part = {"conv": 0, "norm": 1}.get(path[3] if path[0] == "backbone" else path[2])
     if path[0] == "backbone":
-        side, level, position = path[1].split("_")
+        side, level, position = *path[1].split("_"), path[2].removeprefix("layer_")
         if position == "0":
             return f"{side}_block.{level}.{part}.{leaf[path[-1]]}"
         inner = "" if int(level) < 2 else f"{int(position) - 1}."

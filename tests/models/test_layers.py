@@ -113,7 +113,7 @@ def test_batch_norm_is_the_same_on_one_and_four_devices():
         return norm.apply(variables, x, train=True, mutable=["batch_stats"])
 
     whole, whole_stats = apply(layers.BatchNorm(), x.reshape(8, 4, 4, 3))
-    synchronised = jax.pmap(lambda x: apply(layers.BatchNorm(axis_name="d"), x), axis_name="d")
+    synchronised = jax.pmap(lambda x: apply(layers.BatchNorm(layers.Numerics("d")), x), axis_name="d")
     parts, part_stats = synchronised(x)
     np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
     for d in range(4):

@@ -1,70 +1,119 @@
 """SegNet (Badrinarayanan, Kendall, Cipolla, 2017) as the authors of MTAN run it."""
 
 import functools
-from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import ConvNorm, max_pool, max_unpool
-from mtan_jax.models.stage import Stage
+from mtan_jax.models.heads import Head
+from mtan_jax.models.layers import ConvNorm, Numerics, max_pool, max_unpool
+from mtan_jax.models.stage import Backbone, Flow, Stage
 
 WIDTHS = (64, 128, 256, 512, 512)
+WIDE = (64, 128, 256, 512, 1024)
 
 
-class SegNet(nn.Module):
+def segnet(
+    width: float = 1.0,
+    numerics: Numerics = Numerics(),
+    *,
+    widths: tuple[int, ...] = WIDTHS,
+    depth: int = 1,
+) -> Backbone:
     """VGG-16 without its last layers, and the mirror image of it, joined by the positions of the max-pooling.
 
-    Encoder block i maps to `widths[i]` channels by one convolution, refines by one (the two finest blocks) or two more,
-    and is max-pooled. Decoder block i is unpooled with the positions of encoder block i, maps to `widths[max(i-1, 0)]`
-    channels and is refined likewise. Stages: encoder_0 (finest) .. encoder_4, decoder_4 .. decoder_0. A mask looks at
-    the first convolution of an encoder block, or at the unpooled features of a decoder block, and gates the block's
-    last convolution.
+    Encoder block i maps to `widths[i]` channels by one layer, refines by one (the two finest blocks) or two more, and is
+    max-pooled. Decoder block i is unpooled with the positions of encoder block i, maps to `widths[max(i-1, 0)]`
+    channels and is refined likewise. A layer is conv3x3-BN-ReLU. A mask looks at the first layer of an encoder block,
+    or at the unpooled features of a decoder block, and gates the block's last layer.
 
-    Raises:
-        ValueError: where the image cannot be halved once a block.
+    Args:
+        width: multiplies the channels.
+        numerics: of all layers.
+        widths: channels of the encoder's blocks, from the finest.
+        depth: convolutions a layer; 2 in the authors' "split, deep".
+
+    Returns:
+        Blocks encoder_0 (the finest) .. encoder_4, decoder_4 .. decoder_0.
+    """
+    scaled = [max(round(w * width), 1) for w in widths]
+    levels = range(len(scaled))
+    encoder = {
+        f"encoder_{i}": functools.partial(
+            Encoder, scaled[i], scaled[min(i + 1, levels[-1])], layers(i), depth, numerics=numerics
+        )
+        for i in levels
+    }
+    decoder = {
+        f"decoder_{i}": functools.partial(
+            Decoder, scaled[max(i - 1, 0)], layers(i), depth, last=None if i else scaled[0], numerics=numerics
+        )
+        for i in reversed(levels)
+    }
+    return Backbone({**encoder, **decoder}, functools.partial(Head, numerics=numerics), 2 ** len(scaled), numerics)
+
+
+def layers(level: int) -> int:
+    """Layers of an encoder or decoder block."""
+    return 2 if level < 2 else 3
+
+
+class Encoder(nn.Module):
+    """Layers at one resolution, then max-pooling, whose positions it leaves in the flow's memory.
+
+    Attributes:
+        features: channels.
+        shared_features: channels of attended features on their way to the next block; None in a network's last block,
+            which has no pooling either.
+        layers: number of layers.
+        depth: convolutions a layer.
+        numerics: of all layers.
     """
 
-    widths: tuple[int, ...] = WIDTHS
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    features: int
+    shared_features: int | None
+    layers: int
+    depth: int = 1
+    numerics: Numerics = Numerics()
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> list[Stage]:
-        blocks = len(self.widths)
-        check_image_size(image.shape[1:3], 2**blocks)
-        block = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype)
-        stages, positions = [], []
-        x = image.astype(self.dtype)
-        for i, width in enumerate(self.widths):
-            look = x = block(width, name=f"encoder_{i}_0")(x, train=train)
-            for j in range(refinements(i)):
-                x = block(width, name=f"encoder_{i}_{j + 1}")(x, train=train)
-            features = self.widths[min(i + 1, blocks - 1)]
-            stages.append(Stage(f"encoder_{i}", look, x, features, "down"))
-            x, position = max_pool(x)
-            positions.append(position)
-        for i in reversed(range(blocks)):
-            width = self.widths[max(i - 1, 0)]
-            look = x = max_unpool(x, positions[i])
-            for j in range(refinements(i) + 1):
-                x = block(width, name=f"decoder_{i}_{j}")(x, train=train)
-            stages.append(Stage(f"decoder_{i}", look, x, width, "up"))
-        return stages
+    def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
+        x = flow.x
+        for i in range(self.layers * self.depth):
+            x = ConvNorm(self.features, numerics=self.numerics, name=f"layer_{i}")(x, train=train)
+            if i == self.depth - 1:
+                look = x
+        if self.shared_features is None:
+            return Stage(look, x, self.features), Flow(x)
+        shared = functools.partial(ConvNorm, self.shared_features, numerics=self.numerics)
+        stage = Stage(look, x, self.features, shared, "down")
+        pooled, position = max_pool(x)
+        return stage, Flow(pooled, (position, *flow.memory))
 
 
-def refinements(i: int) -> int:
-    """Convolutions of block i after its first."""
-    return 1 if i < 2 else 2
+class Decoder(nn.Module):
+    """Max-unpooling by the positions that the flow's memory holds, then layers.
 
+    Attributes:
+        features: channels.
+        layers: number of layers.
+        depth: convolutions a layer.
+        last: in the finest block, channels of the last convolution; those before it keep the channels of the input.
+        numerics: of all layers.
+    """
 
-def check_image_size(image_size: tuple[int, ...], multiple: int) -> None:
-    """Raises a ValueError that names the nearest sizes that do, unless height and width are multiples of `multiple`."""
-    if any(side % multiple for side in image_size):
-        fitting = tuple(max(round(side / multiple), 1) * multiple for side in image_size)
-        raise ValueError(
-            f"image size {tuple(image_size)}: the network halves both sides {multiple.bit_length() - 1} times, so "
-            f"they must be multiples of {multiple}; {fitting} would do (config.data.options.image_size)"
-        )
+    features: int
+    layers: int
+    depth: int = 1
+    last: int | None = None
+    numerics: Numerics = Numerics()
+
+    @nn.compact
+    def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
+        position, *memory = flow.memory
+        look = x = max_unpool(flow.x, position)
+        inner = x.shape[-1] if self.last else self.features
+        features = [inner] * (self.layers * self.depth - 1) + [self.last or self.features]
+        for i, channels in enumerate(features):
+            x = ConvNorm(channels, numerics=self.numerics, name=f"layer_{i}")(x, train=train)
+        shared = functools.partial(ConvNorm, self.features, numerics=self.numerics)
+        return Stage(look, x, self.features, shared, "up"), Flow(x, tuple(memory))

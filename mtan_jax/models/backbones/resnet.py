@@ -1,0 +1,98 @@
+"""Dilated ResNet-50 and -101 (He et al. 2016; Yu et al. 2017) with the head of DeepLabv3, as the authors of MTAN run it."""
+
+import functools
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mtan_jax.models.heads import DeepLabHead
+from mtan_jax.models.layers import ConvNorm, Numerics
+from mtan_jax.models.stage import Backbone, Flow, Stage
+
+LAYERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+_EXPANSION = 4  # of a bottleneck block's channels
+_DILATIONS = ((1, 1), (1, 1), (1, 2), (2, 4))  # of each layer's first block and of its others
+_STRIDES = (1, 2, 1, 1)  # an output at an eighth of the image's size
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's choice
+
+
+def resnet(name: str, width: float = 1.0, numerics: Numerics = Numerics()) -> Backbone:
+    """A ResNet whose last two layers keep the resolution of the second by dilation.
+
+    A mask looks at a layer without its last bottleneck block and gates the layer. Attended features pass bottleneck
+    blocks that the tasks share; after the last layer they go to the heads as they are.
+
+    Args:
+        name: "resnet50" or "resnet101".
+        width: multiplies the channels.
+        numerics: of all layers.
+
+    Returns:
+        Blocks layer_1 .. layer_4; the stem (7x7 convolution and pooling) is in layer_1.
+    """
+    features = [max(round(64 * 2**i * width), 1) for i in range(4)]
+    blocks = {
+        f"layer_{i + 1}": functools.partial(
+            ResNetLayer,
+            features=features[i],
+            shared_features=features[i + 1] if i < 3 else None,
+            length=LAYERS[name][i],
+            stem=None if i else max(round(64 * width), 1),
+            stride=_STRIDES[i],
+            dilations=_DILATIONS[i],
+            numerics=numerics,
+        )
+        for i in range(4)
+    }
+    head = functools.partial(DeepLabHead, features=max(round(256 * width), 1), numerics=numerics)
+    return Backbone(blocks, head, 8, numerics)
+
+
+class ResNetLayer(nn.Module):
+    """Bottleneck blocks; before the first layer's, the stem of `stem` channels."""
+
+    features: int
+    shared_features: int | None
+    length: int
+    stem: int | None
+    stride: int
+    dilations: tuple[int, int]
+    numerics: Numerics = Numerics()
+
+    @nn.compact
+    def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
+        x = flow.x
+        if self.stem:
+            stem = ConvNorm(self.stem, 7, 2, use_bias=False, init=he_normal, numerics=self.numerics, name="stem")
+            x = nn.max_pool(stem(x, train=train), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        first, others = self.dilations
+        for i in range(self.length):
+            look = x
+            stride, dilation = (1, others) if i else (self.stride, first)
+            x = Bottleneck(self.features, stride, dilation, not i, self.numerics, name=f"block_{i}")(x, train=train)
+        shared = self.shared_features and functools.partial(
+            Bottleneck, self.shared_features, project=True, numerics=self.numerics
+        )
+        hidden, resample = x.shape[-1] // _EXPANSION, "down" if self.stem else None
+        return Stage(look, x, hidden, shared or None, resample), Flow(x)
+
+
+class Bottleneck(nn.Module):
+    """Convolutions 1x1, 3x3, 1x1 to 4 * `features` channels, added to the input or to its projection."""
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+    project: bool = False
+    numerics: Numerics = Numerics()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:
+        layer = functools.partial(ConvNorm, use_bias=False, init=he_normal, numerics=self.numerics)
+        y = layer(self.features, 1, name="layer_0")(x, train=train)
+        y = layer(self.features, 3, self.stride, self.dilation, name="layer_1")(y, train=train)
+        y = layer(_EXPANSION * self.features, 1, relu=False, name="layer_2")(y, train=train)
+        if self.project:
+            x = layer(_EXPANSION * self.features, 1, self.stride, relu=False, name="project")(x, train=train)
+        return nn.relu(x + y)

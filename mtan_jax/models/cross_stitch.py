@@ -1,0 +1,38 @@
+"""Cross-stitch networks (Misra, Shrivastava, Gupta, Hebert, CVPR 2016) as the authors of MTAN run them."""
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mtan_jax.models.network import predict
+from mtan_jax.models.stage import Backbone, Trunk, start
+from mtan_jax.tasks import Task
+
+
+class CrossStitch(nn.Module):
+    """One backbone and one head a task; between blocks, the tasks' features are mixed.
+
+    The authors of MTAN learn one weighted sum of the tasks' features after each block, which is the input of every
+    task's next block; Misra et al. learn a sum for each task. Weights start at 1. This follows the former.
+
+    Attributes:
+        backbone: of each task.
+        tasks: any number of tasks; predictions come under their names.
+    """
+
+    backbone: Backbone
+    tasks: tuple[Task, ...]
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
+        names = tuple(self.backbone.blocks)
+        trunks = [Trunk(self.backbone, name=f"backbone_{task.name}") for task in self.tasks]
+        shape = (len(names) - 1, len(self.tasks))
+        weights = self.param("stitch", nn.initializers.ones, shape, self.backbone.numerics.param_dtype)
+        flows = [start(self.backbone, image)] * len(self.tasks)
+        for i, name in enumerate(names):
+            if i:
+                mixed = sum(w.astype(f.x.dtype) * f.x for w, f in zip(weights[i - 1], flows, strict=True))
+                flows = [flow._replace(x=mixed) for flow in flows]
+            stages, flows = zip(*(t.block(name, f, train=train) for t, f in zip(trunks, flows, strict=True)))
+        features = {task.name: stage.gate for task, stage in zip(self.tasks, stages, strict=True)}
+        return predict(self.backbone, self.tasks, features, image.shape[1:3], train=train)

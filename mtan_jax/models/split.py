@@ -1,0 +1,49 @@
+"""One backbone, the last features of which all heads read; and one network a task, none of which knows the others."""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mtan_jax.models.network import predict
+from mtan_jax.models.stage import Backbone, Trunk
+from mtan_jax.tasks import Task
+
+
+class Split(nn.Module):
+    """A shared backbone and one head a task (hard parameter sharing).
+
+    Attributes:
+        backbone: what is shared.
+        tasks: any number of tasks; predictions come under their names.
+    """
+
+    backbone: Backbone
+    tasks: tuple[Task, ...]
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
+        *_, last = Trunk(self.backbone, name="backbone")(image, train=train).values()
+        features = {task.name: last.gate for task in self.tasks}
+        return predict(self.backbone, self.tasks, features, image.shape[1:3], train=train)
+
+
+class Separate(nn.Module):
+    """One network of a single task for each task, side by side: nothing is shared.
+
+    Attributes:
+        network: makes each: `network(backbone, (task,), name=...)`.
+        backbone: of each.
+        tasks: any number of tasks; predictions come under their names.
+    """
+
+    network: Callable[..., nn.Module]
+    backbone: Backbone
+    tasks: tuple[Task, ...]
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
+        predictions = {}
+        for task in self.tasks:
+            predictions |= self.network(self.backbone, (task,), name=task.name)(image, train=train)
+        return predictions
