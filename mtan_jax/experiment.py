@@ -175,7 +175,10 @@ class Experiment:
     def train_step(self) -> Callable[[TrainState, Batch], TrainState]:
         parallel.check_batch_size(self.config.batch_size, "config.batch_size", self.config.accumulate)
         step = steps.make_train_step(
-            self.model, self.tasks, self.tx, axis_name=parallel.AXIS, accumulate=self.config.accumulate
+            *(self.model, self.tasks, self.tx),
+            key=jax.random.key(self.config.seed),
+            axis_name=parallel.AXIS,
+            accumulate=self.config.accumulate,
         )
         return parallel.map_train_step(step)
 

@@ -43,6 +43,7 @@ def make_train_step(
     tasks: tuple[Task, ...],
     tx: optax.GradientTransformation,
     *,
+    key: jax.Array,
     axis_name: str | None = None,
     accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], TrainState]:
@@ -57,6 +58,7 @@ def make_train_step(
         model: `apply(variables, image, train=...) -> {task: prediction}`.
         tasks: in the order of all arrays over tasks.
         tx: a chain whose updates are `TaskGradients`.
+        key: of the random numbers of networks that have any (dropout); each step makes its own from it.
         axis_name: of the devices; None on one device outside pmap.
         accumulate: number of parts.
 
@@ -65,9 +67,11 @@ def make_train_step(
     """
     names = tuple(task.name for task in tasks)
 
-    def forward(params: Any, batch_stats: Any, batch: Batch) -> tuple[SumsAndCounts, Any]:
+    def forward(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[SumsAndCounts, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
-        predictions, updates = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+        predictions, updates = model.apply(
+            variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
         terms = [
             task.loss(predictions[task.name], batch["targets"][task.target], batch["labelled"][task.target])
             for task in tasks
@@ -75,23 +79,27 @@ def make_train_step(
         sums, counts = (jnp.stack(values) for values in zip(*terms, strict=True))
         return (sums, counts), updates["batch_stats"]
 
-    def forward_in_parts(params: Any, batch_stats: Any, batch: Batch) -> tuple[SumsAndCounts, Any]:
+    def forward_in_parts(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[SumsAndCounts, Any]:
         parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+        keys = jax.random.split(key, accumulate)
 
         @jax.checkpoint
-        def part(carry: tuple[SumsAndCounts, Any], batch: Batch) -> tuple[tuple[SumsAndCounts, Any], None]:
+        def part(
+            carry: tuple[SumsAndCounts, Any], part: tuple[Batch, jax.Array]
+        ) -> tuple[tuple[SumsAndCounts, Any], None]:
             totals, batch_stats = carry
-            terms, batch_stats = forward(params, batch_stats, batch)
+            terms, batch_stats = forward(params, batch_stats, *part)
             return (jax.tree.map(jnp.add, totals, terms), batch_stats), None
 
-        shapes = jax.eval_shape(forward, params, batch_stats, jax.tree.map(lambda x: x[0], parts))[0]
+        first = jax.tree.map(lambda x: x[0], (parts, keys))
+        shapes = jax.eval_shape(forward, params, batch_stats, *first)[0]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return lax.scan(part, (zeros, batch_stats), parts)[0]
+        return lax.scan(part, (zeros, batch_stats), (parts, keys))[0]
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         def task_losses(params: Any) -> tuple[Float[Array, "t"], tuple[SumsAndCounts, Any]]:
             run = forward if accumulate == 1 else forward_in_parts
-            terms, batch_stats = run(params, state.batch_stats, batch)
+            terms, batch_stats = run(params, state.batch_stats, batch, jax.random.fold_in(key, state.step))
             if axis_name is not None:
                 terms = lax.psum(terms, axis_name)
             sums, counts = terms
@@ -168,8 +176,8 @@ def make_predict_step(
         predictions, shown = model.apply(variables, image, train=False, mutable=["masks"])
         shown = shown.get("masks", {})
         modules = [part["attention"] for part in (shown, *shown.values()) if "attention" in part]  # one, or one a task
-        masks = {stage: jnp.concatenate([module[stage]["mask"] for module in modules]) for stage in modules[0]} if modules else {}
-        return predictions, masks
+        stages = modules[0] if modules else ()
+        return predictions, {name: jnp.concatenate([module[name]["mask"] for module in modules]) for name in stages}
 
     return predict_step
 

@@ -1,10 +1,14 @@
 """The network in numbers: parameters by part, and their ratio to one single-task network."""
 
+import collections
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mtan_jax.experiment import Experiment
+from mtan_jax.models import build_model
+from mtan_jax.models.parts import part_of
 
 
 def count(tree: Any) -> int:
@@ -12,19 +16,28 @@ def count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def count_parts(params: Any, tasks: tuple[str, ...]) -> dict[str, int]:
+    """Parameters by part of the network (`mtan_jax.models.parts`); parts that the network lacks are left out."""
+    counts: collections.Counter[str] = collections.Counter()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        counts[part_of(tuple(key.key for key in path), tasks)] += leaf.size
+    return dict(counts)
+
+
 def summary(experiment: Experiment) -> str:
-    """A table of the network's modules, as text.
+    """A table of the network's modules and parts, as text.
 
     The ratio is that of the paper's column "#P.": to a network of the same backbone and the head of the first task
     alone. Log-variances of the uncertainty weighting belong to the optimiser and are not counted.
     """
     params = experiment.abstract_variables()["params"]
     rows = []
-    for part, modules in params.items():
-        rows.append((part, count(modules)))
-        rows += [(f"  {name}", count(module)) for name, module in modules.items()]
+    for name, module in params.items():
+        rows.append((name, count(module)))
+        if isinstance(module, dict):
+            rows += [(f"  {inner}", count(part)) for inner, part in module.items()]
     total = count(params)
-    single = count(params["backbone"]) + count(params[f"head_{experiment.tasks[0].name}"])
+    single = _single_task(experiment)
     config = experiment.config.model
     height, width = experiment.data_info.image_size
     lines = [
@@ -33,8 +46,20 @@ def summary(experiment: Experiment) -> str:
         "",
         f"{'module':<28}{'parameters':>14}",
         *(f"{name:<28}{number:>14,}" for name, number in rows),
+        "",
+        f"{'part':<28}{'parameters':>14}",
+        *(f"{name:<28}{number:>14,}" for name, number in count_parts(params, experiment.task_names).items()),
         f"{'total':<28}{total:>14,}",
         f"{f'single task ({experiment.tasks[0].name})':<28}{single:>14,}",
         f"{'ratio':<28}{total / single:>14.4f}",
     ]
     return "\n".join(lines)
+
+
+def _single_task(experiment: Experiment) -> int:
+    """Parameters of one network of the first task alone, on the same backbone."""
+    config = experiment.config.model.copy_and_resolve_references()
+    config.arch = "single"
+    model = build_model(config, experiment.tasks[:1])
+    image = jnp.zeros((1, *experiment.data_info.image_size, 3))
+    return count(jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))["params"])

@@ -61,8 +61,11 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
     [
         ({"tasks": ("semantic", "sdf")}, r"Unknown task 'sdf'; known tasks: semantic, depth, normal"),
         ({"tasks": ("depth", "depth")}, r"Task 'depth' is given more than once"),
-        ({"model__arch": "mtn"}, r"config\.model\.arch = 'mtn' is not known; known: mtan"),
-        ({"model__backbone": "vgg"}, r"config\.model\.backbone = 'vgg' is not known; known: segnet"),
+        ({"model__arch": "mtn"}, r"config\.model\.arch = 'mtn' is not known; known: cross_stitch, dense, mtan"),
+        (
+            {"model__backbone": "vgg"},
+            r"config\.model\.backbone = 'vgg' is not known; known: resnet101, resnet50",
+        ),
         ({"model__dtype": "bf16"}, r"config\.model\.dtype = 'bf16' is not known; known: bfloat16, float16, float32"),
         ({"model__param_dtype": "half"}, r"config\.model\.param_dtype = 'half' is not known; known: bfloat16"),
         ({"model__width": 0.0}, r"config\.model\.width = 0\.0: it multiplies channel counts, so it must be above 0"),

@@ -12,6 +12,7 @@ import tiny
 from mtan_jax import parallel, steps
 from mtan_jax.metrics import on_host
 
+KEY = jax.random.key(0)
 OPTIMIZERS = {"adam": optax.adam(1e-2), "sgd": optax.sgd(1.0), "momentum": optax.sgd(0.05, momentum=0.9)}
 
 
@@ -22,7 +23,7 @@ def run_steps(count, *, devices, weighting="equal", accumulate=1, optimizer="ada
     tx = tiny.make_tx(weighting, OPTIMIZERS[optimizer])
     model = tiny.make_model(axis_name)
     state = tiny.make_state(model, tx)
-    step = steps.make_train_step(model, tiny.TASKS, tx, axis_name=axis_name, accumulate=accumulate)
+    step = steps.make_train_step(model, tiny.TASKS, tx, key=KEY, axis_name=axis_name, accumulate=accumulate)
     if devices == 1:
         step = jax.jit(step)
     else:
@@ -92,7 +93,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch():
     model = tiny.make_model()
     state = tiny.make_state(model, tx)
     whole, parts = (
-        jax.device_get(jax.jit(steps.make_train_step(Frozen(), tiny.TASKS, tx, accumulate=n))(state, batch))
+        jax.device_get(jax.jit(steps.make_train_step(Frozen(), tiny.TASKS, tx, key=KEY, accumulate=n))(state, batch))
         for n in (1, 4)
     )
     assert_same_state(parts, whole, 2e-6)
@@ -107,7 +108,7 @@ def test_accumulation_runs_with_batch_norm_on_devices():
 def test_first_bad_step_and_its_tasks_are_kept():
     tx, model = tiny.make_tx(), tiny.make_model()
     state = tiny.make_state(model, tx)
-    step = jax.jit(steps.make_train_step(model, tiny.TASKS, tx))
+    step = jax.jit(steps.make_train_step(model, tiny.TASKS, tx, key=KEY))
     state = step(state, tiny.make_batch())
     bad = tiny.make_batch(1)
     bad["targets"]["depth"][5, 8, 8] = np.nan

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import Numerics, batch_moments, max_pool, normalise, update_running, upsample, xavier_normal
+from mtan_jax.models.layers import (
+    FLOAT32,
+    Numerics,
+    batch_moments,
+    max_pool,
+    normalise,
+    update_running,
+    upsample,
+    xavier_normal,
+)
 from mtan_jax.models.stage import Stage
 
 
@@ -83,7 +92,7 @@ class AttentionMasks(nn.Module):
     tasks: tuple[str, ...]
     hidden: int
     features: int
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(
@@ -112,7 +121,7 @@ class TaskAttention(nn.Module):
     """
 
     tasks: tuple[str, ...]
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, stages: dict[str, Stage], *, train: bool) -> Float[Array, "t b h w c"]:

@@ -33,6 +33,9 @@ class CrossStitch(nn.Module):
             if i:
                 mixed = sum(w.astype(f.x.dtype) * f.x for w, f in zip(weights[i - 1], flows, strict=True))
                 flows = [flow._replace(x=mixed) for flow in flows]
-            stages, flows = zip(*(t.block(name, f, train=train) for t, f in zip(trunks, flows, strict=True)))
+            stages = []
+            for t, trunk in enumerate(trunks):
+                stage, flows[t] = trunk.block(name, flows[t], train=train)
+                stages.append(stage)
         features = {task.name: stage.gate for task, stage in zip(self.tasks, stages, strict=True)}
-        return predict(self.backbone, self.tasks, features, image.shape[1:3], train=train)
+        return predict(self.backbone, self.tasks, features, image, train=train)

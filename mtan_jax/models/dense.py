@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
         *names, last = self.backbone.blocks
-        blocks = self.backbone.blocks | {last: functools.partial(self.backbone.blocks[last], last=self.tasks[0].channels)}
+        narrow = functools.partial(self.backbone.blocks[last], last=self.tasks[0].channels)
+        blocks: dict[str, Callable[..., nn.Module]] = {**self.backbone.blocks, last: narrow}
         trunk = Trunk(dataclasses.replace(self.backbone, blocks=blocks), name="backbone")
         common = [start(self.backbone, image)]
         for name in (*names, last):
@@ -45,7 +47,7 @@ class Dense(nn.Module):
                 stage, new = trunk.block(name, into, train=train)
                 flow = _memory_of_task(flow, new)
             features[task.name] = stage.gate
-        return predict(self.backbone, self.tasks, features, image.shape[1:3], train=train)
+        return predict(self.backbone, self.tasks, features, image, train=train)
 
 
 def _joined(flow: Flow, common: Flow) -> Flow:

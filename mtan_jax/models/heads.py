@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import Conv, ConvNorm, Dropout, Numerics, resize
+from mtan_jax.models.layers import FLOAT32, Conv, ConvNorm, Dropout, Numerics, resize
 
 
 class Head(nn.Module):
@@ -14,7 +14,7 @@ class Head(nn.Module):
 
     channels: int
     image_size: tuple[int, int]
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W channels"]:
@@ -39,7 +39,7 @@ class DeepLabHead(nn.Module):
     features: int = 256
     rates: tuple[int, ...] = (12, 24, 36)
     dropout: float = 0.5
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W channels"]:

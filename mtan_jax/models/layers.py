@@ -37,6 +37,9 @@ class Numerics:
     param_dtype: Any = jnp.float32
 
 
+FLOAT32 = Numerics()
+
+
 @jax.custom_vjp
 def max_pool(
     x: Float[Array, "*n h w c"],
@@ -153,7 +156,7 @@ class BatchNorm(nn.Module):
     Flax (PyTorch's is larger by n/(n-1), n being the pixels of the batch).
     """
 
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b h w c"]:
@@ -184,8 +187,8 @@ class Conv(nn.Module):
     stride: int = 1
     dilation: int = 1
     use_bias: bool = True
-    init: nn.initializers.Initializer = xavier_normal
-    numerics: Numerics = Numerics()
+    kernel_init: nn.initializers.Initializer = xavier_normal
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"]) -> Float[Array, "*t b H W d"]:
@@ -197,7 +200,7 @@ class Conv(nn.Module):
             padding=((padding, padding), (padding, padding)),
             kernel_dilation=self.dilation,
             use_bias=self.use_bias,
-            kernel_init=self.init,
+            kernel_init=self.kernel_init,
             dtype=self.numerics.dtype,
             param_dtype=self.numerics.param_dtype,
             name="conv",
@@ -215,13 +218,13 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     use_bias: bool = True
     relu: bool = True
-    init: nn.initializers.Initializer = xavier_normal
-    numerics: Numerics = Numerics()
+    kernel_init: nn.initializers.Initializer = xavier_normal
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:
         x = Conv(
-            *(self.features, self.kernel_size, self.stride, self.dilation, self.use_bias, self.init),
+            *(self.features, self.kernel_size, self.stride, self.dilation, self.use_bias, self.kernel_init),
             numerics=self.numerics,
             name="conv",
         )(x)
@@ -237,7 +240,7 @@ class Dropout(nn.Module):
     """
 
     rate: float
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:

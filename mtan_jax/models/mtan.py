@@ -26,4 +26,4 @@ class MTAN(nn.Module):
         names = tuple(task.name for task in self.tasks)
         attended = TaskAttention(names, self.backbone.numerics, name="attention")(stages, train=train)
         features = dict(zip(names, attended, strict=True))
-        return predict(self.backbone, self.tasks, features, image.shape[1:3], train=train)
+        return predict(self.backbone, self.tasks, features, image, train=train)

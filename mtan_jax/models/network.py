@@ -11,14 +11,18 @@ def predict(
     backbone: Backbone,
     tasks: tuple[Task, ...],
     features: dict[str, Float[Array, "b h w c"]],
-    image_size: tuple[int, int],
+    image: Float[Array, "b H W 3"],
     *,
     train: bool,
 ) -> dict[str, Float[Array, "b H W _"]]:
-    """Each task's prediction from its features, by a head under its name. Called in a compact method."""
+    """Each task's prediction from its features, of the image's size, by a head under its name.
+
+    Called in a compact method.
+    """
+    _, height, width, _ = image.shape
     predictions = {}
     for task in tasks:
-        head = backbone.head(channels=task.channels, image_size=image_size, name=f"head_{task.name}")
+        head = backbone.head(channels=task.channels, image_size=(height, width), name=f"head_{task.name}")
         raw = head(features[task.name], train=train)
         predictions[task.name] = task.activation(raw.astype(jnp.promote_types(raw.dtype, jnp.float32)))
     return predictions

@@ -25,7 +25,7 @@ class Split(nn.Module):
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
         *_, last = Trunk(self.backbone, name="backbone")(image, train=train).values()
         features = {task.name: last.gate for task in self.tasks}
-        return predict(self.backbone, self.tasks, features, image.shape[1:3], train=train)
+        return predict(self.backbone, self.tasks, features, image, train=train)
 
 
 class Separate(nn.Module):
@@ -43,7 +43,7 @@ class Separate(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
-        predictions = {}
+        predictions: dict[str, Float[Array, "b h w _"]] = {}
         for task in self.tasks:
             predictions |= self.network(self.backbone, (task,), name=task.name)(image, train=train)
         return predictions

@@ -1,13 +1,13 @@
 """What a backbone shows of itself to the modules that stand on it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import Numerics
+from mtan_jax.models.layers import FLOAT32, Numerics
 
 
 class Flow(NamedTuple):
@@ -57,10 +57,10 @@ class Backbone:
         numerics: of all its layers.
     """
 
-    blocks: dict[str, Callable[..., nn.Module]]
+    blocks: Mapping[str, Callable[..., nn.Module]]
     head: Callable[..., nn.Module]
     multiple: int
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
 
 class Trunk(nn.Module):

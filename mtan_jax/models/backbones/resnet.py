@@ -1,4 +1,4 @@
-"""Dilated ResNet-50 and -101 (He et al. 2016; Yu et al. 2017) with the head of DeepLabv3, as the authors of MTAN run it."""
+"""Dilated ResNet-50 and -101 (He et al. 2016; Yu et al. 2017) with DeepLabv3's head, as MTAN's authors run them."""
 
 import functools
 
@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mtan_jax.models.heads import DeepLabHead
-from mtan_jax.models.layers import ConvNorm, Numerics
+from mtan_jax.models.layers import FLOAT32, ConvNorm, Numerics
 from mtan_jax.models.stage import Backbone, Flow, Stage
 
 LAYERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -17,7 +17,7 @@ _STRIDES = (1, 2, 1, 1)  # an output at an eighth of the image's size
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's choice
 
 
-def resnet(name: str, width: float = 1.0, numerics: Numerics = Numerics()) -> Backbone:
+def resnet(name: str, width: float = 1.0, numerics: Numerics = FLOAT32) -> Backbone:
     """A ResNet whose last two layers keep the resolution of the second by dilation.
 
     A mask looks at a layer without its last bottleneck block and gates the layer. Attended features pass bottleneck
@@ -58,13 +58,13 @@ class ResNetLayer(nn.Module):
     stem: int | None
     stride: int
     dilations: tuple[int, int]
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
         x = flow.x
         if self.stem:
-            stem = ConvNorm(self.stem, 7, 2, use_bias=False, init=he_normal, numerics=self.numerics, name="stem")
+            stem = ConvNorm(self.stem, 7, 2, use_bias=False, kernel_init=he_normal, numerics=self.numerics, name="stem")
             x = nn.max_pool(stem(x, train=train), (3, 3), (2, 2), ((1, 1), (1, 1)))
         first, others = self.dilations
         for i in range(self.length):
@@ -74,8 +74,8 @@ class ResNetLayer(nn.Module):
         shared = self.shared_features and functools.partial(
             Bottleneck, self.shared_features, project=True, numerics=self.numerics
         )
-        hidden, resample = x.shape[-1] // _EXPANSION, "down" if self.stem else None
-        return Stage(look, x, hidden, shared or None, resample), Flow(x)
+        hidden = x.shape[-1] // _EXPANSION
+        return Stage(look, x, hidden, shared or None, "down" if self.stem else None), Flow(x)
 
 
 class Bottleneck(nn.Module):
@@ -85,11 +85,11 @@ class Bottleneck(nn.Module):
     stride: int = 1
     dilation: int = 1
     project: bool = False
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:
-        layer = functools.partial(ConvNorm, use_bias=False, init=he_normal, numerics=self.numerics)
+        layer = functools.partial(ConvNorm, use_bias=False, kernel_init=he_normal, numerics=self.numerics)
         y = layer(self.features, 1, name="layer_0")(x, train=train)
         y = layer(self.features, 3, self.stride, self.dilation, name="layer_1")(y, train=train)
         y = layer(_EXPANSION * self.features, 1, relu=False, name="layer_2")(y, train=train)

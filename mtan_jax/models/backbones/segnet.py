@@ -5,7 +5,7 @@ import functools
 from flax import linen as nn
 
 from mtan_jax.models.heads import Head
-from mtan_jax.models.layers import ConvNorm, Numerics, max_pool, max_unpool
+from mtan_jax.models.layers import FLOAT32, ConvNorm, Numerics, max_pool, max_unpool
 from mtan_jax.models.stage import Backbone, Flow, Stage
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -14,15 +14,15 @@ WIDE = (64, 128, 256, 512, 1024)
 
 def segnet(
     width: float = 1.0,
-    numerics: Numerics = Numerics(),
+    numerics: Numerics = FLOAT32,
     *,
     widths: tuple[int, ...] = WIDTHS,
     depth: int = 1,
 ) -> Backbone:
     """VGG-16 without its last layers, and the mirror image of it, joined by the positions of the max-pooling.
 
-    Encoder block i maps to `widths[i]` channels by one layer, refines by one (the two finest blocks) or two more, and is
-    max-pooled. Decoder block i is unpooled with the positions of encoder block i, maps to `widths[max(i-1, 0)]`
+    Encoder block i maps to `widths[i]` channels by one layer, refines by one (the two finest blocks) or two more, and
+    is max-pooled. Decoder block i is unpooled with the positions of encoder block i, maps to `widths[max(i-1, 0)]`
     channels and is refined likewise. A layer is conv3x3-BN-ReLU. A mask looks at the first layer of an encoder block,
     or at the unpooled features of a decoder block, and gates the block's last layer.
 
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     shared_features: int | None
     layers: int
     depth: int = 1
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
     layers: int
     depth: int = 1
     last: int | None = None
-    numerics: Numerics = Numerics()
+    numerics: Numerics = FLOAT32
 
     @nn.compact
     def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:

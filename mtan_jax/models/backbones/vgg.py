@@ -4,11 +4,11 @@ import functools
 
 from mtan_jax.models.backbones.segnet import WIDTHS, Encoder, layers
 from mtan_jax.models.heads import DeepLabHead
-from mtan_jax.models.layers import Numerics
+from mtan_jax.models.layers import FLOAT32, Numerics
 from mtan_jax.models.stage import Backbone
 
 
-def vgg16(width: float = 1.0, numerics: Numerics = Numerics()) -> Backbone:
+def vgg16(width: float = 1.0, numerics: Numerics = FLOAT32) -> Backbone:
     """The 13 convolutions of VGG-16, which are SegNet's encoder; the last max-pooling is left out.
 
     Args:
