@@ -1,5 +1,6 @@
 """The network against the authors' own, narrow, in float64: outputs stored by tests/reference/make_segnet.py."""
 
+import functools
 import pathlib
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import torch_names
 
 from mtan_jax import tasks
-from mtan_jax.models import layers
+from mtan_jax.models import ARCHITECTURES, Numerics, layers
+from mtan_jax.models.backbones.segnet import segnet
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 TASKS = (tasks.semantic(5), tasks.depth(), tasks.normal())
@@ -28,37 +31,21 @@ def stored():
         return dict(arrays)
 
 
-def torch_names(path):
-    """From the path of one of our arrays to the name of the authors'."""
-    leaf = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    if path[0].startswith("head_"):
-        number = tiny.NAMES.index(path[0].removeprefix("head_")) + 1
-        return f"pred_task{number}.{path[1][-1]}.{leaf[path[-1]]}"
-    part = {"conv": 0, "norm": 1}.get(path[3] if path[0] == "backbone" else path[2])
-    if path[0] == "backbone":
-        side, level, position = *path[1].split("_"), path[2].removeprefix("layer_")
-        if position == "0":
-            return f"{side}_block.{level}.{part}.{leaf[path[-1]]}"
-        inner = "" if int(level) < 2 else f"{int(position) - 1}."
-        return f"conv_block_{side[:3]}.{level}.{inner}{part}.{leaf[path[-1]]}"
-    side, level, *shared = path[1].split("_")
-    if shared:
-        return f"{side}_block_att.{level}.{part}.{leaf[path[-1]]}"
-    task = tiny.NAMES.index(path[2])
-    where, _, name = path[3].partition("_")
-    layer = {"hidden": 0, "output": 3}[where] + (name not in ("kernel", "conv_bias"))
-    return f"{side}_att.{task}.{level}.{layer}.{leaf[name.removeprefix('conv_')]}"
-
-
 def ours(array):
     """Channels last, and a 1x1 convolution of the masks as a matrix."""
     return np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim == 4 else array
 
 
-def from_torch(template, stored, prefix):
+def names_of(path, naming, task_names):
+    """Names of the authors' arrays that one of ours holds; their cross-stitch weights are two arrays."""
+    keys = tuple(key.key for key in path)
+    return ["cs_unit_encoder", "cs_unit_decoder"] if keys == ("stitch",) else [naming(keys, task_names)]
+
+
+def from_torch(template, stored, prefix, naming=torch_names.segnet_name, task_names=tiny.NAMES):
     def take(path, leaf):
-        array = ours(stored[prefix + torch_names([key.key for key in path])])
-        return jnp.asarray(array.reshape(leaf.shape))
+        arrays = [ours(stored[prefix + name]) for name in names_of(path, naming, task_names)]
+        return jnp.asarray(np.concatenate(arrays).reshape(leaf.shape))
 
     return jax.tree_util.tree_map_with_path(take, template)
 
@@ -78,14 +65,19 @@ def relative(found, expected):
     return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
 
 
-def test_every_array_of_theirs_is_used_once(network, stored):
-    _, variables = network
+def check_names(variables, stored, prefix, naming, task_names):
     used = [
-        torch_names([key.key for key in path])
+        name
         for tree in variables.values()
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        for name in names_of(path, naming, task_names)
     ]
-    assert sorted(used) == sorted(name.removeprefix("state/") for name in stored if name.startswith("state/"))
+    assert sorted(used) == sorted(name.removeprefix(prefix) for name in stored if name.startswith(prefix))
+
+
+def test_every_array_of_theirs_is_used_once(network, stored):
+    _, variables = network
+    check_names(variables, stored, "state/", torch_names.segnet_name, tiny.NAMES)
 
 
 def test_predictions_in_evaluation_mode(network, stored):
@@ -95,8 +87,8 @@ def test_predictions_in_evaluation_mode(network, stored):
         assert relative(found[name], channels_last(stored[f"eval/{name}"])) < 1e-9
 
 
-def test_training_mode(network, stored):
-    model, variables = network
+def run_training_mode(model, variables, task_list, stored):
+    """Gradient of the sum of the losses; predictions, losses and running statistics."""
     targets = {
         "semantic": stored["target/semantic"],
         "depth": channels_last(stored["target/depth"]),
@@ -110,40 +102,90 @@ def test_training_mode(network, stored):
                 {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
             )
             losses = {}
-            for task in TASKS:
+            for task in task_list:
                 loss, count = task.loss(predictions[task.name], targets[task.name], jnp.ones(2, bool))
                 losses[task.name] = loss / count
             return sum(losses.values()), (predictions, losses, updates["batch_stats"])
 
         return jax.grad(total, has_aux=True)(params)
 
-    gradient, (predictions, losses, batch_stats) = run(variables["params"], channels_last(stored["image"]))
-    for name in tiny.NAMES:
-        assert relative(predictions[name], channels_last(stored[f"train/{name}"])) < 1e-9
-        assert losses[name] == pytest.approx(stored[f"loss/{name}"], rel=1e-9)
-    expected = from_torch(gradient, stored, "gradient/")
+    return run(variables["params"], channels_last(stored["image"]))
+
+
+def assert_same_gradient(gradient, expected):
     for (path, found), wanted in zip(
         jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(expected), strict=True
     ):
         # A bias before a BatchNorm has no gradient but rounding: about 1e-17 on both sides.
         error, size = np.linalg.norm(found - wanted), np.linalg.norm(wanted)
         assert error < max(1e-7 * size, 1e-12), jax.tree_util.keystr(path)
-    check_batch_stats(batch_stats, variables["batch_stats"], stored)
 
 
-def check_batch_stats(found, before, stored):
-    after = from_torch(found, stored, "after/")
+def test_training_mode(network, stored):
+    model, variables = network
+    gradient, (predictions, losses, batch_stats) = run_training_mode(model, variables, TASKS, stored)
+    for name in tiny.NAMES:
+        assert relative(predictions[name], channels_last(stored[f"train/{name}"])) < 1e-9
+        assert losses[name] == pytest.approx(stored[f"loss/{name}"], rel=1e-9)
+    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/"))
+    check_batch_stats(batch_stats, variables["batch_stats"], from_torch(batch_stats, stored, "after/"), size=64)
+
+
+def check_batch_stats(found, before, after, *, size):
     for (path, new), old, wanted in zip(
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(before), jax.tree.leaves(after), strict=True
     ):
         keys = [key.key for key in path]
         if keys[-1].endswith("var"):
             # PyTorch's running variance takes in the unbiased variance of the batch.
-            kept = 0.9 ** (3 if keys[1].endswith("shared") else 1)
-            level = keys[1].split("_")[1]
-            pixels = 2 * (64 // 2 ** int(level)) ** 2
+            stage = next(key for key in keys if key.startswith(("encoder_", "decoder_")))
+            kept = 0.9 ** (len(tiny.NAMES) if stage.endswith("shared") and keys[0] == "attention" else 1)
+            pixels = 2 * (size // 2 ** int(stage.split("_")[1])) ** 2
             new = kept * old + (new - kept * old) * pixels / (pixels - 1)
         assert relative(new, wanted) < 1e-9, jax.tree_util.keystr(path)
+
+
+NARROW = (2, 3, 4, 5, 5)
+OTHERS = {
+    "single": (torch_names.segnet_alone_name, {}),
+    "stan": (torch_names.segnet_alone_name, {}),
+    "split": (torch_names.segnet_name, {}),
+    "split_wide": (torch_names.segnet_name, {"widths": (2, 3, 4, 5, 6)}),
+    "split_deep": (functools.partial(torch_names.segnet_name, depth=2), {"depth": 2}),
+    "dense": (torch_names.segnet_blocks_name, {}),
+    "cross_stitch": (torch_names.segnet_blocks_name, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def stored_networks():
+    with np.load(REFERENCE / "segnet_networks.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("arch", OTHERS)
+def test_other_networks(arch, stored_networks):
+    naming, options = OTHERS[arch]
+    task_list = TASKS[:1] if arch in ("single", "stan") else TASKS
+    names = tuple(task.name for task in task_list)
+    stored = {name.removeprefix(f"{arch}/"): array for name, array in stored_networks.items()}
+    numerics = Numerics(None, jnp.float64, jnp.float64)
+    model = ARCHITECTURES[arch](segnet(1.0, numerics, **({"widths": NARROW} | options)), task_list)
+    template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    variables = {
+        name: from_torch(tree, stored, "state/", naming, names) for name, tree in template.items() if name != "masks"
+    }
+    check_names(variables, stored, "state/", naming, names)
+    found = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, channels_last(stored["image"]))
+    for name in names:
+        assert relative(found[name][:, ::3, ::3], channels_last(stored[f"eval/{name}"])) < 1e-9
+    gradient, (predictions, losses, batch_stats) = run_training_mode(model, variables, task_list, stored)
+    for name in names:
+        assert relative(predictions[name][:, ::3, ::3], channels_last(stored[f"train/{name}"])) < 1e-9
+        assert losses[name] == pytest.approx(stored[f"loss/{name}"], rel=1e-9)
+    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/", naming, names))
+    after = from_torch(batch_stats, stored, "after/", naming, names)
+    check_batch_stats(batch_stats, variables["batch_stats"], after, size=32)
 
 
 def test_layers():
