@@ -40,10 +40,23 @@ def test_cityscapes():
     assert "semantic 7, depth 1" in text
 
 
-def test_parts_add_up():
+def test_modules_and_parts_add_up():
     experiment = make_experiment("cityscapes", num_classes=19)
-    parts = {name: count(tree) for name, tree in experiment.abstract_variables()["params"].items()}
-    table = numbers(summary(experiment))
-    assert {name: int(table[name].replace(",", "")) for name in parts} == parts
+    params = experiment.abstract_variables()["params"]
+    modules, parts = summary(experiment).split("part  ")
+    shown = {
+        name: int(number.replace(",", ""))
+        for name, number in numbers(modules).items()
+        if number.replace(",", "").isdigit()
+    }
+    assert {name: shown[name] for name in params} == {name: count(tree) for name, tree in params.items()}
     # 12 more classes: 64 weights and a bias each in the last layer of the head.
-    assert sum(parts.values()) == 41_206_984 + 12 * 65
+    total = 41_206_984 + 12 * 65
+    assert sum(shown[name] for name in params) == total
+    shown = {
+        name: int(number.replace(",", ""))
+        for name, number in numbers(parts).items()
+        if number.replace(",", "").isdigit()
+    }
+    assert shown["shared"] + shown["attention"] + shown["heads"] == shown["total"] == total
+    assert shown["heads"] == count([tree for name, tree in params.items() if name.startswith("head_")])
