@@ -66,7 +66,7 @@ LEARN = {
     "weighting": "static",
     "weighting_options.static.weights.semantic": 10.0,  # the loss of 13 classes is the slowest to fall
     "weighting_options.static.weights.normal": 2.0,
-    "duration": "2000 steps",
+    "duration": "1600 steps",
     "log_every": "10 steps",
 }
 START = {"duration": "4 steps", "log_every": "2 steps"}
@@ -81,8 +81,8 @@ def test_nyuv2_learns_on_real_rooms(layout, fields, nyuv2_layouts, tmp_path):
         "data.data_dir": tmp_path / "data",
         "data.options.layout": layout,
         "data.workers": 0,
-        "eval.every": "2000 steps",
-        "checkpoint.every": "2000 steps",
+        "eval.every": "1600 steps",
+        "checkpoint.every": "1600 steps",
         **fields,
     }
     call_program(*flags, **fields)

@@ -84,7 +84,7 @@ def test_parts():
 
 
 # Compiling all of them takes minutes.
-FAST = [("split", "segnet"), ("cross_stitch", "vgg16"), ("dense", "segnet")]
+FAST = [("split", "segnet"), ("cross_stitch", "vgg16")]
 PAIRS = [pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow) for pair in ALL_PAIRS]
 
 

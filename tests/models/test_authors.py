@@ -163,7 +163,10 @@ def stored_networks():
         return dict(arrays)
 
 
-@pytest.mark.parametrize("arch", OTHERS)
+FAST = ("single", "split_deep", "cross_stitch")
+
+
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=() if a in FAST else pytest.mark.slow) for a in OTHERS])
 def test_other_networks(arch, stored_networks):
     naming, options = OTHERS[arch]
     task_list = TASKS[:1] if arch in ("single", "stan") else TASKS
