@@ -69,3 +69,40 @@ def _conv_or_norm(path: Path, offset: int) -> str:
 
 def _last_number(name: str) -> int:
     return int(name.rsplit("_", 1)[1])
+
+
+def resnet_name(path: Path, tasks: tuple[str, ...], *, layers: tuple[int, ...] = (3, 4, 6, 3)) -> str:
+    """MTAN on ResNet-50 (model_resnet_mtan)."""
+    if path[0].startswith("head_"):
+        return f"decoders.{tasks.index(path[0].removeprefix('head_'))}.{_deeplab(path[1:])}"
+    number = path[1].split("_")[1]
+    if path[0] == "attention":
+        if path[1].endswith("_shared"):
+            return f"encoder_block_att_{number}.{_bottleneck(path[2:])}"
+        where, _, leaf = path[3].partition("_")
+        index = {"hidden": 0, "output": 3}[where] + (leaf not in ("kernel", "conv_bias"))
+        return f"encoder_att_{number}.{tasks.index(path[2])}.{index}.{LEAVES[leaf.removeprefix('conv_')]}"
+    if path[2] == "stem":
+        return f"shared_conv.{_conv_or_norm(path[3:], 0)}"
+    block = _last_number(path[2])
+    if block == layers[int(number) - 1] - 1:
+        return f"shared_layer{number}_t.{_bottleneck(path[3:])}"
+    return f"shared_layer{number}_b.{block}.{_bottleneck(path[3:])}"
+
+
+def _bottleneck(path: Path) -> str:
+    if path[0] == "project":
+        return f"downsample.{_conv_or_norm(path[1:], 0)}"
+    kind = {"conv": "conv", "norm": "bn"}[path[1]]
+    return f"{kind}{_last_number(path[0]) + 1}.{LEAVES[path[-1]]}"
+
+
+def _deeplab(path: Path) -> str:
+    if path[0] == "predict":
+        return f"4.{LEAVES[path[-1]]}"
+    if path[0] == "refine":
+        return _conv_or_norm(path[1:], 1)
+    if path[0] == "project":
+        return f"0.project.{_conv_or_norm(path[1:], 0)}"
+    branch = {"point": 0, "rate_12": 1, "rate_24": 2, "rate_36": 3, "mean": 4}[path[0]]
+    return f"0.convs.{branch}.{_conv_or_norm(path[1:], 1 if path[0] == 'mean' else 0)}"

@@ -1,5 +1,6 @@
 """The network against the authors' own, narrow, in float64: outputs stored by tests/reference/make_segnet.py."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -12,7 +13,9 @@ import torch_names
 
 from mtan_jax import tasks
 from mtan_jax.models import ARCHITECTURES, Numerics, layers
+from mtan_jax.models.backbones.resnet import resnet
 from mtan_jax.models.backbones.segnet import segnet
+from mtan_jax.models.heads import DeepLabHead
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 TASKS = (tasks.semantic(5), tasks.depth(), tasks.normal())
@@ -131,6 +134,19 @@ def test_training_mode(network, stored):
     check_batch_stats(batch_stats, variables["batch_stats"], from_torch(batch_stats, stored, "after/"), size=64)
 
 
+def shrunk(keys):
+    """By how much the features that a BatchNorm sees are smaller than the image."""
+    if keys[1] == "mean":  # of the pyramid of DeepLabv3: one pixel
+        return 64
+    stage = next((key for key in keys if key.startswith(("encoder_", "decoder_", "layer_"))), "")
+    if not stage.startswith("layer_"):
+        return 2 ** int(stage.split("_")[1]) if stage else 8
+    if keys[2] == "stem":
+        return 2
+    # The first convolution of a block with a stride comes before it.
+    return 4 if stage.startswith("layer_1") or keys[1:4] == ["layer_2", "block_0", "layer_0"] else 8
+
+
 def check_batch_stats(found, before, after, *, size):
     for (path, new), old, wanted in zip(
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(before), jax.tree.leaves(after), strict=True
@@ -138,13 +154,14 @@ def check_batch_stats(found, before, after, *, size):
         keys = [key.key for key in path]
         if keys[-1].endswith("var"):
             # PyTorch's running variance takes in the unbiased variance of the batch.
-            stage = next(key for key in keys if key.startswith(("encoder_", "decoder_")))
-            kept = 0.9 ** (len(tiny.NAMES) if stage.endswith("shared") and keys[0] == "attention" else 1)
-            pixels = 2 * (size // 2 ** int(stage.split("_")[1])) ** 2
+            shared = keys[0] == "attention" and keys[1].endswith("_shared")
+            kept = 0.9 ** (len(tiny.NAMES) if shared else 1)
+            pixels = 2 * (size // shrunk(keys)) ** 2
             new = kept * old + (new - kept * old) * pixels / (pixels - 1)
         assert relative(new, wanted) < 1e-9, jax.tree_util.keystr(path)
 
 
+FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
 NARROW = (2, 3, 4, 5, 5)
 OTHERS = {
     "single": (torch_names.segnet_alone_name, {}),
@@ -172,9 +189,15 @@ def test_other_networks(arch, stored_networks):
     task_list = TASKS[:1] if arch in ("single", "stan") else TASKS
     names = tuple(task.name for task in task_list)
     stored = {name.removeprefix(f"{arch}/"): array for name, array in stored_networks.items()}
-    numerics = Numerics(None, jnp.float64, jnp.float64)
-    model = ARCHITECTURES[arch](segnet(1.0, numerics, **({"widths": NARROW} | options)), task_list)
-    template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    backbone = segnet(1.0, FLOAT64, **({"widths": NARROW} | options))
+    gradient = check_network(ARCHITECTURES[arch](backbone, task_list), task_list, stored, naming)
+    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/", naming, names))
+
+
+def check_network(model, task_list, stored, naming):
+    """Checks all but the gradient of the sum of the losses, which it returns."""
+    names, size = tuple(task.name for task in task_list), stored["image"].shape[-1]
+    template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
     variables = {
         name: from_torch(tree, stored, "state/", naming, names) for name, tree in template.items() if name != "masks"
     }
@@ -186,9 +209,20 @@ def test_other_networks(arch, stored_networks):
     for name in names:
         assert relative(predictions[name][:, ::3, ::3], channels_last(stored[f"train/{name}"])) < 1e-9
         assert losses[name] == pytest.approx(stored[f"loss/{name}"], rel=1e-9)
-    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/", naming, names))
     after = from_torch(batch_stats, stored, "after/", naming, names)
-    check_batch_stats(batch_stats, variables["batch_stats"], after, size=32)
+    check_batch_stats(batch_stats, variables["batch_stats"], after, size=size)
+    return gradient
+
+
+@pytest.mark.slow
+def test_resnet():
+    with np.load(REFERENCE / "resnet_mtan.npz", allow_pickle=False) as arrays:
+        stored = dict(arrays)
+    backbone = resnet("resnet50", 1 / 32, FLOAT64)
+    head = functools.partial(DeepLabHead, features=8, dropout=0.0, numerics=FLOAT64)
+    model = ARCHITECTURES["mtan"](dataclasses.replace(backbone, head=head), TASKS)
+    gradient = check_network(model, TASKS, stored, torch_names.resnet_name)
+    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/", torch_names.resnet_name))
 
 
 def test_layers():

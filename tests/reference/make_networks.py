@@ -1,4 +1,4 @@
-"""Writes segnet_networks.npz: the authors' other networks on SegNet, narrow, computed with PyTorch in float64.
+"""Writes segnet_networks.npz and resnet_mtan.npz: the authors' other networks, narrow, with PyTorch in float64.
 
     python make_networks.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b>
 
@@ -14,12 +14,16 @@ alone. Everything is float64 unless said otherwise.
   `NETWORK/eval/<task>`, `NETWORK/train/<task>`: every third row and column of the predictions.
 
 The last block of dense's shared decoder is read by nothing and has no gradient.
+
+resnet_mtan.npz: the authors' MTAN on ResNet-50 with a 32nd of the channels, without dropout, images of 64x64; `image`,
+`target/...`, and without a prefix what the other file has a network.
 """
 
 import argparse
 import importlib
 import pathlib
 import sys
+import types
 
 import numpy as np
 import torch
@@ -55,6 +59,43 @@ def load_class(folder, file, arguments):
     namespace = {}
     exec(compile(source, str(path), "exec"), namespace)
     return namespace["SegNet"]
+
+
+RESNET_PATCHES = {
+    "resnet.py": {
+        "from torchvision.models.utils import load_state_dict_from_url": "",
+        "self.inplanes = 64": "self.inplanes = 2",
+        **{f"_make_layer(block, {64 * n}, ": f"_make_layer(block, {2 * n}, " for n in (1, 2, 4, 8)},
+        "nn.Linear(512 * block.expansion, num_classes)": "None",
+    },
+    "resnet_dilated.py": {},
+    "aspp.py": {"256": "8", "nn.Dropout(0.5)": "nn.Dropout(0.0)"},
+    "resnet_mtan.py": {
+        "(pretrained=True)": "()",
+        "[256, 512, 1024, 2048]": "[8, 16, 32, 64]",
+        "DeepLabHead(2048,": "DeepLabHead(64,",
+        "'segmentation': 13": f"'segmentation': {CLASSES}",
+    },
+}
+
+
+def load_resnet(folder):
+    """The authors' MTAN on ResNet-50, made narrow; called with the image alone, as their other networks are."""
+    for file, patches in RESNET_PATCHES.items():
+        source = (folder / file).read_text()
+        for old, new in patches.items():
+            if old not in source:
+                raise ValueError(f"{folder / file} lacks {old!r}; wrong commit?")
+            source = source.replace(old, new)
+        module = types.ModuleType(file.removesuffix(".py"))
+        sys.modules[module.__name__] = module  # the later files import the earlier ones
+        exec(compile(source, str(folder / file), "exec"), module.__dict__)
+
+    class Network(module.MTANDeepLabv3):
+        def forward(self, image):
+            return [super().forward(image, image.shape[-2:])]
+
+    return Network
 
 
 def run(network, tasks, image, targets, model_fit):
@@ -98,6 +139,12 @@ def main():
         arrays = run(network, tasks, image, targets, model_fit)
         stored |= {f"{name}/{key}": array for key, array in arrays.items()}
     np.savez_compressed(FOLDER / "segnet_networks.npz", **stored)
+
+    image, targets = torch.tensor(rng.uniform(size=(2, 3, 64, 64))), make_targets(rng)
+    network = load_resnet(folder / "model_resnet_mtan")().double()
+    randomise(network, image, rng)
+    stored = {"image": image.numpy(), **{f"target/{name}": array for name, array in targets.items()}}
+    np.savez_compressed(FOLDER / "resnet_mtan.npz", **stored, **run(network, TASKS, image, targets, model_fit))
 
 
 if __name__ == "__main__":
