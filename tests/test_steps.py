@@ -13,7 +13,12 @@ from mtan_jax import parallel, steps
 from mtan_jax.metrics import on_host
 
 KEY = jax.random.key(0)
-OPTIMIZERS = {"adam": optax.adam(1e-2), "sgd": optax.sgd(1.0), "momentum": optax.sgd(0.05, momentum=0.9)}
+OPTIMIZERS = {
+    "adam": optax.adam(1e-2),
+    "sgd": optax.sgd(1.0),
+    "momentum": optax.sgd(0.05, momentum=0.9),
+    "small": optax.sgd(0.005, momentum=0.9),
+}
 
 
 @functools.cache
@@ -69,6 +74,10 @@ def test_five_steps_are_the_same_on_one_and_four_devices():
     for field in ("params", "batch_stats", "opt_state"):
         assert difference(getattr(four, field), getattr(one, field)) < 1e-12, field
     assert difference(four.window, one.window) < 1e-6  # float32
+    # In float32 with steps a tenth as large.
+    one, four = (run_steps(5, devices=n, optimizer="small") for n in (1, 4))
+    assert difference(one.params, run_steps(0, devices=1, optimizer="small").params) > 1e-3
+    assert_same_state(four, one, 2e-5)
 
 
 def test_losses_divide_by_the_pixels_of_all_devices():
