@@ -24,6 +24,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<1",
         "pillow>=11",
+        "safetensors>=0.5",
         "scipy>=1.14",
         "tensorboardX>=2.6.5",
         "tensorflow-datasets>=4.9.10",
@@ -32,6 +33,7 @@ setup(
     extras_require={
         "test": ["pytest>=8", "scikit-learn>=1.6"],
         "dev": ["mypy==2.4.1", "pre-commit>=4", "pytest>=8", "ruff==0.17.6", "scikit-learn>=1.6"],
+        "torch": ["torch>=2.6"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
     },

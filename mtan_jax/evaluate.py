@@ -17,6 +17,8 @@ from mtan_jax.state import TrainState
 
 log = logging.getLogger(__name__)
 
+INITIAL = "initial"  # in place of a checkpoint: the state before the first step
+
 
 def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> dict[str, float]:
     """Metrics of a network on a split, every example counted once.
@@ -65,7 +67,7 @@ def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path, checkpoin
     Args:
         experiment: the run; its data set is prepared.
         workdir: of the run.
-        checkpoint: "newest", "best" or a step.
+        checkpoint: see `restore`.
         split: "val" or "train".
     """
     return evaluate(experiment, restore(experiment, workdir, checkpoint), split)
@@ -77,12 +79,15 @@ def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> T
     Args:
         experiment: the run; its data set is prepared.
         workdir: of the run.
-        checkpoint: "newest", "best" or a step.
+        checkpoint: "newest", "best", a step, or "initial": the state before the first step, which needs no working
+            directory; with `config.model.init_from`, the network of that file.
 
     Raises:
         ValueError: `checkpoint` is none of these.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
+    if checkpoint == INITIAL:
+        return experiment.init_state()
     best_metric, higher_is_better = experiment.best_metric
     checkpoints = Checkpoints(
         workdir,

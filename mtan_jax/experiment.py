@@ -3,11 +3,15 @@
 import dataclasses
 import functools
 import inspect
+import logging
+import pathlib
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -16,11 +20,14 @@ from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.delta_m import delta_m
+from mtan_jax.interop import names, torch
 from mtan_jax.metrics import check_protocol
 from mtan_jax.models import build_model
 from mtan_jax.optimizer import build_optimizer, build_schedule
 from mtan_jax.state import TrainState
 from mtan_jax.tasks import Task, build_tasks
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -122,6 +129,22 @@ class Experiment:
         image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
         return jax.eval_shape(functools.partial(self.model.init, train=False), jax.random.key(0), image)
 
+    @property
+    def weight_layouts(self) -> tuple[names.Layout, ...]:
+        """The kinds of PyTorch file that there are for the network."""
+        return names.layouts(self.config.model.arch, self.config.model.backbone, self.task_names)
+
+    def load_weights(self) -> dict[tuple[str, ...], np.ndarray]:
+        """The variables that `config.model.init_from` holds, by (collection, *path); none where it is not set.
+
+        Raises:
+            WeightsError: the file cannot be read or does not fit the network; the message says in what.
+        """
+        if self.config.model.init_from is None:
+            return {}
+        path = pathlib.Path(self.config.model.init_from).expanduser()
+        return torch.load(path, self.abstract_variables(), self.weight_layouts)
+
     # Lengths.
 
     def to_steps(self, text: str) -> int:
@@ -162,14 +185,18 @@ class Experiment:
         """The state before the first step, on every device of this process."""
         # Hundreds of random number generators run once: optimising them would take longer than anything else here.
         make_state = jax.jit(self._make_state, compiler_options={"xla_backend_optimization_level": 0})
-        return parallel.place_state(make_state(jax.random.key(self.config.seed)))
+        loaded = self.load_weights()
+        if loaded:
+            total = len(jax.tree.leaves(self.abstract_variables()))
+            log.info("%d of the network's %d arrays are from %s", len(loaded), total, self.config.model.init_from)
+        return parallel.place_state(make_state(jax.random.key(self.config.seed), loaded))
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state."""
         return jax.eval_shape(self._make_state, jax.random.key(self.config.seed))
 
-    def _make_state(self, key: jax.Array) -> TrainState:
-        return steps.create_state(self.model, self.tx, key, self.data_info.image_size, len(self.tasks))
+    def _make_state(self, key: jax.Array, loaded: Any = types.MappingProxyType({})) -> TrainState:
+        return steps.create_state(self.model, self.tx, key, self.data_info.image_size, len(self.tasks), loaded)
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Batch], TrainState]:

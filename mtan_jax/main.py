@@ -5,6 +5,9 @@
     python -m mtan_jax.main --config=configs/streets.py --workdir=runs/streets --mode=predict --images=FOLDER
     python -m mtan_jax.main --config=configs/nyuv2.py --mode=summary
 
+Weights of a PyTorch network: --config.model.init_from=FILE to start from (--mode=eval --checkpoint=initial scores
+them as they are), --mode=export --output=FILE for the way back.
+
 The same command again resumes a run that was stopped. Any field of the configuration can be set:
 --config.weighting=dwa --config.model.width=0.5
 """
@@ -18,18 +21,21 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mtan_jax import command_line, evaluate, parallel, predict, summary, train, workdir
+from mtan_jax import command_line, evaluate, export, parallel, predict, summary, train, workdir
 from mtan_jax.experiment import Experiment
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file under configs/, and ':' with arguments."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and pictures go; made if it is not there.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "summary"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "For eval and predict: newest, best, or a step.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "export", "summary"], "What to do.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "newest", "For eval, predict, export: newest, best, a step, or initial (before the first step)."
+)
 SPLIT = flags.DEFINE_enum("split", "val", ["train", "val"], "For eval and predict: the split.")
 IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images in place of the split.")
 COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
+OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes; not needed with 'auto'.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; not needed with 'auto'.")
@@ -67,7 +73,11 @@ def run(folder: pathlib.Path) -> None:
         return
     if MODE.value in ("train", "eval"):
         experiment.check_batch_sizes(train=MODE.value == "train")
+    if MODE.value == "export":
+        export.check_export(experiment, OUTPUT.value)
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
+    if MODE.value == "train" and not workdir.holds_results(folder):
+        experiment.load_weights()  # what is wrong with the file shows before the data are prepared
     experiment.prepare_data()
     if MODE.value == "train":
         train.train(experiment, folder)
@@ -75,6 +85,8 @@ def run(folder: pathlib.Path) -> None:
         metrics = evaluate.evaluate_checkpoint(experiment, folder, CHECKPOINT.value, SPLIT.value)
         if jax.process_index() == 0:
             print(json.dumps(metrics, indent=2))
+    elif MODE.value == "export":
+        export.export(experiment, folder, CHECKPOINT.value, OUTPUT.value)
     elif IMAGES.value is not None:
         predict.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value))
     else:

@@ -28,7 +28,7 @@ def predict_split(
     Args:
         experiment: the run; its data set is prepared.
         workdir: of the run; pictures and arrays go to `figures/<split>/`.
-        checkpoint: "newest", "best" or a step.
+        checkpoint: see `mtan_jax.evaluate.restore`.
         split: "val" or "train".
         count: how many examples; 0: all.
 
@@ -48,7 +48,7 @@ def predict_folder(
     Args:
         experiment: the run.
         workdir: of the run; pictures and arrays go to `figures/<name of the folder>/`.
-        checkpoint: "newest", "best" or a step.
+        checkpoint: see `mtan_jax.evaluate.restore`.
         folder: of PNG, JPEG and other pictures.
 
     Raises:

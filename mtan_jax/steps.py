@@ -1,12 +1,14 @@
 """One step of training, of evaluation, of prediction: pure functions that know an axis name and no configuration."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax import traverse_util
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -25,9 +27,20 @@ def create_state(
     key: jax.Array,
     image_size: tuple[int, int],
     num_tasks: int,
+    loaded: Mapping[tuple[str, ...], Array] = types.MappingProxyType({}),
 ) -> TrainState:
-    """The state before the first step. Parameters depend on the key and on names, not on the image's size."""
+    """The state before the first step. Parameters depend on the key and on names, not on the image's size.
+
+    Args:
+        model: the network.
+        tx: the chain of weighting methods and optimiser.
+        key: of the random initial values.
+        image_size: height and width.
+        num_tasks: number of tasks.
+        loaded: arrays that take the place of initial values, by (collection, *path).
+    """
     variables = model.init(key, jnp.zeros((1, *image_size, 3)), train=False)
+    variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(variables) | dict(loaded))
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

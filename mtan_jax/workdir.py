@@ -38,7 +38,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
     """
     path = workdir / "config.json"
     ours = flatten(config)
-    if not path.exists() or not _holds_results(workdir):
+    if not path.exists() or not holds_results(workdir):
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".tmp")
@@ -64,7 +64,8 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
         )
 
 
-def _holds_results(workdir: pathlib.Path) -> bool:
+def holds_results(workdir: pathlib.Path) -> bool:
+    """Whether a run came as far as a log line or a checkpoint."""
     metrics = workdir / METRICS_FILE
     return any((workdir / FOLDER).glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
 

@@ -1,4 +1,4 @@
-"""The network against the authors' own, narrow, in float64: outputs stored by tests/reference/make_segnet.py."""
+"""The networks against the authors' own, narrow, in float64: outputs stored by tests/reference/make_networks.py."""
 
 import dataclasses
 import functools
@@ -7,11 +7,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-import tiny
-import torch_names
+from flax import traverse_util
 
 from mtan_jax import tasks
+from mtan_jax.interop import torch
+from mtan_jax.interop.names import layouts
 from mtan_jax.models import ARCHITECTURES, Numerics, layers
 from mtan_jax.models.backbones.resnet import resnet
 from mtan_jax.models.backbones.segnet import segnet
@@ -19,7 +21,8 @@ from mtan_jax.models.heads import DeepLabHead
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 TASKS = (tasks.semantic(5), tasks.depth(), tasks.normal())
-WIDTHS = (4, 6, 8, 12, 12)
+FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
+NARROW = (2, 3, 4, 5, 5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,36 +31,10 @@ def float64():
         yield
 
 
-@pytest.fixture(scope="module")
-def stored():
-    with np.load(REFERENCE / "segnet_mtan.npz", allow_pickle=False) as arrays:
+@functools.cache
+def read(name):
+    with np.load(REFERENCE / f"{name}.npz", allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def ours(array):
-    """Channels last, and a 1x1 convolution of the masks as a matrix."""
-    return np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim == 4 else array
-
-
-def names_of(path, naming, task_names):
-    """Names of the authors' arrays that one of ours holds; their cross-stitch weights are two arrays."""
-    keys = tuple(key.key for key in path)
-    return ["cs_unit_encoder", "cs_unit_decoder"] if keys == ("stitch",) else [naming(keys, task_names)]
-
-
-def from_torch(template, stored, prefix, naming=torch_names.segnet_name, task_names=tiny.NAMES):
-    def take(path, leaf):
-        arrays = [ours(stored[prefix + name]) for name in names_of(path, naming, task_names)]
-        return jnp.asarray(np.concatenate(arrays).reshape(leaf.shape))
-
-    return jax.tree_util.tree_map_with_path(take, template)
-
-
-@pytest.fixture(scope="module")
-def network(stored):
-    model = tiny.make_model(None, WIDTHS, jnp.float64, jnp.float64, TASKS)
-    template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
-    return model, {name: from_torch(tree, stored, "state/") for name, tree in template.items() if name != "masks"}
 
 
 def channels_last(array):
@@ -68,166 +45,171 @@ def relative(found, expected):
     return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
 
 
-def check_names(variables, stored, prefix, naming, task_names):
-    used = [
-        name
-        for tree in variables.values()
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-        for name in names_of(path, naming, task_names)
-    ]
-    assert sorted(used) == sorted(name.removeprefix(prefix) for name in stored if name.startswith(prefix))
+class Network:
+    """One of our networks beside what is stored of the authors'."""
 
+    def __init__(self, model, arch, backbone, task_list, file):
+        stored = read(file)
+        self.model, self.tasks, self.image = model, task_list, channels_last(stored["image"])
+        self.arch = arch
+        names = tuple(task.name for task in task_list)
+        self.layout = layouts(arch, backbone, names)[0]
+        self.targets = {
+            "semantic": stored["target/semantic"],
+            "depth": channels_last(stored["target/depth"]),
+            "normal": channels_last(stored["target/normal"]),
+        }
+        prefix = f"{arch}/"
+        self.stored = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
+        template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+        self.template = {name: template[name] for name in ("params", "batch_stats")}
 
-def test_every_array_of_theirs_is_used_once(network, stored):
-    _, variables = network
-    check_names(variables, stored, "state/", torch_names.segnet_name, tiny.NAMES)
+    def their_entries(self, group):
+        """The entries of the state_dict that a flat array holds, by name."""
+        running = {"state": (True, False), "gradient": (False,), "after": (True,)}[group.rsplit("/", 1)[1]]
+        names = [str(name) for name in self.stored["names"]]
+        shapes = [tuple(size for size in shape if size) for shape in self.stored["shapes"]]
+        kept = [(name, shape) for name, shape in zip(names, shapes, strict=True) if ("running" in name) in running]
+        ends = np.cumsum([np.prod(shape, dtype=int) for _, shape in kept])
+        parts = np.split(self.stored[group], ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(kept, parts, strict=True)}
 
+    def variables(self, weights):
+        found = torch.to_variables(self.their_entries(f"{weights}/state"), self.template, (self.layout,))
+        return traverse_util.unflatten_dict(found)
 
-def test_predictions_in_evaluation_mode(network, stored):
-    model, variables = network
-    found = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, channels_last(stored["image"]))
-    for name in tiny.NAMES:
-        assert relative(found[name], channels_last(stored[f"eval/{name}"])) < 1e-9
+    @functools.cached_property
+    def predict(self):
+        return jax.jit(lambda variables: self.model.apply(variables, self.image, train=False))
 
+    @functools.cached_property
+    def run(self):
+        """(params, batch_stats) -> gradient of the sum of the losses, (predictions, losses, new batch_stats)."""
 
-def run_training_mode(model, variables, task_list, stored):
-    """Gradient of the sum of the losses; predictions, losses and running statistics."""
-    targets = {
-        "semantic": stored["target/semantic"],
-        "depth": channels_last(stored["target/depth"]),
-        "normal": channels_last(stored["target/normal"]),
-    }
-
-    @jax.jit
-    def run(params, image):
-        def total(params):
-            predictions, updates = model.apply(
-                {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
-            )
+        def total(params, batch_stats):
+            variables = {"params": params, "batch_stats": batch_stats}
+            predictions, updates = self.model.apply(variables, self.image, train=True, mutable=["batch_stats"])
             losses = {}
-            for task in task_list:
-                loss, count = task.loss(predictions[task.name], targets[task.name], jnp.ones(2, bool))
+            for task in self.tasks:
+                loss, count = task.loss(predictions[task.name], self.targets[task.name], jnp.ones(2, bool))
                 losses[task.name] = loss / count
             return sum(losses.values()), (predictions, losses, updates["batch_stats"])
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.jit(jax.grad(total, has_aux=True))
 
-    return run(variables["params"], channels_last(stored["image"]))
+    def check(self, weights):
+        """Predictions in both modes, losses, statistics, the gradient of every parameter."""
+        variables, stored, prefix = self.variables(weights), self.stored, weights
+        for name, found in self.predict(variables).items():
+            assert relative(found[:, ::3, ::3], channels_last(stored[f"{prefix}/eval/{name}"])) < 1e-9
+        gradient, (predictions, losses, batch_stats) = self.run(variables["params"], variables["batch_stats"])
+        for name, found in predictions.items():
+            assert relative(found[:, ::3, ::3], channels_last(stored[f"{prefix}/train/{name}"])) < 1e-9
+            assert losses[name] == pytest.approx(stored[f"{prefix}/loss/{name}"], rel=1e-9)
+        self.check_gradient(gradient, self.their_entries(f"{prefix}/gradient"))
+        self.check_statistics(variables["batch_stats"], batch_stats, self.their_entries(f"{prefix}/after"))
+
+    def check_gradient(self, gradient, expected):
+        found = torch.to_state_dict({"params": gradient, "batch_stats": {}}, self.layout)
+        assert found.keys() == expected.keys()
+        for name, wanted in expected.items():
+            # A bias before a BatchNorm has no gradient but rounding: about 1e-17 on both sides.
+            error, size = np.linalg.norm(found[name] - wanted), np.linalg.norm(wanted)
+            assert error < max(1e-7 * size, 1e-12), name
+
+    def check_statistics(self, before, after, expected):
+        old, new = (torch.to_state_dict({"params": {}, "batch_stats": tree}, self.layout) for tree in (before, after))
+        assert new.keys() == expected.keys()
+        for name, wanted in expected.items():
+            found = new[name]
+            if name.endswith("var"):
+                # PyTorch's running variance takes in the unbiased variance of the batch.
+                kept = 0.9 ** (len(self.tasks) if "_block_att" in name else 1)
+                pixels = 2 * (self.image.shape[1] // shrunk(name)) ** 2
+                found = kept * old[name] + (found - kept * old[name]) * pixels / (pixels - 1)
+            assert relative(found, wanted) < 1e-9, name
+
+    def check_adam(self):
+        """Losses of ten steps from the trained weights."""
+        params, batch_stats = (self.variables("trained")[name] for name in ("params", "batch_stats"))
+        tx = optax.adam(1e-4)
+
+        @jax.jit
+        def update(params, opt_state, gradient):
+            updates, opt_state = tx.update(gradient, opt_state)
+            return optax.apply_updates(params, updates), opt_state
+
+        opt_state = tx.init(params)
+        for i, expected in enumerate(self.stored["adam"]):
+            gradient, (_, losses, batch_stats) = self.run(params, batch_stats)
+            found = [losses[task.name] for task in self.tasks]
+            np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=f"step {i}")
+            params, opt_state = update(params, opt_state, gradient)
+
+    def check_round_trip(self):
+        theirs = self.their_entries("random/state")
+        back = torch.to_state_dict(self.variables("random"), self.layout)
+        assert back.keys() == theirs.keys()
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(back[name], array)
 
 
-def assert_same_gradient(gradient, expected):
-    for (path, found), wanted in zip(
-        jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(expected), strict=True
-    ):
-        # A bias before a BatchNorm has no gradient but rounding: about 1e-17 on both sides.
-        error, size = np.linalg.norm(found - wanted), np.linalg.norm(wanted)
-        assert error < max(1e-7 * size, 1e-12), jax.tree_util.keystr(path)
-
-
-def test_training_mode(network, stored):
-    model, variables = network
-    gradient, (predictions, losses, batch_stats) = run_training_mode(model, variables, TASKS, stored)
-    for name in tiny.NAMES:
-        assert relative(predictions[name], channels_last(stored[f"train/{name}"])) < 1e-9
-        assert losses[name] == pytest.approx(stored[f"loss/{name}"], rel=1e-9)
-    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/"))
-    check_batch_stats(batch_stats, variables["batch_stats"], from_torch(batch_stats, stored, "after/"), size=64)
-
-
-def shrunk(keys):
+def shrunk(name):
     """By how much the features that a BatchNorm sees are smaller than the image."""
-    if keys[1] == "mean":  # of the pyramid of DeepLabv3: one pixel
-        return 64
-    stage = next((key for key in keys if key.startswith(("encoder_", "decoder_", "layer_"))), "")
-    if not stage.startswith("layer_"):
-        return 2 ** int(stage.split("_")[1]) if stage else 8
-    if keys[2] == "stem":
+    if name.startswith("decoders."):  # DeepLabv3's; "mean" of its pyramid sees one pixel
+        return 64 if ".convs.4." in name else 8
+    first, *rest = name.split(".")
+    if "layer" in first or first.startswith("encoder_block_att_") or first[:-1] == "encoder_att_":
+        # The first convolution of a block with a stride comes before it.
+        return 4 if "1" in first or (first == "shared_layer2_b" and rest[:2] == ["0", "bn1"]) else 8
+    if first == "shared_conv":
         return 2
-    # The first convolution of a block with a stride comes before it.
-    return 4 if stage.startswith("layer_1") or keys[1:4] == ["layer_2", "block_0", "layer_0"] else 8
+    level = {"encoder_block_t": 1, "decoder_block_t": 1, "encoder_att": 1, "decoder_att": 1}.get(first, 0)
+    return 2 ** int(rest[level])
 
 
-def check_batch_stats(found, before, after, *, size):
-    for (path, new), old, wanted in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(before), jax.tree.leaves(after), strict=True
-    ):
-        keys = [key.key for key in path]
-        if keys[-1].endswith("var"):
-            # PyTorch's running variance takes in the unbiased variance of the batch.
-            shared = keys[0] == "attention" and keys[1].endswith("_shared")
-            kept = 0.9 ** (len(tiny.NAMES) if shared else 1)
-            pixels = 2 * (size // shrunk(keys)) ** 2
-            new = kept * old + (new - kept * old) * pixels / (pixels - 1)
-        assert relative(new, wanted) < 1e-9, jax.tree_util.keystr(path)
+OPTIONS = {"split_wide": {"widths": (2, 3, 4, 5, 6)}, "split_deep": {"depth": 2}}
+SEGNETS = ("mtan", "single", "stan", "split", "split_wide", "split_deep", "dense", "cross_stitch")
+FAST = ("mtan", "split_deep", "cross_stitch")
 
 
-FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
-NARROW = (2, 3, 4, 5, 5)
-OTHERS = {
-    "single": (torch_names.segnet_alone_name, {}),
-    "stan": (torch_names.segnet_alone_name, {}),
-    "split": (torch_names.segnet_name, {}),
-    "split_wide": (torch_names.segnet_name, {"widths": (2, 3, 4, 5, 6)}),
-    "split_deep": (functools.partial(torch_names.segnet_name, depth=2), {"depth": 2}),
-    "dense": (torch_names.segnet_blocks_name, {}),
-    "cross_stitch": (torch_names.segnet_blocks_name, {}),
-}
-
-
-@pytest.fixture(scope="module")
-def stored_networks():
-    with np.load(REFERENCE / "segnet_networks.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-FAST = ("single", "split_deep", "cross_stitch")
-
-
-@pytest.mark.parametrize("arch", [pytest.param(a, marks=() if a in FAST else pytest.mark.slow) for a in OTHERS])
-def test_other_networks(arch, stored_networks):
-    naming, options = OTHERS[arch]
+@functools.cache
+def segnet_network(arch):
     task_list = TASKS[:1] if arch in ("single", "stan") else TASKS
-    names = tuple(task.name for task in task_list)
-    stored = {name.removeprefix(f"{arch}/"): array for name, array in stored_networks.items()}
-    backbone = segnet(1.0, FLOAT64, **({"widths": NARROW} | options))
-    gradient = check_network(ARCHITECTURES[arch](backbone, task_list), task_list, stored, naming)
-    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/", naming, names))
+    backbone = segnet(1.0, FLOAT64, **({"widths": NARROW} | OPTIONS.get(arch, {})))
+    return Network(ARCHITECTURES[arch](backbone, task_list), arch, "segnet", task_list, "segnet_networks")
 
 
-def check_network(model, task_list, stored, naming):
-    """Checks all but the gradient of the sum of the losses, which it returns."""
-    names, size = tuple(task.name for task in task_list), stored["image"].shape[-1]
-    template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
-    variables = {
-        name: from_torch(tree, stored, "state/", naming, names) for name, tree in template.items() if name != "masks"
-    }
-    check_names(variables, stored, "state/", naming, names)
-    found = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, channels_last(stored["image"]))
-    for name in names:
-        assert relative(found[name][:, ::3, ::3], channels_last(stored[f"eval/{name}"])) < 1e-9
-    gradient, (predictions, losses, batch_stats) = run_training_mode(model, variables, task_list, stored)
-    for name in names:
-        assert relative(predictions[name][:, ::3, ::3], channels_last(stored[f"train/{name}"])) < 1e-9
-        assert losses[name] == pytest.approx(stored[f"loss/{name}"], rel=1e-9)
-    after = from_torch(batch_stats, stored, "after/", naming, names)
-    check_batch_stats(batch_stats, variables["batch_stats"], after, size=size)
-    return gradient
+PARAMETERS = [pytest.param(arch, marks=() if arch in FAST else pytest.mark.slow) for arch in SEGNETS]
+
+
+@pytest.mark.parametrize("arch", PARAMETERS)
+def test_segnets(arch):
+    network = segnet_network(arch)
+    network.check("random")
+    network.check("trained")
+    network.check_adam()
+
+
+@pytest.mark.parametrize("arch", SEGNETS)
+def test_round_trip_of_segnets_is_exact(arch):
+    segnet_network(arch).check_round_trip()
 
 
 @pytest.mark.slow
 def test_resnet():
-    with np.load(REFERENCE / "resnet_mtan.npz", allow_pickle=False) as arrays:
-        stored = dict(arrays)
     backbone = resnet("resnet50", 1 / 32, FLOAT64)
     head = functools.partial(DeepLabHead, features=8, dropout=0.0, numerics=FLOAT64)
     model = ARCHITECTURES["mtan"](dataclasses.replace(backbone, head=head), TASKS)
-    gradient = check_network(model, TASKS, stored, torch_names.resnet_name)
-    assert_same_gradient(gradient, from_torch(gradient, stored, "gradient/", torch_names.resnet_name))
+    network = Network(model, "mtan", "resnet50", TASKS, "resnet_mtan")
+    network.check_round_trip()
+    network.check("random")
+    network.check("trained")
+    network.check_adam()
 
 
 def test_layers():
-    with np.load(REFERENCE / "layers.npz", allow_pickle=False) as arrays:
-        stored = dict(arrays)
+    stored = read("layers")
     image, indices = channels_last(stored["pool/input"]), channels_last(stored["pool/indices"])
     width = image.shape[2]
     positions = (indices // width % 2) * 2 + indices % width % 2

@@ -1,66 +1,51 @@
-"""Writes segnet_networks.npz and resnet_mtan.npz: the authors' other networks, narrow, with PyTorch in float64.
+"""Writes segnet_networks.npz and resnet_mtan.npz: the authors' networks, narrow, with PyTorch in float64.
 
     python make_networks.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b>
 
-Needs PyTorch; the tests read the stored file only. Arrays keep PyTorch's layout: channels first, [b, c, h, w]. The
+Needs PyTorch; the tests read the stored files only. Arrays keep PyTorch's layout: channels first, [b, c, h, w]. The
 classes are the authors' but for their sizes: channels 2, 3, 4, 5, 5 (6 at the end in "split_wide") instead of 64, 128,
-256, 512, 512 (1024), and 5 classes instead of 13. Tasks are semantic, depth and normal; single and stan hold semantic
-alone. Everything is float64 unless said otherwise.
+256, 512, 512 (1024), and 5 classes instead of 13; of ResNet-50, a 32nd of the channels, and no dropout. Tasks are
+semantic, depth and normal; single and stan hold semantic alone. Everything is float64 unless said otherwise.
 
-- `image` [2, 3, 32, 32], `target/semantic` int64 [2, 32, 32] (-1 void), `target/depth` [2, 1, 32, 32], `target/normal`
-  [2, 3, 32, 32] (0 undefined): of all networks.
-- For NETWORK of single, stan, split, split_wide, split_deep, dense, cross_stitch: `NETWORK/state/<name>`,
-  `NETWORK/gradient/<name>`, `NETWORK/after/<name>`, `NETWORK/loss/<task>` as `make_segnet.py` has them, and
-  `NETWORK/eval/<task>`, `NETWORK/train/<task>`: every third row and column of the predictions.
-
-The last block of dense's shared decoder is read by nothing and has no gradient.
-
-resnet_mtan.npz: the authors' MTAN on ResNet-50 with a 32nd of the channels, without dropout, images of 64x64; `image`,
-`target/...`, and without a prefix what the other file has a network.
+- `image` [2, 3, h, h] in 0..1; `target/semantic` int64 [2, h, h], -1 void; `target/depth` [2, 1, h, h] and
+  `target/normal` [2, 3, h, h], 0 where undefined: of all networks of a file. h is 32, and 64 for the ResNet.
+- `NETWORK/adam` [10, tasks]: losses before each of ten steps of Adam (rate 1e-4, the authors') from the trained weights,
+  on the sum of the losses. (From random ones such steps are chaotic: PyTorch's own losses differ in the third digit
+  where the weights differ in the sixteenth.)
+- `NETWORK/names` and `NETWORK/shapes` (int, filled up with 0): of the authors' state_dict, such as
+  `encoder_att.TASK.BLOCK.0.weight`; their lists run from the finest block (0) to the coarsest (4), decoders too. Without
+  `num_batches_tracked` and the unused `logsigma`.
+- And with WEIGHTS = random, and trained (the class's own initial values after 100 steps of Adam at rate 1e-3, rounded to
+  float32):
+  - `NETWORK/WEIGHTS/state`: all arrays of the state_dict, flat, one after the other: random weights, biases, BatchNorm
+    scales, offsets and running statistics; rounded, so that they take little room.
+  - `NETWORK/WEIGHTS/eval/<task>`, `NETWORK/WEIGHTS/train/<task>`: every third row and column of the predictions
+    (log-probabilities; depth; unit vectors) in evaluation and in training mode.
+  - `NETWORK/WEIGHTS/loss/<task>`: losses of the training-mode predictions, from the authors' `model_fit`.
+  - `NETWORK/WEIGHTS/gradient`: gradient of the sum of the losses for every parameter (the names without "running"),
+    flat, float32. That of a convolution's bias before a BatchNorm is 0 but for rounding. The last block of dense's
+    shared decoder is read by nothing and has none: 0.
+  - `NETWORK/WEIGHTS/after`: running means and variances (the names with "running"), flat, after the one training-mode
+    forward pass (torch's, so the variance of a batch is the unbiased one; the shared attention blocks are updated three
+    times, in the order of the tasks).
 """
 
 import argparse
-import importlib
+import itertools
 import pathlib
-import sys
-import types
 
+import authors
 import numpy as np
 import torch
-from make_segnet import CLASSES, FOLDER, SEED, TASKS, make_targets, randomise
 
-SIZE = 32
-# network -> file, arguments on its command line, tasks
-NETWORKS = {
-    "single": ("single", ["--task", "semantic"], TASKS[:1]),
-    "stan": ("stan", ["--task", "semantic"], TASKS[:1]),
-    "split": ("split", ["--type", "standard"], TASKS),
-    "split_wide": ("split", ["--type", "wide"], TASKS),
-    "split_deep": ("split", ["--type", "deep"], TASKS),
-    "dense": ("dense", [], TASKS),
-    "cross_stitch": ("cross", [], TASKS),
-}
-PATCHES = {
+SEED = 20190617
+FOLDER = pathlib.Path(__file__).parent
+CLASSES = 5
+SEGNET_PATCHES = {
     "filter = [64, 128, 256, 512, 512]": "filter = [2, 3, 4, 5, 5]",
     "filter = [64, 128, 256, 512, 1024]": "filter = [2, 3, 4, 5, 6]",
     "self.class_nb = 13": f"self.class_nb = {CLASSES}",
 }
-
-
-def load_class(folder, file, arguments):
-    """The authors' network class, made narrow. Their file trains when imported: it is cut."""
-    path = folder / f"model_segnet_{file}.py"
-    source, _, rest = path.read_text().partition("# define model, optimiser and scheduler")
-    if not rest:
-        raise ValueError(f"{path} lacks the line after which it trains; wrong commit?")
-    for old, new in PATCHES.items():
-        source = source.replace(old, new)
-    sys.argv = [str(path), *arguments]  # their file reads the command line
-    namespace = {}
-    exec(compile(source, str(path), "exec"), namespace)
-    return namespace["SegNet"]
-
-
 RESNET_PATCHES = {
     "resnet.py": {
         "from torchvision.models.utils import load_state_dict_from_url": "",
@@ -79,72 +64,147 @@ RESNET_PATCHES = {
 }
 
 
-def load_resnet(folder):
-    """The authors' MTAN on ResNet-50, made narrow; called with the image alone, as their other networks are."""
-    for file, patches in RESNET_PATCHES.items():
-        source = (folder / file).read_text()
-        for old, new in patches.items():
-            if old not in source:
-                raise ValueError(f"{folder / file} lacks {old!r}; wrong commit?")
-            source = source.replace(old, new)
-        module = types.ModuleType(file.removesuffix(".py"))
-        sys.modules[module.__name__] = module  # the later files import the earlier ones
-        exec(compile(source, str(folder / file), "exec"), module.__dict__)
-
-    class Network(module.MTANDeepLabv3):
-        def forward(self, image):
-            return [super().forward(image, image.shape[-2:])]
-
-    return Network
-
-
-def run(network, tasks, image, targets, model_fit):
-    """What is stored of a network."""
-    kept = [name for name in network.state_dict() if name != "logsigma" and not name.endswith("num_batches_tracked")]
-    stored = {f"state/{name}": network.state_dict()[name].numpy().copy() for name in kept}
-
-    def predict():
-        predictions = network(image)[0] if len(tasks) > 1 else [network(image)]
-        return dict(zip(tasks, predictions, strict=True))
-
+def randomise(network, image, rng):
+    """Random weights; running statistics around those of the image, so that features keep a size of about 1."""
     with torch.no_grad():
-        network.eval()
-        stored |= {f"eval/{task}": values[..., ::3, ::3].numpy() for task, values in predict().items()}
-    network.train()
-    predictions = predict()
-    losses = {task: model_fit(predictions[task], torch.tensor(targets[task]), task) for task in tasks}
-    sum(losses.values()).backward()
-    stored |= {f"train/{task}": values.detach()[..., ::3, ::3].numpy() for task, values in predictions.items()}
-    stored |= {f"loss/{task}": loss.detach().numpy() for task, loss in losses.items()}
-    for name, parameter in network.named_parameters():
-        if name != "logsigma":
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            stored[f"gradient/{name}"] = gradient.numpy()
-    return stored | {f"after/{name}": network.state_dict()[name].numpy() for name in kept if "running" in name}
+        for name, parameter in network.named_parameters():
+            array = rng.normal(size=tuple(parameter.shape))
+            if array.ndim == 4:
+                array *= np.sqrt(2 / np.prod(array.shape[1:]))
+            elif name.endswith("weight"):  # scale of a BatchNorm
+                array = rng.uniform(0.5, 1.5, array.shape)
+            else:
+                array *= 0.2
+            parameter.copy_(torch.tensor(array))
+
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        network.train()(image)
+        for norm in norms:
+            norm.momentum = 0.1
+            deviation = norm.running_var.sqrt()
+            norm.running_mean += 0.2 * deviation * torch.tensor(rng.normal(size=deviation.shape))
+            norm.running_var *= torch.tensor(rng.uniform(0.5, 2, deviation.shape))
+    round_to(torch.float16, network)
+
+
+def round_to(dtype, network):
+    """Rounds parameters and statistics to what a narrower type holds, which packs well."""
+    with torch.no_grad():
+        for array in network.state_dict().values():
+            if array.is_floating_point():
+                array.copy_(array.to(dtype).to(array.dtype))
+
+
+def make_targets(rng, size):
+    semantic = rng.integers(0, CLASSES, (2, size, size))
+    semantic[rng.random(semantic.shape) < 0.15] = -1
+    depth = rng.uniform(0.5, 9, (2, 1, size, size))
+    depth[rng.random(depth.shape) < 0.3] = 0
+    normal = rng.normal(size=(2, 3, size, size))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    normal *= rng.random((2, 1, size, size)) > 0.2
+    return {"semantic": semantic, "depth": depth, "normal": normal}
+
+
+def flat(arrays):
+    return np.concatenate([array.numpy().ravel() for array in arrays])
+
+
+class Runner:
+    """Runs one network on one batch."""
+
+    def __init__(self, network, tasks, image, targets, model_fit):
+        self.network, self.tasks, self.image = network, tasks, image
+        self.targets, self.model_fit = targets, model_fit
+
+    def predict(self):
+        predictions = self.network(self.image)
+        return dict(zip(self.tasks, predictions[0] if isinstance(predictions, list | tuple) else [predictions]))
+
+    def losses(self, predictions):
+        return {task: self.model_fit(predictions[task], torch.tensor(self.targets[task]), task) for task in self.tasks}
+
+    def outputs(self):
+        """What is stored of the network with the weights it has; it has other statistics afterwards."""
+        network, state = self.network, self.state()
+        stored = {"state": flat(state.values())}
+        with torch.no_grad():
+            network.eval()
+            stored |= {f"eval/{task}": values[..., ::3, ::3].numpy() for task, values in self.predict().items()}
+        network.train().zero_grad()
+        predictions = self.predict()
+        losses = self.losses(predictions)
+        sum(losses.values()).backward()
+        stored |= {f"train/{task}": values.detach()[..., ::3, ::3].numpy() for task, values in predictions.items()}
+        stored |= {f"loss/{task}": loss.detach().numpy() for task, loss in losses.items()}
+        parameters = dict(network.named_parameters())
+        gradients = [
+            torch.zeros_like(array) if (gradient := parameters[name].grad) is None else gradient
+            for name, array in state.items()
+            if "running" not in name
+        ]
+        stored["gradient"] = flat(gradients).astype(np.float32)
+        return stored | {"after": flat(array for name, array in state.items() if "running" in name)}
+
+    def state(self):
+        """What the tests need of the state_dict."""
+        state = self.network.state_dict()
+        return {name: state[name] for name in state if name != "logsigma" and "num_batches" not in name}
+
+    def train(self, steps, rate):
+        """Steps of Adam; the losses before each [steps, tasks]."""
+        optimizer = torch.optim.Adam(self.network.train().parameters(), lr=rate)
+        history = []
+        for _ in range(steps):
+            losses = self.losses(self.predict())
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            history.append([loss.item() for loss in losses.values()])
+        return np.array(history)
+
+    def run(self, rng):
+        """All that is stored of the network."""
+        shapes = [(*array.shape, 0, 0, 0, 0)[:4] for array in self.state().values()]
+        stored = {"names": np.array(list(self.state())), "shapes": np.array(shapes)}
+
+        self.train(100, 1e-3)
+        round_to(torch.float32, self.network)
+        trained = {name: array.clone() for name, array in self.network.state_dict().items()}
+        stored |= {f"trained/{name}": array for name, array in self.outputs().items()}
+        self.network.load_state_dict(trained)
+        stored["adam"] = self.train(10, 1e-4)
+
+        randomise(self.network, self.image, rng)
+        return stored | {f"random/{name}": array for name, array in self.outputs().items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mtan", type=pathlib.Path, required=True)
-    folder = parser.parse_args().mtan / "im2im_pred"
-    sys.path.insert(0, str(folder))
-    model_fit = importlib.import_module("utils").model_fit
-    rng = np.random.default_rng(SEED)
-    image = torch.tensor(rng.uniform(size=(2, 3, SIZE, SIZE)))
-    targets = {name: array[..., :SIZE, :SIZE] for name, array in make_targets(rng).items()}
-    stored = {"image": image.numpy(), **{f"target/{name}": array for name, array in targets.items()}}
-    for name, (file, arguments, tasks) in NETWORKS.items():
-        network = load_class(folder, file, arguments)().double()
-        randomise(network, image, rng)
-        arrays = run(network, tasks, image, targets, model_fit)
-        stored |= {f"{name}/{key}": array for key, array in arrays.items()}
-    np.savez_compressed(FOLDER / "segnet_networks.npz", **stored)
-
-    image, targets = torch.tensor(rng.uniform(size=(2, 3, 64, 64))), make_targets(rng)
-    network = load_resnet(folder / "model_resnet_mtan")().double()
-    randomise(network, image, rng)
-    stored = {"image": image.numpy(), **{f"target/{name}": array for name, array in targets.items()}}
-    np.savez_compressed(FOLDER / "resnet_mtan.npz", **stored, **run(network, TASKS, image, targets, model_fit))
+    checkout = parser.parse_args().mtan
+    model_fit = authors.import_utils(checkout).model_fit
+    segnets = {
+        name: (authors.segnet_class(checkout, name, SEGNET_PATCHES), tasks)
+        for name, (_, _, tasks) in authors.NETWORKS.items()
+    }
+    resnets = {"mtan": (authors.resnet_mtan_class(checkout, RESNET_PATCHES), authors.TASKS)}
+    for file, networks, size in (("segnet_networks", segnets, 32), ("resnet_mtan", resnets, 64)):
+        rng = np.random.default_rng(SEED)
+        image, targets = torch.tensor(rng.uniform(size=(2, 3, size, size))), make_targets(rng, size)
+        stored = {"image": image.numpy(), **{f"target/{name}": array for name, array in targets.items()}}
+        for name, (network, tasks) in networks.items():
+            # From some initial values the authors' code runs into a normal of length 0, by which it divides.
+            for seed in itertools.count():
+                torch.manual_seed(seed)
+                arrays = Runner(network().double(), tasks, image, targets, model_fit).run(rng)
+                if np.isfinite(arrays["adam"]).all():
+                    break
+            print(file, name, arrays["random/loss/semantic"], arrays["adam"][0], arrays["adam"][-1])
+            stored |= {f"{name}/{key}": array for key, array in arrays.items()}
+        np.savez_compressed(FOLDER / f"{file}.npz", **stored)
 
 
 if __name__ == "__main__":

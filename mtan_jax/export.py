@@ -1,0 +1,48 @@
+"""A checkpoint's network as a file for PyTorch."""
+
+import logging
+import pathlib
+
+import jax
+
+from mtan_jax.evaluate import restore
+from mtan_jax.experiment import Experiment
+from mtan_jax.interop import files, torch
+
+log = logging.getLogger(__name__)
+
+
+def check_export(experiment: Experiment, output: str | None) -> pathlib.Path:
+    """The file to export to; a `WeightsError` where there is none, or no such network in PyTorch."""
+    if output is None:
+        raise files.WeightsError("--output is needed, as in --output=network.safetensors")
+    path = pathlib.Path(output).expanduser()
+    files.check_ending(path)
+    if not experiment.weight_layouts:
+        config = experiment.config.model
+        raise files.WeightsError(f"--output={path}: no PyTorch network is known of {config.arch} on {config.backbone}")
+    return path
+
+
+def export(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, output: str | None) -> None:
+    """Writes a network's parameters and running statistics under the names that they have in PyTorch.
+
+    The names are those of the authors' network where they have it; otherwise of torchvision's backbone, and the file
+    holds the backbone alone.
+
+    Args:
+        experiment: the run; its data set is prepared.
+        workdir: of the run.
+        checkpoint: see `mtan_jax.evaluate.restore`.
+        output: the file; ends in .npz, .safetensors, .pt or .pth.
+
+    Raises:
+        WeightsError: see `check_export`.
+    """
+    path = check_export(experiment, output)
+    layout = experiment.weight_layouts[0]
+    state = restore(experiment, workdir, checkpoint)
+    arrays = torch.to_state_dict(jax.device_get(state.variables), layout)
+    if jax.process_index() == 0:
+        files.write(path, arrays)
+        log.info("wrote %d arrays to %s, named as in %s", len(arrays), path, layout.title)

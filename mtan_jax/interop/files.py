@@ -1,0 +1,132 @@
+"""Named arrays in files: NumPy's npz, safetensors, and PyTorch's own. Nothing in a file is ever executed."""
+
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+Arrays = dict[str, np.ndarray]
+
+# Under one of these keys, training programs keep the state_dict among other things.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be read or does not fit the network; the message names it and what would do."""
+
+
+def read(path: pathlib.Path) -> Arrays:
+    """Reads the arrays of a file, by name.
+
+    Args:
+        path: ends in .npz, .safetensors, or (where PyTorch is installed) .pt or .pth.
+
+    Raises:
+        WeightsError: for another ending, a file that is not there or not what its ending says, or, in a PyTorch file,
+            anything but tensors, numbers and containers of them.
+    """
+    reader, _ = _functions(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    return reader(path)
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name, in the format that the file's ending says; the file is there whole or not at all.
+
+    Raises:
+        WeightsError: for an ending that is not known.
+    """
+    _, writer = _functions(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        writer(partial, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_ending(path: pathlib.Path) -> None:
+    """Raises a `WeightsError` where the file's ending is not known, or needs PyTorch where there is none."""
+    _functions(path)
+    if path.suffix in (".pt", ".pth"):
+        _torch(path)
+
+
+def _functions(path: pathlib.Path) -> tuple[Callable[..., Arrays], Callable[..., Any]]:
+    if path.suffix not in _FORMATS:
+        raise WeightsError(f"{path}: the file's name must end in {', '.join(_FORMATS)}")
+    return _FORMATS[path.suffix]
+
+
+def _read_npz(path: pathlib.Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} cannot be read as npz ({error})") from error
+
+
+def _read_safetensors(path: pathlib.Path) -> Arrays:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors ({error})") from error
+
+
+def _read_torch(path: pathlib.Path) -> Arrays:
+    torch = _torch(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} cannot be read as a PyTorch file of tensors alone ({reason}). Write it with "
+            "torch.save(network.state_dict(), FILE)"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise WeightsError(f"{path} holds no state_dict. Write it with torch.save(network.state_dict(), FILE)")
+    wide = {torch.bfloat16: torch.float32}  # a type that NumPy lacks
+    return {name: value.detach().to(wide.get(value.dtype, value.dtype)).numpy() for name, value in found.items()}
+
+
+def _write_torch(path: pathlib.Path, arrays: Arrays) -> None:
+    torch = _torch(path)
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+
+def _write_npz(path: pathlib.Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:  # given a name, NumPy would add an ending to it
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _write_safetensors(path: pathlib.Path, arrays: Arrays) -> None:
+    safetensors.numpy.save_file(arrays, path)
+
+
+def _torch(path: pathlib.Path) -> Any:
+    try:
+        import torch  # an extra: nothing else here needs it
+    except ImportError:
+        raise WeightsError(
+            f"{path}: this format needs PyTorch, which is not installed: pip install 'mtan_jax[torch]'. Files that end "
+            "in .npz or .safetensors need none"
+        ) from None
+    return torch
+
+
+_FORMATS: dict[str, tuple[Callable[..., Arrays], Callable[..., Any]]] = {
+    ".npz": (_read_npz, _write_npz),
+    ".safetensors": (_read_safetensors, _write_safetensors),
+    ".pt": (_read_torch, _write_torch),
+    ".pth": (_read_torch, _write_torch),
+}

@@ -1,0 +1,202 @@
+"""What our arrays are called in PyTorch files: those of MTAN's authors (im2im_pred) and torchvision's.
+
+A path is the keys of one of our arrays, such as ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from mtan_jax.models.backbones import resnet, segnet
+
+Path = tuple[str, ...]
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one kind of PyTorch file holds one of our networks.
+
+    Attributes:
+        title: what the kind is, for messages.
+        names: path -> the entries that hold the array, stacked along their first axis; () where the file has none.
+        ignored: beginnings of the names of entries that the network has no use for.
+    """
+
+    title: str
+    names: Callable[[Path], tuple[str, ...]]
+    ignored: tuple[str, ...]
+
+
+def layouts(arch: str, backbone: str, tasks: tuple[str, ...]) -> tuple[Layout, ...]:
+    """The kinds of PyTorch file that there are for a network.
+
+    Args:
+        arch: as in `config.model.arch`.
+        backbone: as in `config.model.backbone`.
+        tasks: names of the tasks. The authors' entries count tasks, so the order is that of the file.
+
+    Returns:
+        The one that holds the most first: the authors' files hold a whole network, torchvision's the backbone alone
+        (of SegNet, the encoder).
+    """
+    found = []
+    naming: Callable[[Path], tuple[str, ...]]
+    if (arch, backbone) in _AUTHORS:
+        naming = functools.partial(_AUTHORS[arch, backbone], tasks=tasks)
+        one = " (a file a task: give config.tasks one)" if arch in ("single", "stan") and len(tasks) > 1 else ""
+        found.append(Layout(f"the authors' {arch} on {backbone}{one}", naming, ("logsigma",)))
+    if backbone in _TORCHVISION:
+        name, naming = _TORCHVISION[backbone]
+        found.append(Layout(f"torchvision's {name}", functools.partial(_of_backbone, naming), ("fc.", "classifier.")))
+    return tuple(found)
+
+
+# The authors' networks on SegNet.
+
+
+def _segnet(path: Path, tasks: tuple[str, ...], *, depth: int = 1) -> tuple[str, ...]:
+    """MTAN and split networks; `depth` is the number of convolutions a layer ("split, deep": 2)."""
+    return (_segnet_name(path, tasks, depth),)
+
+
+def _segnet_alone(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Single-task networks and STAN: each of the authors' files holds one task."""
+    if len(tasks) > 1:
+        return ()
+    return (_segnet_name(path[1:], tasks).replace("pred_task1.", "pred_task.", 1),)
+
+
+def _segnet_blocks(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Cross-stitch and dense networks."""
+    if path[0] == "stitch":
+        return ("cs_unit_encoder", "cs_unit_decoder")
+    if path[0].startswith("head_"):
+        return _segnet(path, tasks)
+    side, level = path[1].split("_")
+    task = path[0].removeprefix("backbone").removeprefix("_")
+    block = f"{side}_block_t.{tasks.index(task)}.{level}" if task else f"{side}_block.{level}"
+    return (f"{block}.{_conv_or_norm(path[3:], 3 * _last_number(path[2]))}",)
+
+
+def _segnet_name(path: Path, tasks: tuple[str, ...], depth: int = 1) -> str:
+    if path[0].startswith("head_"):
+        number = tasks.index(path[0].removeprefix("head_")) + 1
+        return f"pred_task{number}.{_last_number(path[1])}.{_LEAVES[path[-1]]}"
+    if path[0] == "attention":
+        side, level, *shared = path[1].split("_")
+        if shared:
+            return f"{side}_block_att.{level}.{_conv_or_norm(path[2:], 0)}"
+        return f"{side}_att.{tasks.index(path[2])}.{level}.{_mask(path[3])}"
+    side, level = path[1].split("_")
+    layer, within = divmod(_last_number(path[2]), depth)
+    if layer == 0:
+        block = f"{side}_block.{level}"
+    else:
+        block = f"conv_block_{side[:3]}.{level}" + (f".{layer - 1}" if int(level) > 1 else "")
+    return f"{block}.{_conv_or_norm(path[3:], 3 * within)}"
+
+
+# The authors' MTAN on ResNet.
+
+
+def _resnet_mtan(path: Path, tasks: tuple[str, ...], *, layers: tuple[int, ...]) -> tuple[str, ...]:
+    if path[0].startswith("head_"):
+        return (f"decoders.{tasks.index(path[0].removeprefix('head_'))}.{_deeplab(path[1:])}",)
+    number = path[1].split("_")[1]
+    if path[0] == "attention":
+        if path[1].endswith("_shared"):
+            return (f"encoder_block_att_{number}.{_bottleneck(path[2:])}",)
+        return (f"encoder_att_{number}.{tasks.index(path[2])}.{_mask(path[3])}",)
+    if path[2] == "stem":
+        return (f"shared_conv.{_conv_or_norm(path[3:], 0)}",)
+    block = _last_number(path[2])
+    if block == layers[int(number) - 1] - 1:
+        return (f"shared_layer{number}_t.{_bottleneck(path[3:])}",)
+    return (f"shared_layer{number}_b.{block}.{_bottleneck(path[3:])}",)
+
+
+def _deeplab(path: Path) -> str:
+    if path[0] == "predict":
+        return f"4.{_LEAVES[path[-1]]}"
+    if path[0] == "refine":
+        return _conv_or_norm(path[1:], 1)
+    if path[0] == "project":
+        return f"0.project.{_conv_or_norm(path[1:], 0)}"
+    branch = {"point": 0, "rate_12": 1, "rate_24": 2, "rate_36": 3, "mean": 4}[path[0]]
+    return f"0.convs.{branch}.{_conv_or_norm(path[1:], 1 if path[0] == 'mean' else 0)}"
+
+
+# torchvision's backbones.
+
+
+def _of_backbone(naming: Callable[[Path], tuple[str, ...]], path: Path) -> tuple[str, ...]:
+    """A backbone wherever it is in the network: of all tasks, of a task, in a network of one task."""
+    for i, key in enumerate(path[:2]):
+        if key == "backbone" or key.startswith("backbone_"):
+            return naming(path[i + 1 :])
+    return ()
+
+
+def _torchvision_resnet(path: Path) -> tuple[str, ...]:
+    if path[1] == "stem":
+        return (f"{'conv' if path[2] == 'conv' else 'bn'}1.{_LEAVES[path[-1]]}",)
+    return (f"layer{_last_number(path[0])}.{_last_number(path[1])}.{_bottleneck(path[2:])}",)
+
+
+def _torchvision_vgg(path: Path) -> tuple[str, ...]:
+    if not path[0].startswith("encoder_"):
+        return ()
+    # A layer is three entries (convolution, BatchNorm, ReLU), and pooling after each block one more.
+    before = sum(3 * segnet.layers(level) + 1 for level in range(_last_number(path[0])))
+    return (f"features.{_conv_or_norm(path[2:], before + 3 * _last_number(path[1]))}",)
+
+
+# Parts of networks.
+
+
+def _mask(key: str) -> str:
+    where, _, leaf = key.partition("_")
+    index = {"hidden": 0, "output": 3}[where] + (leaf not in ("kernel", "conv_bias"))
+    return f"{index}.{_LEAVES[leaf.removeprefix('conv_')]}"
+
+
+def _bottleneck(path: Path) -> str:
+    if path[0] == "project":
+        return f"downsample.{_conv_or_norm(path[1:], 0)}"
+    kind = {"conv": "conv", "norm": "bn"}[path[1]]
+    return f"{kind}{_last_number(path[0]) + 1}.{_LEAVES[path[-1]]}"
+
+
+def _conv_or_norm(path: Path, offset: int) -> str:
+    return f"{offset + {'conv': 0, 'norm': 1}[path[0]]}.{_LEAVES[path[-1]]}"
+
+
+def _last_number(name: str) -> int:
+    return int(name.rsplit("_", 1)[1])
+
+
+# (architecture, backbone) -> the names in the authors' file of it
+_AUTHORS: dict[tuple[str, str], Callable[..., tuple[str, ...]]] = {
+    ("mtan", "segnet"): _segnet,
+    ("split", "segnet"): _segnet,
+    ("split_wide", "segnet"): _segnet,
+    ("split_deep", "segnet"): functools.partial(_segnet, depth=2),
+    ("single", "segnet"): _segnet_alone,
+    ("stan", "segnet"): _segnet_alone,
+    ("dense", "segnet"): _segnet_blocks,
+    ("cross_stitch", "segnet"): _segnet_blocks,
+    **{
+        ("mtan", name): functools.partial(_resnet_mtan, layers=resnet.LAYERS[name])
+        for name in ("resnet50", "resnet101")
+    },
+}
+
+# backbone -> torchvision's name of it, and the names in its file
+_TORCHVISION: dict[str, tuple[str, Callable[[Path], tuple[str, ...]]]] = {
+    "resnet50": ("resnet50", _torchvision_resnet),
+    "resnet101": ("resnet101", _torchvision_resnet),
+    "vgg16": ("vgg16_bn", _torchvision_vgg),
+    "segnet": ("vgg16_bn", _torchvision_vgg),
+}

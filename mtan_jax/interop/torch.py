@@ -1,0 +1,133 @@
+"""Weights of PyTorch networks as variables of ours, and back."""
+
+import collections
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from mtan_jax.interop.files import Arrays, WeightsError, read
+from mtan_jax.interop.names import Layout, Path
+
+_LISTED = 20
+_DATA_PARALLEL = "module."  # what PyTorch's wrapper for several devices puts before every name
+
+
+def load(path: pathlib.Path, template: Mapping[str, Any], layouts: Sequence[Layout]) -> dict[Path, np.ndarray]:
+    """`to_variables` of a file (`mtan_jax.interop.files.read`); every message begins with its name."""
+    try:
+        return to_variables(read(path), template, layouts)
+    except WeightsError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def to_variables(arrays: Arrays, template: Mapping[str, Any], layouts: Sequence[Layout]) -> dict[Path, np.ndarray]:
+    """Variables of a network from the entries of a PyTorch file.
+
+    Convolutions change their layout from [out, in, h, w] to [h, w, in, out]. Running variances are taken as they are:
+    PyTorch's hold the unbiased variance of each batch, ours the biased one, smaller by the factor (n - 1) / n for n
+    pixels.
+
+    Args:
+        arrays: the entries, as a state_dict names them.
+        template: collections of the network, "params" and "batch_stats", of arrays or of their shapes.
+        layouts: kinds of file that would do (`mtan_jax.interop.names.layouts`).
+
+    Returns:
+        The network's arrays that the file holds, of the template's types, by (collection, *path).
+
+    Raises:
+        WeightsError: for entries that are missing, of another shape, or not known; the message lists them.
+    """
+    if not layouts:
+        raise WeightsError("no kind of PyTorch file is known for this architecture on this backbone")
+    arrays = {name.removeprefix(_DATA_PARALLEL): array for name, array in arrays.items()}
+    leaves = {path: leaf for path, leaf in traverse_util.flatten_dict(dict(template)).items() if path[0] != "masks"}
+    layout = max(layouts, key=lambda layout: len(arrays.keys() & _entries(leaves, layout).keys()))
+    _check(arrays, _entries(leaves, layout), layout, layouts)
+    held = {path: (leaf, layout.names(path[1:])) for path, leaf in leaves.items() if layout.names(path[1:])}
+    return {
+        path: _to_ours(path, np.concatenate([arrays[name] for name in names])).astype(leaf.dtype)
+        for path, (leaf, names) in held.items()
+    }
+
+
+def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> Arrays:
+    """The entries of a PyTorch file from the variables of a network: the way back of `to_variables`.
+
+    `load_state_dict(..., strict=False)` takes them: what the layout ignores (the authors' `logsigma`, torchvision's
+    classifier) is not among them.
+
+    Raises:
+        WeightsError: the file would hold one array of what are several of ours.
+    """
+    leaves = traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
+    arrays: Arrays = {}
+    for path, leaf in leaves.items():
+        names = layout.names(path[1:])
+        for name, part in zip(names, _split(_to_theirs(path, np.asarray(leaf)), len(names)), strict=True):
+            if name in arrays:
+                raise WeightsError(
+                    f"{layout.title} has one {name} where this network has several: a backbone a task. Export one task"
+                )
+            arrays[name] = part
+    return arrays
+
+
+def _entries(leaves: Mapping[Path, Any], layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the entries that a file must have."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, leaf in leaves.items():
+        names = layout.names(path[1:])
+        array = _to_theirs(path, np.broadcast_to(np.float32(0), leaf.shape))
+        shapes |= {name: part.shape for name, part in zip(names, _split(array, len(names)), strict=True)}
+    return shapes
+
+
+def _check(arrays: Arrays, entries: Mapping[str, tuple[int, ...]], layout: Layout, layouts: Sequence[Layout]) -> None:
+    if not arrays.keys() & entries.keys():
+        titles = " or ".join(layout.title for layout in layouts)
+        raise WeightsError(f"nothing in it belongs to {titles}; it has {_list(list(arrays)) or 'no entries'}")
+    ignored = [name for name in arrays if name.startswith(layout.ignored) or name.endswith("num_batches_tracked")]
+    problems: dict[str, list[str]] = collections.defaultdict(list)
+    for name, shape in entries.items():
+        if name not in arrays:
+            problems["missing"].append(name)
+        elif arrays[name].shape != shape:
+            problems["of another shape"].append(f"{name} is {list(arrays[name].shape)}, not {list(shape)}")
+    problems["not known"] = [name for name in arrays if name not in entries and name not in ignored]
+    lines = [f"{len(found)} {problem}: {_list(found)}" for problem, found in problems.items() if found]
+    if lines:
+        raise WeightsError("\n  ".join([f"it does not fit this network as {layout.title}:", *lines]))
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _to_ours(path: Path, array: np.ndarray) -> np.ndarray:
+    if not path[-1].endswith("kernel"):
+        return array
+    if path[-1] == "kernel":
+        return array.transpose(2, 3, 1, 0)
+    return array[:, :, 0, 0].T  # of a mask: a 1x1 convolution as a matrix
+
+
+def _to_theirs(path: Path, array: np.ndarray) -> np.ndarray:
+    if not path[-1].endswith("kernel"):
+        return array
+    if path[-1] == "kernel":
+        return array.transpose(3, 2, 0, 1)
+    return array.T[:, :, None, None]
+
+
+def _split(array: np.ndarray, count: int) -> list[np.ndarray]:
+    """The authors keep the cross-stitch weights of the decoder's blocks, one more than the others, apart."""
+    if count < 2:
+        return [array] * count
+    return [array[: len(array) // 2], array[len(array) // 2 :]]
