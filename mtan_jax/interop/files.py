@@ -67,9 +67,9 @@ def _functions(path: pathlib.Path) -> tuple[Callable[..., Arrays], Callable[...,
 
 def _read_npz(path: pathlib.Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as npz ({error})") from error
 
 

@@ -63,29 +63,42 @@ def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> Arrays:
     classifier) is not among them.
 
     Raises:
-        WeightsError: the file would hold one array of what are several of ours.
+        WeightsError: the file would hold nothing, or one array of what are several of ours.
     """
     leaves = traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     arrays: Arrays = {}
     for path, leaf in leaves.items():
-        names = layout.names(path[1:])
-        for name, part in zip(names, _split(_to_theirs(path, np.asarray(leaf)), len(names)), strict=True):
+        for name, part in _parts(path, np.asarray(leaf), layout):
             if name in arrays:
                 raise WeightsError(
                     f"{layout.title} has one {name} where this network has several: a backbone a task. Export one task"
                 )
             arrays[name] = part
+    if not arrays:
+        raise WeightsError(f"nothing of this network belongs to {layout.title}")
     return arrays
 
 
 def _entries(leaves: Mapping[Path, Any], layout: Layout) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the entries that a file must have."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, leaf in leaves.items():
-        names = layout.names(path[1:])
-        array = _to_theirs(path, np.broadcast_to(np.float32(0), leaf.shape))
-        shapes |= {name: part.shape for name, part in zip(names, _split(array, len(names)), strict=True)}
-    return shapes
+    return {
+        name: part.shape
+        for path, leaf in leaves.items()
+        for name, part in _parts(path, np.broadcast_to(np.float32(0), leaf.shape), layout)
+    }
+
+
+def _parts(path: Path, array: np.ndarray, layout: Layout) -> list[tuple[str, np.ndarray]]:
+    """The entries that hold one of our arrays."""
+    names = layout.names(path[1:])
+    if not names:
+        return []
+    array = _to_theirs(path, array)
+    if len(names) == 1:
+        return [(names[0], array)]
+    # The authors keep the cross-stitch weights of the decoder's blocks, one more than the others, apart.
+    half = len(array) // 2
+    return list(zip(names, (array[:half], array[half:]), strict=True))
 
 
 def _check(arrays: Arrays, entries: Mapping[str, tuple[int, ...]], layout: Layout, layouts: Sequence[Layout]) -> None:
@@ -124,10 +137,3 @@ def _to_theirs(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] == "kernel":
         return array.transpose(3, 2, 0, 1)
     return array.T[:, :, None, None]
-
-
-def _split(array: np.ndarray, count: int) -> list[np.ndarray]:
-    """The authors keep the cross-stitch weights of the decoder's blocks, one more than the others, apart."""
-    if count < 2:
-        return [array] * count
-    return [array[: len(array) // 2], array[len(array) // 2 :]]

@@ -9,14 +9,14 @@ semantic, depth and normal; single and stan hold semantic alone. Everything is f
 
 - `image` [2, 3, h, h] in 0..1; `target/semantic` int64 [2, h, h], -1 void; `target/depth` [2, 1, h, h] and
   `target/normal` [2, 3, h, h], 0 where undefined: of all networks of a file. h is 32, and 64 for the ResNet.
-- `NETWORK/adam` [10, tasks]: losses before each of ten steps of Adam (rate 1e-4, the authors') from the trained weights,
-  on the sum of the losses. (From random ones such steps are chaotic: PyTorch's own losses differ in the third digit
-  where the weights differ in the sixteenth.)
+- `NETWORK/adam` [10, tasks]: losses before each of ten steps of Adam (rate 1e-4, the authors') from the trained
+  weights, on the sum of the losses. (From random ones such steps are chaotic: PyTorch's own losses differ in the third
+  digit where the weights differ in the sixteenth.)
 - `NETWORK/names` and `NETWORK/shapes` (int, filled up with 0): of the authors' state_dict, such as
-  `encoder_att.TASK.BLOCK.0.weight`; their lists run from the finest block (0) to the coarsest (4), decoders too. Without
-  `num_batches_tracked` and the unused `logsigma`.
-- And with WEIGHTS = random, and trained (the class's own initial values after 100 steps of Adam at rate 1e-3, rounded to
-  float32):
+  `encoder_att.TASK.BLOCK.0.weight`; their lists run from the finest block (0) to the coarsest (4), decoders too.
+  Without `num_batches_tracked` and the unused `logsigma`.
+- And with WEIGHTS = random, and trained (the class's own initial values after 100 steps of Adam at rate 1e-3, rounded
+  to float32):
   - `NETWORK/WEIGHTS/state`: all arrays of the state_dict, flat, one after the other: random weights, biases, BatchNorm
     scales, offsets and running statistics; rounded, so that they take little room.
   - `NETWORK/WEIGHTS/eval/<task>`, `NETWORK/WEIGHTS/train/<task>`: every third row and column of the predictions
@@ -120,8 +120,9 @@ class Runner:
         self.targets, self.model_fit = targets, model_fit
 
     def predict(self):
-        predictions = self.network(self.image)
-        return dict(zip(self.tasks, predictions[0] if isinstance(predictions, list | tuple) else [predictions]))
+        found = self.network(self.image)
+        predictions = found[0] if isinstance(found, list | tuple) else [found]
+        return dict(zip(self.tasks, predictions, strict=True))
 
     def losses(self, predictions):
         return {task: self.model_fit(predictions[task], torch.tensor(self.targets[task]), task) for task in self.tasks}
@@ -202,7 +203,6 @@ def main():
                 arrays = Runner(network().double(), tasks, image, targets, model_fit).run(rng)
                 if np.isfinite(arrays["adam"]).all():
                     break
-            print(file, name, arrays["random/loss/semantic"], arrays["adam"][0], arrays["adam"][-1])
             stored |= {f"{name}/{key}": array for key, array in arrays.items()}
         np.savez_compressed(FOLDER / f"{file}.npz", **stored)
 
