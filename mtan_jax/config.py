@@ -30,9 +30,7 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation; "bfloat16" on TPUs and GPUs
     config.model.param_dtype = "float32"  # of parameters and running statistics
     config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
-    # PyTorch weights to start from: a state_dict of the authors' network, or torchvision's backbone, as .npz,
-    # .safetensors, .pt or .pth; None: random. Images enter as they are, in 0..1, as the authors' do.
-    config.model.init_from = config_dict.placeholder(str)
+    config.model.init_from = config_dict.placeholder(str)  # PyTorch weights to start from (mtan_jax/interop); None: none
 
     config.weighting = "equal"  # names in mtan_jax.weighting.METHODS, joined by "+"
     config.weighting_options = ConfigDict()  # {method: keyword arguments}

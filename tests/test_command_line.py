@@ -29,7 +29,7 @@ def test_mistyped_flags(message):
     assert message() == "--config is needed, as in --config=configs/streets.py"
     assert message(CONFIG) == "--workdir is needed, as in --workdir=runs/streets"
     assert message(CONFIG, "--wrokdir=a") == "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"
-    assert "<train|eval|predict|summary>" in message(CONFIG, "--mode=test")
+    assert "<train|eval|predict|export|summary>" in message(CONFIG, "--mode=test")
     assert message(CONFIG, "run") == "unknown arguments: run; flags look like --workdir=runs/streets"
     assert message(f"{streets}:smoke,with=2").startswith(
         "config argument 'with=2' is not known; known: smoke, arch=, backbone=, width=, protocol= "
@@ -43,7 +43,7 @@ def test_unknown_fields(message):
     assert found.startswith("--config.lr=1: config has no field 'lr'; it has: accumulate, batch_size, checkpoint, ")
     found = message(CONFIG, "--config.model.widht=1")
     assert found.endswith(
-        "config.model has no field 'widht'; it has: arch, backbone, dtype, param_dtype, sync_batch_norm, width"
+        "config.model has no field 'widht'; it has: arch, backbone, dtype, init_from, param_dtype, sync_batch_norm, width"
     )
     found = message(CONFIG, "--config.weighting_options.dwa.temp=1")
     assert found.endswith("config.weighting_options.dwa has no field 'temp'; it has: temperature, variant")

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import optax
 import pytest
 import tiny
 
-from mtan_jax import parallel, steps, tasks
+from mtan_jax import models, parallel, steps, tasks
 from mtan_jax.config import default_config
-from mtan_jax.models import ARCHITECTURES, build_model, layers, pairs
+from mtan_jax.models import build_model, layers, pairs
 from mtan_jax.summary import count, count_parts
 from mtan_jax.weighting import build_weighting
 
@@ -30,6 +31,15 @@ SEGNET_TOTALS = {
     "dense": 123_743_995 - 3,
     "cross_stitch": 74_941_807 - 3,
 }
+RESNET_MTAN = 92_347_921  # MTANDeepLabv3: 13 classes, depth, normals
+# Of torchvision's resnet50, resnet101 (less the last layer) and of vgg16_bn's convolutions and BatchNorms; of SegNet,
+# the authors' single network for depth less its head.
+BACKBONE_TOTALS = {
+    "segnet": SINGLE["depth"] - (64 * 64 * 9 + 64 + 65),
+    "resnet50": 25_557_032 - 2_049_000,
+    "resnet101": 44_549_160 - 2_049_000,
+    "vgg16": 14_723_136,
+}
 ALL_PAIRS = [pair for pair in pairs() if pair[0] != "plain"]  # "plain" is of the tests
 
 
@@ -44,9 +54,20 @@ def params_of(model):
     return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch != "plain"])
+@pytest.mark.parametrize("arch", SEGNET_TOTALS)
 def test_parameter_totals_are_the_authors(arch):
     assert count(params_of(make(arch))) == SEGNET_TOTALS[arch]
+
+
+@pytest.mark.parametrize("backbone", BACKBONE_TOTALS)
+def test_parameter_totals_of_backbones(backbone):
+    assert count(params_of(make("split", backbone))["backbone"]) == BACKBONE_TOTALS[backbone]
+
+
+def test_no_network_is_missing_from_the_tables():
+    registered = runpy.run_path(models.__file__)  # as it is without what tests and users add
+    assert SEGNET_TOTALS.keys() == registered["ARCHITECTURES"].keys()
+    assert BACKBONE_TOTALS.keys() == registered["BACKBONES"].keys()
 
 
 @pytest.mark.parametrize(("arch", "totals"), [("single", SINGLE), ("stan", STAN)])
@@ -59,12 +80,8 @@ def test_two_tasks_of_cityscapes():
     assert count(params_of(make("mtan", task_list=(tasks.semantic(7), tasks.depth())))) == 41_206_984
 
 
-def test_resnet_counts():
-    # torchvision's resnet50 and resnet101 have 25,557,032 and 44,549,160, of which 2,049,000 are the last layer's.
-    for backbone, total in {"resnet50": 25_557_032, "resnet101": 44_549_160}.items():
-        assert count(params_of(make("split", backbone))["backbone"]) == total - 2_049_000
-    # torchvision's vgg16_bn has 14,723,136 parameters in its convolutions and BatchNorms.
-    assert count(params_of(make("split", "vgg16"))["backbone"]) == 14_723_136
+def test_mtan_on_resnet_is_the_authors():
+    assert count(params_of(make("mtan", "resnet50"))) == RESNET_MTAN
 
 
 def test_parts():
