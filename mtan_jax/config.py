@@ -30,7 +30,7 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation; "bfloat16" on TPUs and GPUs
     config.model.param_dtype = "float32"  # of parameters and running statistics
     config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
-    config.model.init_from = config_dict.placeholder(str)  # PyTorch weights to start from (mtan_jax/interop); None: none
+    config.model.init_from = config_dict.placeholder(str)  # file of PyTorch weights to start from; None: random
 
     config.weighting = "equal"  # names in mtan_jax.weighting.METHODS, joined by "+"
     config.weighting_options = ConfigDict()  # {method: keyword arguments}

@@ -44,7 +44,7 @@ def test_an_unknown_name_ends_in_one_message(tmp_path):
 
 def test_help_shows_how_to_call_it_and_every_mode():
     result = call("--help")
-    for words in ("--config=configs/streets.py --workdir=runs/streets", "<train|eval|predict|export|summary>", "--images"):
+    for words in ("--workdir=runs/streets", "<train|eval|predict|export|summary>", "--images", "--output"):
         assert words in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
 
