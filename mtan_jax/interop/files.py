@@ -101,7 +101,7 @@ def _read_torch(path: pathlib.Path) -> Arrays:
 
 def _write_torch(path: pathlib.Path, arrays: Arrays) -> None:
     torch = _torch(path)
-    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path)
 
 
 def _write_npz(path: pathlib.Path, arrays: Arrays) -> None:
@@ -110,7 +110,7 @@ def _write_npz(path: pathlib.Path, arrays: Arrays) -> None:
 
 
 def _write_safetensors(path: pathlib.Path, arrays: Arrays) -> None:
-    safetensors.numpy.save_file(arrays, path)
+    path.write_bytes(safetensors.numpy.save(arrays))  # `save_file` would let nobody else read it
 
 
 def _torch(path: pathlib.Path) -> Any:
