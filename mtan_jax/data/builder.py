@@ -211,7 +211,7 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         arrays, labelled = example.keys() - {"id", "labelled"}, example.get("labelled", {}).keys()
         if arrays != declared.keys() or labelled != self.targets.keys():
             raise ValueError(
-                f"{where} has the arrays {', '.join(sorted(arrays))}, and `labelled` for {', '.join(sorted(labelled))}; "
+                f"{where} has the arrays {', '.join(sorted(arrays))} and `labelled` for {', '.join(sorted(labelled))}; "
                 f"{type(self).__name__}.targets asks for {', '.join(self.targets)} in both, besides the image"
             )
         for name, (shape, dtype) in declared.items():

@@ -49,7 +49,7 @@ def without(example, name):
     [
         (
             lambda example: without(example, "edges"),
-            r"has the arrays depth, flow, image, normal, semantic, and `labelled` for depth, edges, flow, normal, "
+            r"has the arrays depth, flow, image, normal, semantic and `labelled` for depth, edges, flow, normal, "
             r"semantic; Changed\.targets asks for semantic, depth, normal, edges, flow in both, besides the image",
         ),
         (lambda example: example | {"masks": 1}, r"has the arrays depth, edges, flow, image, masks, normal, semantic"),
