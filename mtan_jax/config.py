@@ -16,7 +16,7 @@ def default_config() -> ConfigDict:
     config.tasks = ("semantic", "depth", "normal")  # names in mtan_jax.tasks.TASKS, or Tasks of your own
 
     config.data = ConfigDict()
-    config.data.name = "streets"  # streets | nyuv2 | cityscapes
+    config.data.name = "streets"  # a name in mtan_jax.data.DATASETS
     config.data.data_dir = config_dict.placeholder(str)  # prepared data sets; None: ~/tensorflow_datasets
     config.data.raw_dir = config_dict.placeholder(str)  # the raw release; not needed by streets
     config.data.options = ConfigDict()  # keyword arguments of the data set's builder

@@ -1,4 +1,4 @@
-"""The network in numbers: parameters by part, and their ratio to one single-task network."""
+"""The network in numbers: shapes by stage, parameters by part, and their ratio to one single-task network."""
 
 import collections
 from typing import Any
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.models import build_model
+from mtan_jax.models import Backbone, build_backbone, build_model
 from mtan_jax.models.parts import part_of
+from mtan_jax.models.stage import abstract_stages
 
 
 def count(tree: Any) -> int:
@@ -24,8 +25,22 @@ def count_parts(params: Any, tasks: tuple[str, ...]) -> dict[str, int]:
     return dict(counts)
 
 
+def stage_table(backbone: Backbone, image_size: tuple[int, int]) -> str:
+    """A table of a backbone's stages for one image, as text: the fields of `mtan_jax.models.Stage`.
+
+    `look` is what a mask looks at and `gate` what it gates, height x width x channels; `hidden` are the channels within
+    the mask. Attended features pass a module that the tasks share where `shared` says yes, and are halved after the
+    stage ("down") or doubled before it ("up").
+    """
+    rows = [("stage", "look", "gate", "hidden", "shared", "resample")]
+    for name, stage in abstract_stages(backbone, image_size).items():
+        look, gate = ("x".join(map(str, features.shape[1:])) for features in (stage.look, stage.gate))
+        rows.append((name, look, gate, str(stage.hidden), "yes" if stage.shared else "-", stage.resample or "-"))
+    return "\n".join("{:<16}{:>15}{:>15}{:>8}{:>8}{:>10}".format(*row) for row in rows)
+
+
 def summary(experiment: Experiment) -> str:
-    """A table of the network's modules and parts, as text.
+    """Tables of the backbone's stages and of the network's modules and parts, as text.
 
     The ratio is that of the paper's column "#P.": to a network of the same backbone and the head of the first task
     alone. Log-variances of the uncertainty weighting belong to the optimiser and are not counted.
@@ -43,6 +58,8 @@ def summary(experiment: Experiment) -> str:
     lines = [
         f"{config.arch} on {config.backbone}, width {config.width:g}, {config.dtype}, image {height}x{width}",
         "tasks and their channels: " + ", ".join(f"{task.name} {task.channels}" for task in experiment.tasks),
+        "",
+        stage_table(build_backbone(config), experiment.data_info.image_size),
         "",
         f"{'module':<28}{'parameters':>14}",
         *(f"{name:<28}{number:>14,}" for name, number in rows),

@@ -290,7 +290,7 @@ def test_a_learning_rate_that_is_far_too_large(tmp_path):
 
 # The configuration files.
 
-SIZES = {"streets": (64, 128), "nyuv2": (288, 384), "cityscapes": (128, 256)}
+SIZES = {"streets": (64, 128), "own_network": (64, 128), "nyuv2": (288, 384), "cityscapes": (128, 256)}
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
@@ -308,7 +308,7 @@ def test_configuration_files(name):
     assert smoke.config.model.width == 0.0625
     # Static weights can be set on the command line only where there is a field a task.
     assert set(smoke.config.weighting_options.static.weights) == set(smoke.task_names)
-    if name != "streets":
+    if name in ("nyuv2", "cityscapes"):
         assert experiment.config.optimizer.halve_every == "100 epochs"
         assert benchmark.eval.average_last == 10
         with pytest.raises(RawDataError, match=r"configs/streets\.py needs no raw data"):

@@ -4,13 +4,14 @@ import pathlib
 import runpy
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.summary import count, summary
+from mtan_jax.models.backbones.segnet import segnet
+from mtan_jax.summary import count, stage_table, summary
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
-def make_experiment(name, **options):
-    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+def make_experiment(name, backbone="segnet", **options):
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](f"backbone={backbone}")
     config.data.options.update(options)
     return Experiment.from_config(config)
 
@@ -38,6 +39,26 @@ def test_cityscapes():
     assert f"{41_206_984 / 24_981_069:.4f}" == "1.6495"
     assert "mtan on segnet, width 1, float32, image 128x256" in text
     assert "semantic 7, depth 1" in text
+
+
+def test_stages_of_segnet_by_hand():
+    # Halved after each encoder block: sides 32x64, 16x32, ... Decoder i ends in the channels of encoder i - 1.
+    assert [tuple(line.split()) for line in stage_table(segnet(), (32, 64)).splitlines()] == [
+        ("stage", "look", "gate", "hidden", "shared", "resample"),
+        ("encoder_0", "32x64x64", "32x64x64", "64", "yes", "down"),
+        ("encoder_1", "16x32x128", "16x32x128", "128", "yes", "down"),
+        ("encoder_2", "8x16x256", "8x16x256", "256", "yes", "down"),
+        ("encoder_3", "4x8x512", "4x8x512", "512", "yes", "down"),
+        ("encoder_4", "2x4x512", "2x4x512", "512", "yes", "down"),
+        ("decoder_4", "2x4x512", "2x4x512", "512", "yes", "up"),
+        ("decoder_3", "4x8x512", "4x8x256", "256", "yes", "up"),
+        ("decoder_2", "8x16x256", "8x16x128", "128", "yes", "up"),
+        ("decoder_1", "16x32x128", "16x32x64", "64", "yes", "up"),
+        ("decoder_0", "32x64x64", "32x64x64", "64", "yes", "up"),
+    ]
+    # The last layer of a ResNet keeps its size and goes to the heads as it is.
+    table = summary(make_experiment("cityscapes", backbone="resnet50"))
+    assert "layer_4".ljust(16) + "16x32x2048".rjust(15) * 2 + "     512       -         -" in table.splitlines()
 
 
 def test_modules_and_parts_add_up():

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.builder import TARGETS as KNOWN
+from mtan_jax.data.builder import DataInfo, DenseBuilder, Target
 
 SIZE = (8, 12)
 TARGETS = ("semantic", "depth", "normal")
@@ -12,7 +13,7 @@ class ToyBuilder(DenseBuilder):
     """Noise; example i is called toy/split/i and its first pixel is i."""
 
     VERSION = "1.0.0"
-    normal_dtype = np.float16
+    targets = KNOWN | {"normal": Target(3, np.float16)}
 
     def __init__(self, *, data_dir, raw_dir=None):
         super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant="toy")

@@ -3,14 +3,13 @@
 import abc
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -46,13 +45,42 @@ class DataInfo:
     depth_unit: str
 
 
-class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Images with a class map, a depth map and surface normals, as array_record files.
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a prepared data set stores of one target.
 
-    A prepared example is `{"id": bytes, "image": uint8 or float32 [h, w, 3], "semantic": int8 [h, w], "depth":
-    float32 [h, w, 1], "normal": floating [h, w, 3], "labelled": {target: bool}}` with the undefined pixels of the batch
-    contract: -1 in the class map, 0 over all channels in depth and normals. A target for which `labelled` is False
-    holds only such pixels. A data set without some target leaves it out of `targets`.
+    Attributes:
+        channels: of a map of numbers [h, w, channels], 0 over all channels where undefined; None for a map of classes
+            [h, w], -1 where undefined.
+        dtype: floating for numbers, signed integers for classes.
+
+    Raises:
+        ValueError: `channels` and `dtype` do not fit.
+    """
+
+    channels: int | None
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        kind = np.dtype(self.dtype).kind
+        if not (kind == "i" if self.channels is None else kind == "f" and self.channels >= 1):
+            raise ValueError(
+                f"Target(channels={self.channels}, dtype={np.dtype(self.dtype)}): classes are signed integers with "
+                "channels=None, such as Target(None, np.int8); numbers are floating with 1 channel or more, such as "
+                "Target(1, np.float32)"
+            )
+
+
+# The targets that are known by name: to augmentation, to figures and to the tasks of `mtan_jax.tasks`.
+TARGETS = {"semantic": Target(None, np.int8), "depth": Target(1, np.float32), "normal": Target(3, np.float32)}
+
+
+class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Images with targets of the same height and width, such as a class map, a depth map and surface normals.
+
+    A prepared example is `{"id": bytes, "image": uint8 or float32 [h, w, 3], target: array, "labelled": {target:
+    bool}}`, stored in array_record files, with the targets that `targets` names. A target for which `labelled` is False
+    holds only undefined pixels.
 
     Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `examples` and, where there is a raw
     release, `check_raw` and `raw_files`.
@@ -63,11 +91,14 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         variant: names everything that changes the prepared arrays, such as "13-288x384-mat"; one folder each.
     """
 
-    targets: tuple[str, ...] = ("semantic", "depth", "normal")
+    targets: ClassVar[dict[str, Target]] = TARGETS  # those that every example has, by name
     image_dtype: Any = np.uint8
-    normal_dtype: Any = np.float32
     # There are no checksums of downloads beside the code; to find that out TFDS would need importlib_resources.
     code_path = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # Not in TFDS' registry, which refuses a class that a configuration file defines each time that it is read.
+        super().__init_subclass__(skip_registration=True, **options)
 
     def __init__(self, *, data_dir: str | None, raw_dir: str | None, variant: str):
         self.raw_dir = raw_dir
@@ -86,7 +117,10 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     @abc.abstractmethod
     def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields the examples of a split, in a fixed order, each with a unique "id" (str)."""
+        """Yields the examples of a split, in a fixed order, each with a unique "id" (str).
+
+        Arrays have the very shapes and types that are stored.
+        """
 
     def check_raw(self) -> None:
         """Raises `RawDataError` where the raw release is missing or incomplete. Called before anything is written."""
@@ -135,19 +169,14 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        height, width = self.data_info.image_size
-        # With the default encoding TFDS writes lists of numbers: 30 times slower to prepare.
-        tensor = functools.partial(tfds.features.Tensor, encoding="bytes")
-        kinds = {
-            "semantic": tensor(shape=(height, width), dtype=np.int8),
-            "depth": tensor(shape=(height, width, 1), dtype=np.float32),
-            "normal": tensor(shape=(height, width, 3), dtype=self.normal_dtype),
-        }
         features = {
             "id": tfds.features.Text(),
-            "image": tensor(shape=(height, width, 3), dtype=self.image_dtype),
             "labelled": {name: tfds.features.Scalar(dtype=np.bool_) for name in self.targets},
-            **{name: kinds[name] for name in self.targets},
+            # With the default encoding TFDS writes lists of numbers: 30 times slower to prepare.
+            **{
+                name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+                for name, (shape, dtype) in self._arrays().items()
+            },
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -157,6 +186,15 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             disable_shuffling=True,  # keeps the order of `examples`
         )
 
+    def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of each array of an example."""
+        size = tuple(self.data_info.image_size)
+        targets = {
+            name: (size if target.channels is None else (*size, target.channels), np.dtype(target.dtype))
+            for name, target in self.targets.items()
+        }
+        return {"image": ((*size, 3), np.dtype(self.image_dtype)), **targets}
+
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager
         return {split: self._generate_examples(split) for split in self.split_sizes()}
@@ -165,7 +203,22 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         total = self.split_sizes()[split]
         seconds = 0.1 if sys.stderr.isatty() else 10  # a log file needs no line every moment
         bar = tqdm(self.examples(split), f"{self.name} {split}", total, unit="image", mininterval=seconds)
-        yield from enumerate(bar)
+        yield from enumerate(map(self._checked, bar))
+
+    def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
+        """The example, if it is what is declared; TFDS' own errors print all its arrays and little else."""
+        where, declared = f"{self.name}: the example {example.get('id')!r}", self._arrays()
+        arrays, labelled = example.keys() - {"id", "labelled"}, example.get("labelled", {}).keys()
+        if arrays != declared.keys() or labelled != self.targets.keys():
+            raise ValueError(
+                f"{where} has the arrays {', '.join(sorted(arrays))} and `labelled` for {', '.join(sorted(labelled))}; "
+                f"{type(self).__name__}.targets asks for {', '.join(self.targets)} in both, besides the image"
+            )
+        for name, (shape, dtype) in declared.items():
+            array = np.asarray(example[name])
+            if (array.shape, array.dtype) != (shape, dtype):
+                raise ValueError(f"{where}: {name} is {array.dtype} {array.shape}; declared is {dtype} {shape}")
+        return example
 
 
 @contextlib.contextmanager

@@ -13,13 +13,25 @@ from mtan_jax.models.backbones.segnet import WIDE, segnet
 from mtan_jax.models.backbones.vgg import vgg16
 from mtan_jax.models.cross_stitch import CrossStitch
 from mtan_jax.models.dense import Dense
+from mtan_jax.models.heads import Head
 from mtan_jax.models.layers import Numerics
 from mtan_jax.models.mtan import MTAN
 from mtan_jax.models.split import Separate, Split
 from mtan_jax.models.stage import Backbone, Flow, Stage
 from mtan_jax.tasks import Task
 
-__all__ = ["ARCHITECTURES", "BACKBONES", "Backbone", "Flow", "Numerics", "Stage", "build_model", "pairs"]
+__all__ = [
+    "ARCHITECTURES",
+    "BACKBONES",
+    "Backbone",
+    "Flow",
+    "Head",
+    "Numerics",
+    "Stage",
+    "build_backbone",
+    "build_model",
+    "pairs",
+]
 
 # name -> what makes the backbone: (width, numerics) -> Backbone
 BACKBONES: dict[str, Callable[[float, Numerics], Backbone]] = {
@@ -69,6 +81,12 @@ def build_model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...], axis
             leaves nothing.
     """
     architecture = ARCHITECTURES[_known("arch", config.arch, ARCHITECTURES)]
+    return architecture(build_backbone(config, axis_name), tuple(tasks))
+
+
+def build_backbone(config: ml_collections.ConfigDict, axis_name: str | None = None) -> Backbone:
+    """The backbone of `build_model`; arguments and errors are the same."""
+    _known("arch", config.arch, ARCHITECTURES)
     _known("backbone", config.backbone, BACKBONES)
     backbones = VARIANTS.get(config.arch, BACKBONES)
     if config.backbone not in backbones:
@@ -83,7 +101,7 @@ def build_model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...], axis
         jnp.dtype(_known("dtype", config.dtype, DTYPES)),
         jnp.dtype(_known("param_dtype", config.param_dtype, DTYPES)),
     )
-    return architecture(backbones[config.backbone](config.width, numerics), tuple(tasks))
+    return backbones[config.backbone](config.width, numerics)
 
 
 def pairs() -> list[tuple[str, str]]:

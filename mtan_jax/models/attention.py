@@ -118,6 +118,9 @@ class TaskAttention(nn.Module):
     At stage j, task t gates the shared features p_j by its mask: a_t = m_t * p_j (`attention_mask`). Between stages
     a_t passes what all tasks share there and follows the backbone's change of resolution (`Stage.shared`,
     `Stage.resample`). BatchNorms in what they share see each task's features in turn, as in the authors' code.
+
+    Raises:
+        ValueError: attended features reach a stage in another height or width than its own.
     """
 
     tasks: tuple[str, ...]
@@ -131,6 +134,12 @@ class TaskAttention(nn.Module):
             if stage.resample == "up" and attended is not None:
                 attended = upsample(attended)
                 attended = shared(attended, train=train) if shared else attended
+            if attended is not None and attended.shape[-3:-1] != stage.look.shape[-3:-1]:
+                raise ValueError(
+                    f"stage {name!r} is {_size(stage.look)}, but the features attended to before it come as "
+                    f"{_size(attended)}: a stage that is followed by half the size needs resample='down', one of "
+                    "double the size resample='up' itself"
+                )
             masks = AttentionMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
             attended = masks(stage.look, attended, train=train) * stage.gate[None]
             if stage.resample != "up" and shared:
@@ -138,6 +147,10 @@ class TaskAttention(nn.Module):
             if stage.resample == "down":
                 attended, _ = max_pool(attended)
         return attended
+
+
+def _size(x: Float[Array, "... h w c"]) -> str:
+    return "x".join(map(str, x.shape[-3:-1]))
 
 
 class _MaskVariables(nn.Module):

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -35,6 +37,9 @@ class Stage:
             none.
         resample: "down": attended features are max-pooled by 2 after the stage; "up": they are doubled before it; None:
             they keep their size.
+
+    Raises:
+        ValueError: `look` and `gate` differ in height or width, or `resample` is none of these.
     """
 
     look: Float[Array, "b h w c"]
@@ -42,6 +47,14 @@ class Stage:
     hidden: int
     shared: Callable[..., nn.Module] | None = None
     resample: Literal["down", "up"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.look.shape[:3] != self.gate.shape[:3]:
+            raise ValueError(
+                f"Stage.look is {self.look.shape} and gate {self.gate.shape}: a mask has the height and width of both"
+            )
+        if self.resample not in ("down", "up", None):
+            raise ValueError(f"Stage.resample is {self.resample!r}; known: 'down', 'up', None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +96,21 @@ class Trunk(nn.Module):
         for name in self.backbone.blocks:
             stages[name], flow = self.block(name, flow, train=train)
         return stages
+
+
+def abstract_stages(backbone: Backbone, image_size: tuple[int, int]) -> dict[str, Stage]:
+    """The stages for one image, with shapes in place of arrays; nothing is computed."""
+    stages: dict[str, Stage] = {}
+
+    def run(image: Float[Array, "1 h w 3"]) -> dict[str, tuple[Array, Array]]:
+        stages.update(Trunk(backbone).init_with_output(jax.random.key(0), image, train=False)[0])
+        return {name: (stage.look, stage.gate) for name, stage in stages.items()}
+
+    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32))
+    # Not in the order of `shapes`: JAX sorts the keys.
+    return {
+        name: dataclasses.replace(stage, look=shapes[name][0], gate=shapes[name][1]) for name, stage in stages.items()
+    }
 
 
 def start(backbone: Backbone, image: Float[Array, "b h w 3"]) -> Flow:

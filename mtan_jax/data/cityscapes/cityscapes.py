@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.builder import TARGETS, DataInfo, DenseBuilder, Target
 from mtan_jax.data.checks import check_choice, check_image_size
 from mtan_jax.data.cityscapes.classes import read_classes
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
@@ -14,7 +14,7 @@ from mtan_jax.data.cityscapes.release import Release
 from mtan_jax.data.npy_layout import NpyLayout
 
 
-class Cityscapes(DenseBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Cityscapes(DenseBuilder):
     """Cityscapes (Cordts et al., CVPR 2016): streets from a car, 2975 images to train and 500 to validate.
 
     Layout "release" is the release as downloaded, zips or folders. Images are resized bilinearly, labels and disparity
@@ -47,7 +47,7 @@ class Cityscapes(DenseBuilder, skip_registration=True):  # type: ignore[call-arg
 
     name = "cityscapes"
     VERSION = "1.0.0"
-    targets = ("semantic", "depth")
+    targets: ClassVar[dict[str, Target]] = {name: TARGETS[name] for name in ("semantic", "depth")}
 
     def __init__(
         self,

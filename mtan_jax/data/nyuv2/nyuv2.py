@@ -14,7 +14,7 @@ from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.nyuv2.release import Release
 
 
-class NYUv2(DenseBuilder, skip_registration=True):  # type: ignore[call-arg]
+class NYUv2(DenseBuilder):
     """NYU Depth v2 (Silberman et al., ECCV 2012): 1449 labelled frames of rooms, official split 795 train, 654 val.
 
     Layout "release" is `nyu_depth_v2_labeled.mat` as downloaded. Images are resized bilinearly, labels, depth and

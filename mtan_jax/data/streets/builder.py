@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.builder import TARGETS, DataInfo, DenseBuilder, Target
 from mtan_jax.data.checks import check_image_size
 from mtan_jax.data.streets.pool import render_split
 from mtan_jax.data.streets.render import SPLITS
@@ -47,7 +47,7 @@ class Streets(DenseBuilder):
     """
 
     VERSION = tfds.core.Version("1.1.0")
-    normal_dtype = np.float16
+    targets = TARGETS | {"normal": Target(3, np.float16)}
 
     def __init__(
         self,
@@ -84,9 +84,9 @@ class Streets(DenseBuilder):
             labelled = labelled_targets(self._seed, split, index)
             targets = {
                 name: scene[name] if labelled[name] else np.full_like(scene[name], _UNDEFINED[name])
-                for name in self.targets
+                for name in _UNDEFINED
             }
-            targets["normal"] = targets["normal"].astype(self.normal_dtype)
+            targets["normal"] = targets["normal"].astype(np.float16)
             identity = f"streets/{split}/{index:06d}"
             yield {"id": identity, "image": scene["image"], "labelled": labelled, **targets}
 
