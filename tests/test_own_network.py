@@ -13,14 +13,27 @@ import numpy as np
 import pytest
 
 from mtan_jax import figures, writers
+from mtan_jax.data import DATASETS
 from mtan_jax.experiment import Experiment
+from mtan_jax.models import BACKBONES
 from mtan_jax.steps import make_predict_step
 from mtan_jax.summary import summary
+from mtan_jax.tasks import TASKS as TASKS_BY_NAME
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "own_network.py"
 PAGE = ROOT / "docs" / "own_network.md"
 TASKS = ("semantic", "depth", "normal", "edges")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registries():
+    """Other tests see the library without what this configuration adds."""
+    before = [(names, dict(names)) for names in (BACKBONES, DATASETS, TASKS_BY_NAME)]
+    yield
+    for names, old in before:
+        names.clear()
+        names.update(old)
 
 
 @pytest.fixture(scope="module")
