@@ -1,0 +1,167 @@
+"""MTAN in which what tasks repeat is computed for all tasks at once, or for one task after another.
+
+Names and shapes of variables are those of `mtan_jax.models.mtan.MTAN`, so one set of variables serves every variant.
+Parts that `mtan_jax` itself has come from there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from mtan_jax.models.attention import AttentionMasks, TaskAttention, _MaskVariables, attention_mask
+from mtan_jax.models.layers import Conv, Numerics, max_pool, resize, upsample, xavier_normal
+from mtan_jax.models.network import predict
+from mtan_jax.models.stage import Backbone, Stage, Trunk
+from mtan_jax.tasks import Task
+
+
+class UnrolledMasks(AttentionMasks):
+    """`AttentionMasks`, one task after another: each task's mask is computed on its own."""
+
+    @nn.compact
+    def __call__(
+        self, look: Float[Array, "b h w c"], attended: list[Float[Array, "1 b h w e"]] | None, *, train: bool
+    ) -> list[Float[Array, "1 b h w d"]]:
+        channels = look.shape[-1] + (0 if attended is None else attended[0].shape[-1])
+        sizes = (channels, self.hidden, self.features)
+        axis_name = None if self.is_initializing() else self.numerics.axis_name
+        masks = []
+        for i, task in enumerate(self.tasks):
+            layer = _MaskVariables(sizes, self.numerics.param_dtype, name=task)
+            (hidden, output), running = jax.tree.map(lambda leaf: leaf[None], layer())
+            a = None if attended is None else attended[i]
+            mask, moments = attention_mask(look, a, hidden, output, None if train else running, axis_name)
+            if train and not self.is_initializing():
+                layer.update(jax.tree.map(lambda leaf: leaf[0], moments))
+            masks.append(mask)
+        return masks
+
+
+class UnrolledAttention(TaskAttention):
+    """`TaskAttention`, one task after another.
+
+    The convolutions that tasks share are called once a task, so each task enters their running averages in turn.
+    """
+
+    @nn.compact
+    def __call__(self, stages: dict[str, Stage], *, train: bool) -> list[Float[Array, "b h w c"]]:
+        attended: Any = None
+        for name, stage in stages.items():
+            shared = stage.shared(name=f"{name}_shared") if stage.shared else None
+            if stage.resample == "up" and attended is not None:
+                attended = [upsample(a) for a in attended]
+                attended = [shared(a, train=train) for a in attended] if shared else attended
+            masks = UnrolledMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
+            attended = [mask * stage.gate[None] for mask in masks(stage.look, attended, train=train)]
+            if stage.resample != "up" and shared:
+                attended = [shared(a, train=train) for a in attended]
+            if stage.resample == "down":
+                attended = [max_pool(a)[0] for a in attended]
+        return [a[0] for a in attended]
+
+
+class _ConvVariables(nn.Module):
+    """Kernel and bias of a 3x3 `Conv` with as many outputs as inputs, under the names that `Conv` gives them."""
+
+    features: int
+    is_inner: bool = False
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "3 3 c c"], Float[Array, " c"]]:
+        if not self.is_inner:
+            return _ConvVariables(self.features, is_inner=True, name="conv")()
+        shape = (3, 3, self.features, self.features)
+        return self.param("kernel", xavier_normal, shape), self.param("bias", nn.initializers.zeros, shape[-1:])
+
+
+class _HeadInTwo(nn.Module):
+    """`heads.Head` in two steps: the variables of its first convolution, and what follows that convolution."""
+
+    features: int
+    channels: int
+    image_size: tuple[int, int]
+    numerics: Numerics
+
+    def setup(self) -> None:
+        self.conv_0 = _ConvVariables(self.features)
+        self.conv_1 = Conv(self.channels, 1, numerics=self.numerics)
+
+    def first(self) -> tuple[Float[Array, "3 3 c c"], Float[Array, " c"]]:
+        return self.conv_0()
+
+    def rest(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W channels"]:
+        return resize(self.conv_1(x), self.image_size)
+
+
+def grouped_conv(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c d"]) -> Float[Array, "t b h w d"]:
+    """A 3x3 convolution a task, padded by one: under vmap one convolution with t groups of channels."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.vmap(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers))(x, kernel)
+
+
+def shifted_products(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c d"]) -> Float[Array, "t b h w d"]:
+    """The same as a sum of nine products batched over tasks, one for each pixel of the kernel."""
+    height, width = x.shape[2:4]
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    terms = [
+        jnp.einsum("tbhwc,tcd->tbhwd", x[:, :, i : i + height, j : j + width], kernel[:, i, j])
+        for i in range(3)
+        for j in range(3)
+    ]
+    return sum(terms[1:], terms[0])
+
+
+def predict_batched(conv: Callable[..., Array]) -> Callable[..., dict[str, Array]]:
+    """`predict` for `heads.Head`, with the first convolutions of all heads computed together by `conv`."""
+
+    def predict_together(
+        backbone: Backbone,
+        tasks: tuple[Task, ...],
+        features: dict[str, Float[Array, "b h w c"]],
+        image: Float[Array, "b H W 3"],
+        *,
+        train: bool,
+    ) -> dict[str, Float[Array, "b H W _"]]:
+        del train
+        x = jnp.stack([features[task.name] for task in tasks])
+        heads = [
+            _HeadInTwo(x.shape[-1], task.channels, image.shape[1:3], backbone.numerics, name=f"head_{task.name}")
+            for task in tasks
+        ]
+        kernel, bias = (jnp.stack(leaves) for leaves in zip(*[head.first() for head in heads], strict=True))
+        x = conv(x, kernel) + jnp.expand_dims(bias, (1, 2, 3))
+        return {
+            task.name: task.activation(head.rest(x[i])) for i, (task, head) in enumerate(zip(tasks, heads, strict=True))
+        }
+
+    return predict_together
+
+
+MASKS = {"batched": TaskAttention, "unrolled": UnrolledAttention}
+HEADS = {
+    "unrolled": predict,
+    "grouped": predict_batched(grouped_conv),
+    "products": predict_batched(shifted_products),
+}
+
+
+class VariantMTAN(nn.Module):
+    """`MTAN` with one of `MASKS` and one of `HEADS`."""
+
+    backbone: Backbone
+    tasks: tuple[Task, ...]
+    masks: str
+    heads: str
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
+        stages = Trunk(self.backbone, name="backbone")(image, train=train)
+        names = tuple(task.name for task in self.tasks)
+        attended = MASKS[self.masks](names, self.backbone.numerics, name="attention")(stages, train=train)
+        features = dict(zip(names, attended, strict=True))
+        return HEADS[self.heads](self.backbone, self.tasks, features, image, train=train)
