@@ -38,6 +38,13 @@ def default_config() -> ConfigDict:
     config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}
     config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # mtan | nash
     config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
+    # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
+    config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear
+    config.weighting_options.mgda = ConfigDict({"normalize": "none"})  # none | l2 | loss | loss+
+    config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})  # steps; norm or None
+    config.weighting_options.fairgrad = ConfigDict({"alpha": 2.0})  # of alpha-fairness
+    config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # share of the new cosine in the mean
+    config.weighting_options.aligned_mtl = ConfigDict({"scale": "min"})  # min | median | rmse
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam | adamw | sgd

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import Backbone, build_backbone, build_model
-from mtan_jax.models.parts import part_of
 from mtan_jax.models.stage import abstract_stages
+from mtan_jax.parts import part_of
 
 
 def count(tree: Any) -> int:
@@ -18,7 +18,7 @@ def count(tree: Any) -> int:
 
 
 def count_parts(params: Any, tasks: tuple[str, ...]) -> dict[str, int]:
-    """Parameters by part of the network (`mtan_jax.models.parts`); parts that the network lacks are left out."""
+    """Parameters by part of the network (`mtan_jax.parts`); parts that the network lacks are left out."""
     counts: collections.Counter[str] = collections.Counter()
     for path, leaf in jax.tree.leaves_with_path(params):
         counts[part_of(tuple(key.key for key in path), tasks)] += leaf.size

@@ -88,7 +88,7 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
             {"weighting_options__dwa": {"temp": 2.0}},
             r"unknown option 'temp' of weighting 'dwa'; known: temperature, va",
         ),
-        ({"weighting_options__pcgrad": {}}, r"unknown weighting 'pcgrad' in .* options; known: dwa, equal"),
+        ({"weighting_options__pcgrd": {}}, r"unknown weighting 'pcgrd' in .* options; known: dwa, equal"),
         ({"weighting": "dwa", "weighting_options__dwa__variant": "liu"}, r"dwa variant is 'liu': 'mtan' or 'nash'"),
         ({"weighting": "schedule"}, r"schedule weights: missing \['depth', 'normal', 'semantic'\]"),
         (

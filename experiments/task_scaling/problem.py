@@ -31,9 +31,15 @@ class Problem:
     """
 
     def __init__(
-        self, num_tasks: int, width: float, image_size: tuple[int, int], rows: int = 2, dtype: Any = np.float32
+        self,
+        num_tasks: int,
+        width: float,
+        image_size: tuple[int, int],
+        rows: int = 2,
+        dtype: Any = np.float32,
+        compute_dtype: Any = None,
     ):
-        self.backbone = segnet(width, Numerics(dtype=dtype, param_dtype=dtype))
+        self.backbone = segnet(width, Numerics(dtype=compute_dtype or dtype, param_dtype=dtype))
         self.tasks = tuple(dataclasses.replace(tasks.depth(), name=f"task_{i}") for i in range(num_tasks))
         self.optimizer = optax.adam(1e-4)
         self.tx = build_weighting("equal", [task.name for task in self.tasks], self.optimizer)

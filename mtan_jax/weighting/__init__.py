@@ -7,35 +7,75 @@ from typing import Any
 
 import optax
 
+from mtan_jax.weighting.aligned_mtl import aligned_mtl
+from mtan_jax.weighting.cagrad import cagrad
 from mtan_jax.weighting.core import SumTasksState, TaskGradients, sum_tasks, task_weights
+from mtan_jax.weighting.dualproj import dualproj
 from mtan_jax.weighting.dwa import dwa
 from mtan_jax.weighting.equal import equal
+from mtan_jax.weighting.fairgrad import fairgrad
+from mtan_jax.weighting.gradvac import gradvac
+from mtan_jax.weighting.imtl_g import imtl_g
+from mtan_jax.weighting.mgda import mgda
+from mtan_jax.weighting.nash_mtl import nash_mtl
+from mtan_jax.weighting.pcgrad import pcgrad
 from mtan_jax.weighting.schedule import schedule
 from mtan_jax.weighting.static import static
 from mtan_jax.weighting.uncertainty import uncertainty
+from mtan_jax.weighting.upgrad import upgrad
 
 __all__ = [
+    "BALANCERS",
+    "GRADIENT_METHODS",
     "METHODS",
     "SumTasksState",
     "TaskGradients",
+    "aligned_mtl",
     "build_weighting",
+    "cagrad",
+    "dualproj",
     "dwa",
     "equal",
+    "fairgrad",
+    "gradvac",
+    "imtl_g",
+    "mgda",
+    "nash_mtl",
+    "pcgrad",
     "schedule",
     "static",
     "sum_tasks",
     "task_weights",
     "uncertainty",
+    "upgrad",
 ]
 
-# Each is called as METHODS[name](tasks, **options).
-METHODS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
+Method = Callable[..., optax.GradientTransformationExtraArgs]  # called as method(tasks, **options)
+
+# Those that weigh the losses: one backward pass.
+BALANCERS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
     "schedule": schedule,
     "static": static,
     "uncertainty": uncertainty,
 }
+
+# Those that combine the gradients of single tasks: one backward pass a task. They come last.
+GRADIENT_METHODS: dict[str, Method] = {
+    "aligned_mtl": aligned_mtl,
+    "cagrad": cagrad,
+    "dualproj": dualproj,
+    "fairgrad": fairgrad,
+    "gradvac": gradvac,
+    "imtl_g": imtl_g,
+    "mgda": mgda,
+    "nash_mtl": nash_mtl,
+    "pcgrad": pcgrad,
+    "upgrad": upgrad,
+}
+
+METHODS: dict[str, Method] = BALANCERS | GRADIENT_METHODS
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -51,7 +91,8 @@ def build_weighting(
     """The whole chain from task gradients to parameter updates.
 
     Args:
-        spec: names of `METHODS` joined by "+", in the order in which they act, such as "dwa" or "static+dwa".
+        spec: names of `METHODS` joined by "+", in the order in which they act, such as "dwa", "static+dwa" or
+            "dwa+pcgrad".
         tasks: names, in the order of the losses.
         optimizer: what follows the backward pass. It is part of the chain because a method may wrap all that follows.
         options: by method name, the options of that method. Those of methods that `spec` leaves out are checked, not
@@ -60,7 +101,8 @@ def build_weighting(
             those that it knows and that `options` leaves open.
 
     Returns:
-        `optax.chain(method, ..., sum_tasks(tasks), optimizer)`: its updates are `TaskGradients`.
+        `optax.chain(method, ..., sum_tasks(tasks), optimizer)`, or without `sum_tasks` where the last method is one of
+        `GRADIENT_METHODS`. Its updates are `TaskGradients`.
 
     Raises:
         ValueError: unknown or repeated method, unknown or missing option, or an option that the method refuses.
@@ -82,6 +124,9 @@ def build_weighting(
             raise ValueError(f"unknown weighting {name!r} in {spec!r} or its options; known: {', '.join(METHODS)}")
     if len(set(names)) != len(names):
         raise ValueError(f"weighting {spec!r}: each method once")
+    for name in names[:-1]:
+        if name in GRADIENT_METHODS:
+            raise ValueError(f"weighting {spec!r}: {name} gives a gradient, so it must be the last")
     for name in options:
         _check_options(name, options[name])
     methods = []
@@ -94,7 +139,9 @@ def build_weighting(
         if missing:
             raise ValueError(f"weighting {name!r} needs the option {', '.join(missing)}")
         methods.append(METHODS[name](tasks, **chosen))
-    return optax.chain(*methods, sum_tasks(tasks), optimizer)
+    if names[-1] not in GRADIENT_METHODS:
+        methods.append(sum_tasks(tasks))
+    return optax.chain(*methods, optimizer)
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:

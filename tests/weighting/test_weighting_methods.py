@@ -1,4 +1,4 @@
-"""What holds for every method of the registry, and the registry's own messages."""
+"""What holds for every loss balancer, and the registry's own messages."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from mtan_jax.weighting import METHODS, TaskGradients, build_weighting, sum_tasks, task_weights
+from mtan_jax.weighting import BALANCERS, METHODS, TaskGradients, build_weighting, sum_tasks, task_weights
 
 TASKS = ("semantic", "depth", "normal")
 WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
@@ -20,7 +20,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "static": [{"weights": WEIGHTS}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
 }
-EACH = [(name, options) for name in METHODS for options in CASES.get(name, [{}])]
+EACH = [(name, options) for name in BALANCERS for options in CASES.get(name, [{}])]
 each_method = pytest.mark.parametrize(("name", "options"), EACH, ids=[f"{n}-{o.get('variant', '')}" for n, o in EACH])
 
 
@@ -168,7 +168,7 @@ def test_build_takes_a_config():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("dwaa", {}, "unknown weighting 'dwaa'.*known: dwa, equal, schedule, static, uncertainty"),
+        ("dwaa", {}, "unknown weighting 'dwaa'.*known: dwa, equal, schedule, static, uncertainty, aligned"),
         ("", {}, "unknown weighting ''"),
         ("equal+", {}, "unknown weighting ''"),
         ("equal", {"dwaa": {}}, "unknown weighting 'dwaa'"),
@@ -181,6 +181,7 @@ def test_build_takes_a_config():
         ("static", {}, "weighting 'static' needs the option weights"),
         ("dwa", {}, "steps_per_epoch is None: variant 'mtan' needs a whole number"),
         ("equal+equal", {}, "each method once"),
+        ("pcgrad+equal", {}, "pcgrad gives a gradient, so it must be the last"),
     ],
 )
 def test_build_messages(spec, options, message):

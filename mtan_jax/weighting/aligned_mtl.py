@@ -1,0 +1,60 @@
+"""Alignment of independent components."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.solvers import unit_size
+
+
+def aligned_mtl(
+    tasks: Sequence[str],
+    *,
+    scale: Literal["min", "median", "rmse"] = "min",
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Aligned-MTL (Senushkin, Patakin, Kuznetsov, Konushin, CVPR 2023).
+
+    Equation: with the eigenvalues s_k and eigenvectors V of the Gram matrix, w = s^(1/2) V diag(s_k)^(-1/2) V' 1
+    (algorithm 1): the gradients are replaced by the nearest ones that are orthogonal and of one length, s^(1/2), and
+    summed. s is the smallest eigenvalue that is not 0 in the paper ("min"); the authors' code knows the median and the
+    mean ("rmse") too.
+
+    Args:
+        tasks: names, in the order of the losses.
+        scale: which s.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import aligned_mtl
+        >>> tx = optax.chain(aligned_mtl(("semantic", "depth")), optax.adam(1e-4))
+    """
+    if scale not in ("min", "median", "rmse"):
+        raise ValueError(f"aligned_mtl scale is {scale!r}: one of min, median, rmse is needed")
+
+    def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        gram = unit_size(stack.gram)
+        values, vectors = jnp.linalg.eigh(gram)
+        counted = values > values.max() * len(values) * jnp.finfo(values.dtype).eps
+        safe = jnp.where(counted, values, 1)
+        rank = jnp.maximum(counted.sum(), 1)
+        if scale == "min":
+            s = jnp.where(counted, values, jnp.inf).min()
+        elif scale == "median":  # the lower one of two, as PyTorch has it
+            s = jnp.sort(jnp.where(counted, values, jnp.inf))[(rank - 1) // 2]
+        else:
+            s = jnp.where(counted, values, 0).sum() / rank
+        s = jnp.where(jnp.isfinite(s), s, 0)
+        return (vectors * jnp.where(counted, jnp.sqrt(s / safe), 0)[None]) @ vectors.sum(0), state
+
+    return weighted("aligned_mtl", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

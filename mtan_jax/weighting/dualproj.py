@@ -1,0 +1,43 @@
+"""Projection of the mean gradient."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.solvers import project_to_dual_cone, unit_size
+
+
+def dualproj(
+    tasks: Sequence[str],
+    *,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    r"""DualProj: the mean gradient, projected onto the vectors that conflict with no task.
+
+    Equation: argmin |v - g_0|^2 over <v, g_i> >= 0 for all i (Lopez-Paz and Ranzato, "Gradient Episodic Memory",
+    NeurIPS 2017, equation 11), by `solvers.project_to_dual_cone`.
+
+    Args:
+        tasks: names, in the order of the losses.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import dualproj
+        >>> tx = optax.chain(dualproj(("semantic", "depth")), optax.adam(1e-4))
+    """
+
+    def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        gram = unit_size(stack.gram)
+        mean = (stack.present / jnp.maximum(stack.present.sum(), 1)).astype(gram.dtype)
+        return project_to_dual_cone(mean, gram, stack.present), state
+
+    return weighted("dualproj", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

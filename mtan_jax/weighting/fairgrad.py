@@ -1,0 +1,46 @@
+"""Fair resource allocation."""
+
+import math
+from collections.abc import Sequence
+
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.solvers import fair_weights
+
+
+def fairgrad(
+    tasks: Sequence[str],
+    *,
+    alpha: float = 2.0,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """FairGrad (Ban and Ji, "Fair resource allocation in multi-task learning", ICML 2024): alpha-fair updates.
+
+    Equation: G w = w^(-1/alpha), element by element, with G the Gram matrix (equation 4); alpha = 1 is Nash-MTL's. The
+    authors solve it by SciPy's nonlinear least squares; here `solvers.fair_weights` does, to the precision of its type.
+    As in their code all parameters, heads too, are trained on sum_i w_i L_i.
+
+    Args:
+        tasks: names, in the order of the losses.
+        alpha: the larger, the more the task that gains least counts. The authors take 2 on NYUv2 and Cityscapes.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import fairgrad
+        >>> tx = optax.chain(fairgrad(("semantic", "depth")), optax.adam(1e-4))
+    """
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"fairgrad alpha is {alpha}: a finite number above 0 is needed")
+
+    def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        return fair_weights(stack.gram, stack.present, 1 / alpha), state
+
+    return weighted("fairgrad", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, own="weighted")

@@ -1,0 +1,49 @@
+"""Impartial multi-task learning, the part for gradients."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+
+
+def imtl_g(
+    tasks: Sequence[str],
+    *,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Impartial gradients (IMTL-G; Liu, Li, Kuang et al., ICLR 2021).
+
+    Equation: the combination, with weights that sum to 1, whose projections on all task gradients are of equal length:
+    <sum_j w_j g_j, g_i / |g_i|> is the same for all i (equation 6). Weights may be negative. Where gradients are
+    linearly dependent the smallest such weights are taken; where none sum to 1, all are 0.
+
+    Args:
+        tasks: names, in the order of the losses.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import imtl_g
+        >>> tx = optax.chain(imtl_g(("semantic", "depth")), optax.adam(1e-4))
+    """
+
+    def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        gram = stack.gram
+        lengths = jnp.sqrt(jnp.diag(gram))
+        there = stack.present & (lengths > 0)
+        lengths = jnp.where(there, lengths, 1)
+        cosines = jnp.where(there[:, None] & there[None], gram / lengths[:, None] / lengths[None], 0)
+        smallest = 1 / lengths.max()  # keeps the weights of a size of about 1
+        w = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ there.astype(gram.dtype) / lengths / smallest
+        total = w.sum()
+        return jnp.where(jnp.abs(total) > 1e-12, w / jnp.where(total == 0, 1, total), 0), state
+
+    return weighted("imtl_g", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

@@ -1,0 +1,74 @@
+"""The Nash bargaining solution."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.solvers import fair_weights
+
+
+class NashMTLState(NamedTuple):
+    """State of `nash_mtl`.
+
+    Attributes:
+        steps: taken so far.
+        weights: of the last solution; 1 before the first.
+    """
+
+    steps: Int32[Array, ""]
+    weights: Float[Array, "t"]
+
+
+def nash_mtl(
+    tasks: Sequence[str],
+    *,
+    update_every: int = 1,
+    max_norm: float | None = 1.0,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """Nash-MTL (Navon, Shamsian, Achituve et al., ICML 2022): the tasks bargain over the update.
+
+    Equation: G w = 1 / w, element by element, with G the Gram matrix (algorithm 1). The update conflicts with no task.
+    The authors approach w by a sequence of convex problems (cvxpy and ECOS, 20 at most,
+    to 1e-3); w is the minimum of one convex function, which `solvers.fair_weights` finds to the precision of its type.
+    As in their code all parameters, heads too, are trained on sum_i w_i L_i, and the gradient of the shared ones is
+    clipped to a norm.
+
+    Args:
+        tasks: names, in the order of the losses.
+        update_every: steps between two solutions; the weights in between are those of the last.
+        max_norm: of the gradient of the shared parameters; None: no clipping.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import nash_mtl
+        >>> tx = optax.chain(nash_mtl(("semantic", "depth")), optax.adam(1e-4))
+    """
+    if not isinstance(update_every, int) or update_every < 1:
+        raise ValueError(f"nash_mtl update_every is {update_every}: a whole number of at least 1 is needed")
+    if max_norm is not None and not 0 < max_norm < math.inf:
+        raise ValueError(f"nash_mtl max_norm is {max_norm}: a finite number above 0 is needed, or None")
+
+    def init() -> NashMTLState:
+        return NashMTLState(jnp.zeros((), jnp.int32), jnp.ones(len(tasks), jnp.float32))
+
+    def weigh(stack: Stack, state: NashMTLState) -> tuple[Float[Array, "t"], NashMTLState]:
+        def solve() -> Float[Array, "t"]:
+            return fair_weights(stack.gram, stack.present, 1.0).astype(jnp.float32)
+
+        weights = lax.cond(state.steps % update_every == 0, solve, lambda: state.weights)
+        return weights, NashMTLState(optax.safe_increment(state.steps), weights)
+
+    return weighted("nash_mtl", tasks, init, weigh, shared=shared, backward=backward, own="weighted", max_norm=max_norm)

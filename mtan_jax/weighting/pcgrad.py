@@ -1,0 +1,93 @@
+"""Gradient surgery."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+
+
+class PCGradState(NamedTuple):
+    """State of `pcgrad`.
+
+    Attributes:
+        steps: taken so far, of which the random order follows.
+    """
+
+    steps: Int32[Array, ""]
+
+
+def pcgrad(
+    tasks: Sequence[str],
+    *,
+    seed: int = 0,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """Projecting conflicting gradients (PCGrad; Yu, Kumar, Gupta, Levine, Hausman, Finn, NeurIPS 2020, algorithm 1).
+
+    Equation: each task's gradient g visits those of the other tasks in random order and, where they conflict, <g, g_j>
+    < 0, loses its part along g_j: g <- g - <g, g_j> / |g_j|^2 g_j. The results are summed. g_j is the gradient as it
+    was, g the one as it is by then.
+
+    Args:
+        tasks: names, in the order of the losses.
+        seed: of the random order.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import pcgrad
+        >>> tx = optax.chain(pcgrad(("semantic", "depth")), optax.adam(1e-4))
+    """
+
+    def init() -> PCGradState:
+        return PCGradState(jnp.zeros((), jnp.int32))
+
+    def weigh(stack: Stack, state: PCGradState) -> tuple[Float[Array, "t"], PCGradState]:
+        order = random_orders(seed, state.steps, len(stack.losses))
+        weights = project_conflicts(stack.gram, stack.present, order).sum(0)
+        return weights, PCGradState(optax.safe_increment(state.steps))
+
+    return weighted("pcgrad", tasks, init, weigh, shared=shared, backward=backward)
+
+
+def random_orders(seed: int, steps: Int32[Array, ""], tasks: int) -> Int32[Array, "t t"]:
+    """For each task a random order of all tasks; of seed and step alone."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), steps), tasks)
+    return jax.vmap(lambda key: jax.random.permutation(key, tasks))(keys)
+
+
+def project_conflicts(
+    gram: Float[Array, "t t"], present: Bool[Array, "t"], order: Int32[Array, "t t"]
+) -> Float[Array, "t t"]:
+    """What each projected gradient is made of.
+
+    Args:
+        gram: G_ij = <g_i, g_j>.
+        present: tasks that take part.
+        order: row i is the order in which task i visits the tasks; itself it leaves out.
+
+    Returns:
+        C: the projected gradient of task i is sum_j C_ij g_j.
+    """
+    rows = jnp.arange(len(gram))
+    squares = jnp.diag(gram)
+
+    def visit(k: Array, made_of: Float[Array, "t t"]) -> Float[Array, "t t"]:
+        j = order[:, k]
+        product = (made_of * gram[j]).sum(1)
+        conflicts = (product < 0) & (j != rows) & (squares[j] > 0) & present[j]
+        share = jnp.where(conflicts, product / jnp.where(conflicts, squares[j], 1), 0)
+        return made_of.at[rows, j].add(-share)
+
+    return lax.fori_loop(0, len(gram), visit, jnp.eye(len(gram), dtype=gram.dtype))

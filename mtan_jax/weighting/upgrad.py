@@ -1,0 +1,46 @@
+"""Unconflicting projection of gradients."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.solvers import project_to_dual_cone, unit_size
+
+
+def upgrad(
+    tasks: Sequence[str],
+    *,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    r"""UPGrad (Quinton and Rey, "Jacobian descent for multi-objective optimization", 2024).
+
+    Equation: each task's gradient is projected onto the dual cone of all gradients, the vectors that conflict with
+    none, and the projections are averaged (definition 3). So the update conflicts with no task, and is linear where
+    tasks are scaled. TorchJD adds 1e-4 to the diagonal of the Gram matrix; here the problem is solved as it is
+    (`solvers.project_to_dual_cone`).
+
+    Args:
+        tasks: names, in the order of the losses.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import upgrad
+        >>> tx = optax.chain(upgrad(("semantic", "depth")), optax.adam(1e-4))
+    """
+
+    def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        gram = unit_size(stack.gram)
+        rows = jnp.diag(stack.present / jnp.maximum(stack.present.sum(), 1)).astype(gram.dtype)
+        return jax.vmap(project_to_dual_cone, (0, None, None))(rows, gram, stack.present).sum(0), state
+
+    return weighted("upgrad", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

@@ -1,0 +1,156 @@
+"""Writes gradients.npz: what TorchJD and LibMTL make of given task gradients, in float64.
+
+    python make_gradients.py --torchjd=<checkout of github.com/SimplexLab/TorchJD, commit 862baed> \
+        --libmtl=<checkout of github.com/median-research-group/LibMTL, commit 4336804>
+
+Needs PyTorch, cvxpy, ECOS, Clarabel, quadprog, qpsolvers and SciPy; the tests read the stored file only.
+
+For K = 2, 3 and 10 tasks, 20 sets of gradients of 12 numbers each: 5 random ones, 5 that conflict, 5 of lengths that
+differ up to a thousandfold, 5 with a common direction.
+
+- `K/gradients` [20, K, 12], `K/losses` [20, K], and `K/orders` [20, K, K] int: row i is the order in which PCGrad and
+  GradVac let task i visit the tasks (in place of their random one).
+- `K/torchjd/METHOD` [20, 12]: the combined gradient. METHOD is mgda, imtl_g, aligned_mtl (and aligned_mtl/median,
+  aligned_mtl/rmse), upgrad and dualproj (without the 1e-4 that they add to the Gram matrix), cagrad (c = 0.4), nash_mtl
+  (each set for itself), fairgrad (alpha = 2), pcgrad, gradvac (one sequence of 20 steps, beta = 0.5).
+- `K/libmtl/METHOD` [20, 12]: mgda/none, mgda/l2, mgda/loss, mgda/loss+; cagrad (c = 0.4, rescale = 1), imtl_g,
+  aligned_mtl.
+"""
+
+import argparse
+import pathlib
+import sys
+import types
+import warnings
+
+import numpy as np
+import torch
+
+FOLDER = pathlib.Path(__file__).parent
+SETS = 20
+SIZE = 12
+
+
+def make_gradients(rng, tasks):
+    gradients = rng.normal(size=(SETS, tasks, SIZE))
+    gradients[5:10] -= 1.1 * gradients[5:10].mean(1, keepdims=True)
+    gradients[10:15] *= 10 ** rng.uniform(-1.5, 1.5, (5, tasks, 1))
+    gradients[15:] += 2 * rng.normal(size=(5, 1, SIZE))
+    return gradients
+
+
+class GivenOrders:
+    """In place of torch.randperm: the orders of a set, task after task."""
+
+    def __init__(self, orders, leave_out):
+        self.orders, self.leave_out, self.task = orders, leave_out, 0
+
+    def __call__(self, count):
+        order, task = self.orders[self.task], self.task
+        self.task += 1
+        if not self.leave_out:
+            return torch.tensor(order)
+        others = [j for j in range(len(order)) if j != task]
+        return torch.tensor([others.index(j) for j in order if j != task])
+
+
+def torchjd(gradients, orders):
+    import torchjd.aggregation as library
+    from torchjd.linalg import QuadprogProjector
+
+    exact = {"projector": QuadprogProjector(norm_eps=1e-10, reg_eps=1e-10)}  # otherwise 1e-4 moves the answer
+    tasks = gradients.shape[1]
+    plain = {
+        "mgda": lambda: library.MGDA(epsilon=1e-12, max_iters=200_000),
+        "imtl_g": library.IMTLG,
+        "aligned_mtl": library.AlignedMTL,
+        "aligned_mtl/median": lambda: library.AlignedMTL(scale_mode="median"),
+        "aligned_mtl/rmse": lambda: library.AlignedMTL(scale_mode="rmse"),
+        "upgrad": lambda: library.UPGrad(**exact),
+        "dualproj": lambda: library.DualProj(**exact),
+        "cagrad": lambda: library.CAGrad(c=0.4),
+        "nash_mtl": lambda: library.NashMTL(tasks, max_norm=0.0, optim_niter=200),
+        "fairgrad": lambda: library.FairGrad(2.0),
+    }
+    for name, make in plain.items():
+        yield name, np.stack([make()(torch.tensor(rows)).numpy() for rows in gradients])
+    random_order = torch.randperm
+    for name, method, leave_out in (("pcgrad", library.PCGrad(), False), ("gradvac", library.GradVac(), True)):
+        found = []
+        for rows, order in zip(gradients, orders, strict=True):
+            torch.randperm = GivenOrders(order, leave_out)
+            found.append(method(torch.tensor(rows)).numpy())
+        torch.randperm = random_order
+        yield name, np.stack(found)
+
+
+def libmtl(gradients, losses):
+    from LibMTL.weighting import IMTL, MGDA, Aligned_MTL, CAGrad
+
+    torch.symeig = lambda matrix, eigenvectors: torch.linalg.eigh(matrix)  # an older name, which PyTorch took away
+    methods = {f"mgda/{kind}": (MGDA, {"mgda_gn": kind}) for kind in ("none", "l2", "loss", "loss+")}
+    methods |= {
+        "cagrad": (CAGrad, {"calpha": 0.4, "rescale": 1}),
+        "imtl_g": (IMTL, {}),
+        "aligned_mtl": (Aligned_MTL, {}),
+    }
+    for name, (method, options) in methods.items():
+        found = []
+        for rows, values in zip(gradients, losses, strict=True):
+            found.append(given_gradients(method, torch.tensor(rows))(torch.tensor(values), options))
+        yield name, np.stack(found)
+
+
+def given_gradients(method, rows):
+    """LibMTL's method, with given gradients in place of those of a network."""
+
+    class Given(method):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.task_num, self.rep_grad, self.device = len(rows), False, "cpu"
+            self.train_loss_buffer = np.zeros((len(rows), 1))
+            self.epoch = 0
+
+        def _compute_grad_dim(self):
+            pass
+
+        def _compute_grad(self, losses, mode, rep_grad=False):
+            return rows.clone()
+
+        def _reset_grad(self, new_grads):
+            self.found = new_grads.detach().numpy()
+
+    def run(losses, options):
+        losses.requires_grad_()
+        module = Given()
+        module.init_param()
+        module.double()
+        module.backward(losses, **options)
+        return module.found
+
+    return run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torchjd", type=pathlib.Path, required=True)
+    parser.add_argument("--libmtl", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(arguments.torchjd / "src"))
+    sys.modules["LibMTL"] = types.ModuleType("LibMTL")  # its own imports the trainer, which needs much more
+    sys.modules["LibMTL"].__path__ = [str(arguments.libmtl / "LibMTL")]
+    warnings.simplefilter("ignore")  # cvxpy's
+    torch.set_default_dtype(torch.float64)
+    rng = np.random.default_rng(0)
+    stored = {}
+    for tasks in (2, 3, 10):
+        gradients, losses = make_gradients(rng, tasks), rng.uniform(0.1, 3, (SETS, tasks))
+        orders = np.stack([[rng.permutation(tasks) for _ in range(tasks)] for _ in range(SETS)])
+        stored |= {f"{tasks}/gradients": gradients, f"{tasks}/losses": losses, f"{tasks}/orders": orders}
+        stored |= {f"{tasks}/torchjd/{name}": found for name, found in torchjd(gradients, orders)}
+        stored |= {f"{tasks}/libmtl/{name}": found for name, found in libmtl(gradients, losses)}
+    np.savez_compressed(FOLDER / "gradients.npz", **stored)
+
+
+if __name__ == "__main__":
+    main()
