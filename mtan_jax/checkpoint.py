@@ -183,7 +183,7 @@ class Checkpoints:
                 raise CheckpointError(f"no checkpoint in {self._folder} has a value of {self._best_metric}")
             return [] if best is None else [best]
         if not which.isdecimal():
-            raise ValueError(f"checkpoint {which!r}: newest, best or a step is needed")
+            raise ValueError(f"checkpoint {which!r}: newest, best, initial or a step is needed")
         if int(which) not in steps:
             raise CheckpointError(f"no checkpoint of step {which} in {self._folder}; there are: {steps or 'none'}")
         return [int(which)]

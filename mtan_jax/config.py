@@ -78,8 +78,8 @@ def default_config() -> ConfigDict:
 
 # Fields whose keys are the user's.
 OPEN_FIELDS = ("data.options", "weighting_options", "optimizer.options")
-# Fields that do not change results, so a run may be resumed with others.
-FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "compilation_cache")
+# Fields that do not change results, so a run may be resumed with others. (A resumed run does not read `init_from`.)
+FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "model.init_from", "compilation_cache")
 # Fields that hold a length of training.
 DURATIONS = ("duration", "log_every", "eval.every", "checkpoint.every", "optimizer.halve_every", "optimizer.warmup")
 # The least that makes sense in these fields.

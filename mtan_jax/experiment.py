@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import logging
-import pathlib
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.delta_m import delta_m
-from mtan_jax.interop import names, torch
+from mtan_jax.interop import files, names, torch
 from mtan_jax.metrics import check_protocol
 from mtan_jax.models import build_model
 from mtan_jax.optimizer import build_optimizer, build_schedule
@@ -142,7 +141,7 @@ class Experiment:
         """
         if self.config.model.init_from is None:
             return {}
-        path = pathlib.Path(self.config.model.init_from).expanduser()
+        path = files.checked_path(self.config.model.init_from)
         return torch.load(path, self.abstract_variables(), self.weight_layouts)
 
     # Lengths.
@@ -187,7 +186,8 @@ class Experiment:
         make_state = jax.jit(self._make_state, compiler_options={"xla_backend_optimization_level": 0})
         loaded = self.load_weights()
         if loaded:
-            total = len(jax.tree.leaves(self.abstract_variables()))
+            shapes = self.abstract_variables()
+            total = len(jax.tree.leaves((shapes["params"], shapes["batch_stats"])))
             log.info("%d of the network's %d arrays are from %s", len(loaded), total, self.config.model.init_from)
         return parallel.place_state(make_state(jax.random.key(self.config.seed), loaded))
 

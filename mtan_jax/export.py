@@ -13,14 +13,19 @@ log = logging.getLogger(__name__)
 
 
 def check_export(experiment: Experiment, output: str | None) -> pathlib.Path:
-    """The file to export to; a `WeightsError` where there is none, or no such network in PyTorch."""
+    """The file to export to.
+
+    Raises:
+        WeightsError: none is given, its ending is not known, or PyTorch has no such network.
+    """
     if output is None:
         raise files.WeightsError("--output is needed, as in --output=network.safetensors")
-    path = pathlib.Path(output).expanduser()
-    files.check_ending(path)
-    if not experiment.weight_layouts:
+    path = files.checked_path(output)
+    try:
+        torch.check_state_dict(experiment.abstract_variables(), experiment.weight_layouts)
+    except files.WeightsError as error:
         config = experiment.config.model
-        raise files.WeightsError(f"--output={path}: no PyTorch network is known of {config.arch} on {config.backbone}")
+        raise files.WeightsError(f"{config.arch} on {config.backbone} cannot be exported: {error}") from error
     return path
 
 
@@ -45,4 +50,7 @@ def export(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, outpu
     arrays = torch.to_state_dict(jax.device_get(state.variables), layout)
     if jax.process_index() == 0:
         files.write(path, arrays)
-        log.info("wrote %d arrays to %s, named as in %s", len(arrays), path, layout.title)
+        total = len(jax.tree.leaves(state.variables))
+        log.info("wrote %d of the network's %d arrays to %s, named as in %s", len(arrays), total, path, layout.title)
+        if len(arrays) < total:
+            log.warning("it holds the backbone alone: PyTorch has no such network as a whole")

@@ -76,7 +76,7 @@ def run(folder: pathlib.Path) -> None:
     if MODE.value == "export":
         export.check_export(experiment, OUTPUT.value)
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
-    if MODE.value == "train" and not workdir.holds_results(folder):
+    if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
     experiment.prepare_data()
     if MODE.value == "train":

@@ -119,7 +119,7 @@ def test_steps_and_names_that_are_not_there(three):
         assert checkpoints.restore(template(), "4").step == 4
         with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 .*there are: \[2, 4, 6\]"):
             checkpoints.restore(template(), "5")
-        with pytest.raises(ValueError, match="checkpoint 'last': newest, best or a step"):
+        with pytest.raises(ValueError, match="checkpoint 'last': newest, best, initial or a step"):
             checkpoints.restore(template(), "last")
 
 

@@ -61,5 +61,5 @@ def test_what_cannot_be_predicted(run, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG but no more")
     with pytest.raises(ValueError, match=r"broken.png cannot be read as an image"):
         predict.predict_folder(experiment, folder, "newest", tmp_path)
-    with pytest.raises(ValueError, match=r"checkpoint 'last': newest, best or a step"):
+    with pytest.raises(ValueError, match=r"checkpoint 'last': newest, best, initial or a step"):
         predict.predict_split(experiment, folder, "last", "val", 1)

@@ -57,6 +57,7 @@ def test_fields_that_change_no_result_may_differ(tmp_path):
     make_used(tmp_path, default_config())
     config = default_config()
     config.data.data_dir, config.data.raw_dir, config.data.workers = "elsewhere", "there", 3
+    config.model.init_from = "weights.npz"
     config.compilation_cache = ""
     claim(tmp_path, config, write=True)
 

@@ -1,8 +1,6 @@
 """Named arrays in files: NumPy's npz, safetensors, and PyTorch's own. Nothing in a file is ever executed."""
 
 import pathlib
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,11 +31,20 @@ def read(path: pathlib.Path) -> Arrays:
     reader, _ = _functions(path)
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
-    return reader(path)
+    try:
+        return reader(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # the three libraries raise errors of many kinds
+        kind = "a PyTorch file of tensors alone" if reader is _read_torch else f"a {path.suffix[1:]} file"
+        advice = "; write it with torch.save(network.state_dict(), FILE)" if reader is _read_torch else ""
+        raise WeightsError(f"{path} cannot be read as {kind} ({type(error).__name__}){advice}") from error
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays by name, in the format that the file's ending says; the file is there whole or not at all.
+
+    Types that NumPy itself lacks (bfloat16) are written as float32.
 
     Raises:
         WeightsError: for an ending that is not known.
@@ -46,17 +53,26 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
     try:
-        writer(partial, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        writer(partial, {name: np.ascontiguousarray(_known_to_numpy(array)) for name, array in arrays.items()})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def check_ending(path: pathlib.Path) -> None:
-    """Raises a `WeightsError` where the file's ending is not known, or needs PyTorch where there is none."""
+def checked_path(name: str) -> pathlib.Path:
+    """The path of a file to read or write, ~ being the home directory.
+
+    Raises:
+        WeightsError: its ending is not known, it needs PyTorch where there is none, or there is no such home.
+    """
+    try:
+        path = pathlib.Path(name).expanduser()
+    except RuntimeError as error:
+        raise WeightsError(f"{name}: {error}") from error
     _functions(path)
     if path.suffix in (".pt", ".pth"):
         _torch(path)
+    return path
 
 
 def _functions(path: pathlib.Path) -> tuple[Callable[..., Arrays], Callable[..., Any]]:
@@ -65,38 +81,29 @@ def _functions(path: pathlib.Path) -> tuple[Callable[..., Arrays], Callable[...,
     return _FORMATS[path.suffix]
 
 
+def _known_to_numpy(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
 def _read_npz(path: pathlib.Path) -> Arrays:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} cannot be read as npz ({error})") from error
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _read_safetensors(path: pathlib.Path) -> Arrays:
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors ({error})") from error
+    return {name: _known_to_numpy(array) for name, array in safetensors.numpy.load_file(path).items()}
 
 
 def _read_torch(path: pathlib.Path) -> Arrays:
     torch = _torch(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} cannot be read as a PyTorch file of tensors alone ({reason}). Write it with "
-            "torch.save(network.state_dict(), FILE)"
-        ) from error
+    found = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise WeightsError(f"{path} holds no state_dict. Write it with torch.save(network.state_dict(), FILE)")
+        raise WeightsError(f"{path} holds no state_dict; write it with torch.save(network.state_dict(), FILE)")
     wide = {torch.bfloat16: torch.float32}  # a type that NumPy lacks
-    return {name: value.detach().to(wide.get(value.dtype, value.dtype)).numpy() for name, value in found.items()}
+    return {str(name): value.detach().to(wide.get(value.dtype, value.dtype)).numpy() for name, value in found.items()}
 
 
 def _write_torch(path: pathlib.Path, arrays: Arrays) -> None:

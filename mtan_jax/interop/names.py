@@ -47,7 +47,7 @@ def layouts(arch: str, backbone: str, tasks: tuple[str, ...]) -> tuple[Layout, .
         naming = functools.partial(_AUTHORS[arch, backbone], tasks=tasks)
         one = " (a file a task: give config.tasks one)" if arch in ("single", "stan") and len(tasks) > 1 else ""
         found.append(Layout(f"the authors' {arch} on {backbone}{one}", naming, ("logsigma",)))
-    if backbone in _TORCHVISION:
+    if backbone in _TORCHVISION and arch not in _CHANGED:
         name, naming = _TORCHVISION[backbone]
         found.append(Layout(f"torchvision's {name}", functools.partial(_of_backbone, naming), ("fc.", "classifier.")))
     return tuple(found)
@@ -192,6 +192,9 @@ _AUTHORS: dict[tuple[str, str], Callable[..., tuple[str, ...]]] = {
         for name in ("resnet50", "resnet101")
     },
 }
+
+# Architectures whose backbones are not torchvision's.
+_CHANGED = ("split_wide", "split_deep", "dense")
 
 # backbone -> torchvision's name of it, and the names in its file
 _TORCHVISION: dict[str, tuple[str, Callable[[Path], tuple[str, ...]]]] = {

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -43,8 +44,7 @@ def to_variables(arrays: Arrays, template: Mapping[str, Any], layouts: Sequence[
     Raises:
         WeightsError: for entries that are missing, of another shape, or not known; the message lists them.
     """
-    if not layouts:
-        raise WeightsError("no kind of PyTorch file is known for this architecture on this backbone")
+    _check_any(layouts)
     arrays = {name.removeprefix(_DATA_PARALLEL): array for name, array in arrays.items()}
     leaves = {path: leaf for path, leaf in traverse_util.flatten_dict(dict(template)).items() if path[0] != "masks"}
     layout = max(layouts, key=lambda layout: len(arrays.keys() & _entries(leaves, layout).keys()))
@@ -70,13 +70,23 @@ def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> Arrays:
     for path, leaf in leaves.items():
         for name, part in _parts(path, np.asarray(leaf), layout):
             if name in arrays:
-                raise WeightsError(
-                    f"{layout.title} has one {name} where this network has several: a backbone a task. Export one task"
-                )
+                raise WeightsError(f"{layout.title} has one {name} where this network has several, a backbone a task")
             arrays[name] = part
     if not arrays:
-        raise WeightsError(f"nothing of this network belongs to {layout.title}")
+        raise WeightsError(f"nothing of it belongs to {layout.title}")
     return arrays
+
+
+def check_state_dict(variables: Mapping[str, Any], layouts: Sequence[Layout]) -> None:
+    """Raises the `WeightsError` that `to_state_dict` with the first layout would; shapes will do for variables."""
+    _check_any(layouts)
+    shapes = {name: variables[name] for name in ("params", "batch_stats")}
+    to_state_dict(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes), layouts[0])
+
+
+def _check_any(layouts: Sequence[Layout]) -> None:
+    if not layouts:
+        raise WeightsError("no kind of PyTorch file is known of this architecture on this backbone")
 
 
 def _entries(leaves: Mapping[Path, Any], layout: Layout) -> dict[str, tuple[int, ...]]:
@@ -112,10 +122,18 @@ def _check(arrays: Arrays, entries: Mapping[str, tuple[int, ...]], layout: Layou
             problems["missing"].append(name)
         elif arrays[name].shape != shape:
             problems["of another shape"].append(f"{name} is {list(arrays[name].shape)}, not {list(shape)}")
+    problems["no numbers, or not all finite"] = [
+        name for name in entries if name in arrays and not _is_finite(arrays[name])
+    ]
     problems["not known"] = [name for name in arrays if name not in entries and name not in ignored]
-    lines = [f"{len(found)} {problem}: {_list(found)}" for problem, found in problems.items() if found]
+    lines = [f"{len(found)} {problem}: {_list(sorted(found))}" for problem, found in problems.items() if found]
     if lines:
+        lines.append("tasks, their order and classes, and the width must be those of the file")
         raise WeightsError("\n  ".join([f"it does not fit this network as {layout.title}:", *lines]))
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and bool(np.isfinite(array).all())
 
 
 def _list(names: Sequence[str]) -> str:

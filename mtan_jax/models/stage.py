@@ -83,6 +83,8 @@ class Trunk(nn.Module):
 
     def setup(self) -> None:
         for name, make in self.backbone.blocks.items():
+            if hasattr(type(self), name) or name in type(self).__dataclass_fields__ or not name.isidentifier():
+                raise ValueError(f"Backbone.blocks has a block {name!r}, which Flax uses itself; give it another name")
             setattr(self, name, make())
 
     def block(self, name: str, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:

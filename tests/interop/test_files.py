@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -42,6 +43,26 @@ def test_safetensors_of_another_program(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".npz", ".safetensors", ".pt"])
+def test_bfloat16_is_written_as_float32(tmp_path, ending):
+    if ending == ".pt":
+        pytest.importorskip("torch", reason="PyTorch is an optional extra")
+    path = tmp_path / f"weights{ending}"
+    files.write(path, {"a": np.asarray(jnp.array([1.5, -2.0], jnp.bfloat16))})
+    found = files.read(path)["a"]
+    assert (found.dtype, found.tolist()) == (np.float32, [1.5, -2.0])
+
+
+def test_damaged_bytes_in_a_compressed_npz(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, a=np.arange(1000.0))
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{re.escape(str(path))} cannot be read as a npz file"):
+        files.read(path)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors", ".pt"])
 def test_a_damaged_file_is_named(tmp_path, ending):
     if ending == ".pt":
         pytest.importorskip("torch", reason="PyTorch is an optional extra")
@@ -61,9 +82,12 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_an_unknown_ending_is_refused_before_anything_is_written(tmp_path):
-    for action in (lambda path: files.write(path, ARRAYS), files.read, files.check_ending):
+    for action in (lambda path: files.write(path, ARRAYS), files.read, lambda path: files.checked_path(str(path))):
         with pytest.raises(WeightsError, match=r"must end in \.npz, \.safetensors, \.pt, \.pth"):
             action(tmp_path / "folder" / "weights.h5")
+    with pytest.raises(WeightsError, match=r"~nobody-here/weights\.npz: "):
+        files.checked_path("~nobody-here/weights.npz")
+    assert files.checked_path("~/weights.npz") == pathlib.Path.home() / "weights.npz"
     assert not (tmp_path / "folder").exists()
 
 
@@ -76,13 +100,13 @@ def test_pickled_objects_are_not_executed(tmp_path):
     harmful, path = Harmful(), tmp_path / "weights.npz"
     harmful.path = str(tmp_path / "executed")
     np.savez(path, a=np.array([harmful], object))
-    with pytest.raises(WeightsError, match="cannot be read as npz"):
+    with pytest.raises(WeightsError, match="cannot be read as a npz file"):
         files.read(path)
     pytest.importorskip("torch", reason="PyTorch is an optional extra")
     import torch
 
     torch.save({"a": harmful}, tmp_path / "weights.pt")
-    with pytest.raises(WeightsError, match=r"tensors alone.*state_dict"):
+    with pytest.raises(WeightsError, match=r"tensors alone \(UnpicklingError\); write it with torch.save"):
         files.read(tmp_path / "weights.pt")
     (tmp_path / "old.pt").write_bytes(pickle.dumps(harmful, protocol=2))
     with pytest.raises(WeightsError, match="tensors alone"):
@@ -114,6 +138,6 @@ def test_without_pytorch_the_message_says_what_would_do(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_torch)
     path = pathlib.Path(tmp_path / "weights.pt")
     path.write_bytes(b"")
-    for action in (files.read, files.check_ending, lambda path: files.write(path, ARRAYS)):
+    for action in (files.read, lambda path: files.checked_path(str(path)), lambda path: files.write(path, ARRAYS)):
         with pytest.raises(WeightsError, match=r"pip install 'mtan_jax\[torch\]'.*\.npz or \.safetensors"):
             action(path)

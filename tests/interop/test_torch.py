@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -77,13 +78,22 @@ def test_what_does_not_fit_is_listed():
         "  2 missing: encoder_block.0.0.weight, pred_task1.0.bias",
         "  1 of another shape: pred_task2.1.weight is [5, 3, 1, 1], not [1, 3, 1, 1]",
         "  2 not known: decoder_att.3.0.0.weight, surprise",
+        "  tasks, their order and classes, and the width must be those of the file",
     ]
 
 
 def test_long_lists_are_cut():
     template, layout, arrays = authors_file()
-    with pytest.raises(WeightsError, match=r"25 not known: x0, x1, .*x19 and 5 more"):
+    with pytest.raises(WeightsError, match=r"25 not known: x0, x1, x10, .* and 5 more"):
         torch.to_variables({**arrays, **{f"x{i}": np.zeros(1) for i in range(25)}}, template, (layout,))
+
+
+@pytest.mark.parametrize("wrong", [np.array(["a", "b", "c"]), np.zeros(3, np.int8), np.array([1.0, np.nan, 2.0])])
+def test_weights_are_finite_numbers(wrong):
+    template, layout, arrays = authors_file()
+    arrays["encoder_block.0.0.bias"] = wrong
+    with pytest.raises(WeightsError, match=r"1 no numbers, or not all finite: encoder_block\.0\.0\.bias"):
+        torch.to_variables(arrays, template, (layout,))
 
 
 def test_entries_that_every_such_file_has_besides():
@@ -162,7 +172,7 @@ def test_torchvision_fills_every_backbone_of_the_network():
 def test_start_from_a_file_and_export_again(tmp_path, run_main, capsys, caplog):
     """By the program's flags: what is exported, imported by a run of another seed, is exported again to the bit."""
     data = f"--config.data.data_dir={tmp_path / 'data'}"
-    common = (f"--config={ROOT}/configs/streets.py:smoke,arch=split,width=0.03", data, "--checkpoint=initial")
+    common = (f"--config={ROOT}/configs/streets.py:smoke,width=0.03", data, "--checkpoint=initial")
     first, second = tmp_path / "first.npz", tmp_path / "second.safetensors"
     run_main(*common, f"--workdir={tmp_path / 'a'}", "--mode=export", f"--output={first}")
     arguments = (*common, f"--workdir={tmp_path / 'b'}", f"--config.model.init_from={first}", "--config.seed=7")
@@ -184,6 +194,11 @@ def test_what_is_wrong_with_a_file_shows_before_the_data_are_prepared(tmp_path, 
     common = (f"--config={ROOT}/configs/streets.py:smoke,arch=split", f"--config.data.data_dir={data}")
     with pytest.raises(SystemExit, match=r"error: .*missing\.npz: there is no such file"):
         run_main(*common, f"--workdir={tmp_path}", f"--config.model.init_from={tmp_path / 'missing.npz'}")
+    with pytest.raises(SystemExit, match=r"error: .*missing\.npz: there is no such file"):
+        run_main(
+            *(*common, f"--workdir={tmp_path}", f"--config.model.init_from={tmp_path / 'missing.npz'}"),
+            *("--mode=eval", "--checkpoint=initial"),
+        )
     with pytest.raises(SystemExit, match="error: --output is needed"):
         run_main(*common, f"--workdir={tmp_path}", "--mode=export")
     with pytest.raises(SystemExit, match=r"error: .*weights\.txt: the file's name must end in"):
@@ -191,7 +206,29 @@ def test_what_is_wrong_with_a_file_shows_before_the_data_are_prepared(tmp_path, 
     assert not data.exists()
 
 
+@pytest.mark.slow
+def test_a_run_that_started_from_a_file_resumes_without_it(tmp_path, run_main):
+    data = f"--config.data.data_dir={tmp_path / 'data'}"
+    common = (f"--config={ROOT}/configs/streets.py:smoke,arch=split,width=0.03", data, "--config.seed=3")
+    weights = tmp_path / "weights.npz"
+    initial = ("--mode=export", "--checkpoint=initial", "--config.seed=0", f"--output={weights}")
+    run_main(*common[:2], f"--workdir={tmp_path / 'none'}", *initial)
+    workdir, start = f"--workdir={tmp_path / 'run'}", f"--config.model.init_from={weights}"
+    run_main(*common, workdir, start)
+    run_main(*common, workdir, "--mode=export", f"--output={tmp_path / 'straight.npz'}")
+    last = tmp_path / "run" / "checkpoints" / "4"
+    shutil.rmtree(last)
+    weights.unlink()
+    run_main(*common, workdir, start)
+    assert last.is_dir()
+    run_main(*common, workdir, "--mode=export", f"--output={tmp_path / 'resumed.npz'}")
+    straight, resumed = files.read(tmp_path / "straight.npz"), files.read(tmp_path / "resumed.npz")
+    assert all((straight[name] == resumed[name]).all() for name in straight)
+
+
 def test_a_network_that_pytorch_does_not_have(tmp_path, run_main):
     toy = (f"--config={toy_config.__file__}", f"--config.data.data_dir={tmp_path}", f"--workdir={tmp_path}")
-    with pytest.raises(SystemExit, match="error: nothing of this network belongs to torchvision's vgg16_bn"):
+    with pytest.raises(
+        SystemExit, match="error: plain on segnet cannot be exported: nothing of it belongs to torchvision"
+    ):
         run_main(*toy, "--mode=export", "--output=weights.npz", "--checkpoint=initial")

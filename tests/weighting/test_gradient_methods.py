@@ -127,7 +127,9 @@ def test_nash_mtl(tasks):
 def test_pcgrad(tasks):
     with jax.enable_x64(True):
         for gradients, _, order, expected in sets(tasks, "torchjd/pcgrad"):
-            made_of = project_conflicts(jnp.asarray(gradients @ gradients.T), jnp.ones(tasks, bool), jnp.asarray(order))
+            made_of = jax.jit(project_conflicts)(
+                jnp.asarray(gradients @ gradients.T), jnp.ones(tasks, bool), jnp.asarray(order)
+            )
             assert relative(np.asarray(made_of).sum(0) @ gradients, expected) < 1e-9
 
 
@@ -137,7 +139,7 @@ def test_gradvac(tasks):
         goals = jnp.zeros((tasks, tasks))
         for gradients, _, order, expected in sets(tasks, "torchjd/gradvac"):
             gram = jnp.asarray(gradients @ gradients.T)
-            made_of, goals = vaccinate(gram, jnp.ones(tasks, bool), jnp.asarray(order), goals, 0.5)
+            made_of, goals = jax.jit(vaccinate)(gram, jnp.ones(tasks, bool), jnp.asarray(order), goals, 0.5)
             assert relative(np.asarray(made_of).sum(0) @ gradients, expected) < 1e-5  # TorchJD adds 1e-8 to divisors
 
 
@@ -273,27 +275,23 @@ def test_resumed_in_the_middle_is_the_same(method, problem):
 
 
 @each_method
-def test_own_parameters_have_the_gradient_of_the_sum(method, problem):
-    batch = {key: value[0] for key, value in problem.batches.items()}
-    tx = chain(method)
-    given = problem.task_gradients(problem.params, batch)
-    updates, state = optax.chain(
-        GRADIENT_METHODS[method](Problem.tasks, shared=lambda path: path[0] == "shared")
-    ).update(given, (tx.init(problem.params)[0],), problem.params)
-    weights = task_weights(state) if method in ("nash_mtl", "fairgrad") else jnp.ones(3)
-    np.testing.assert_allclose(updates["heads"], given.gradient(weights)["heads"], rtol=1e-4, atol=1e-6)
+def test_own_parameters_and_one_backward_pass_after_another(method, problem):
+    """Parameters that tasks do not share have the gradient of the sum; both ways to run the passes agree."""
+    make, batch = GRADIENT_METHODS[method], {key: value[0] for key, value in problem.batches.items()}
 
+    @jax.jit
+    def run(params):
+        given = problem.task_gradients(params, batch)
+        results = []
+        for backward in ("together", "one_by_one"):
+            tx = make(Problem.tasks, shared=lambda path: path[0] == "shared", backward=backward)
+            results.append(tx.update(given, tx.init(None)))
+        weights = results[0][1].task_weights if method in ("nash_mtl", "fairgrad") else jnp.ones(3)
+        return [gradient for gradient, _ in results], given.gradient(weights)["heads"]
 
-@each_method
-def test_one_by_one_is_together(method, problem):
-    batch = {key: value[0] for key, value in problem.batches.items()}
-    shared = lambda path: path[0] == "shared"  # noqa: E731
-    found = []
-    for backward in ("together", "one_by_one"):
-        tx = GRADIENT_METHODS[method](Problem.tasks, shared=shared, backward=backward)
-        given = problem.task_gradients(problem.params, batch)
-        found.append(jax.jit(lambda state, tx=tx, given=given: tx.update(given, state))(tx.init(None))[0])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *found)
+    (together, one_by_one), of_heads = run(problem.params)
+    np.testing.assert_allclose(together["heads"], of_heads, rtol=1e-4, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), together, one_by_one)
 
 
 @each_method
