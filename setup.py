@@ -31,8 +31,8 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
-        "test": ["pytest>=8", "scikit-learn>=1.6"],
-        "dev": ["mypy==2.4.1", "pre-commit>=4", "pytest>=8", "ruff==0.17.6", "scikit-learn>=1.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.6"],
+        "dev": ["mypy==2.4.1", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6", "scikit-learn>=1.6"],
         "torch": ["torch>=2.6"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],

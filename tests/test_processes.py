@@ -69,7 +69,8 @@ def test_two_processes_resume_and_end_as_one(run, experiment, alone, killed, tmp
     assert err.startswith("resuming from step ")
     assert err.count("split val after 13 steps") == 1
     assert other_err == ""
-    assert [line for line in (out + other_out).splitlines() if not line.startswith("[Gloo]")] == []
+    # Its two threads write into each other's lines.
+    assert [line for line in (out + other_out).splitlines() if "[Gloo]" not in line and "peer ranks" not in line] == []
     assert len(list(folder.glob("events.*"))) == 2  # a file a start, and not one more a process
 
 

@@ -31,7 +31,7 @@ SEGNET_TOTALS = {
     "dense": 123_743_995 - 3,
     "cross_stitch": 74_941_807 - 3,
 }
-RESNET_MTAN = 92_347_921  # MTANDeepLabv3: 13 classes, depth, normals
+RESNET_MTAN, RESNET_HEADS = 92_347_921, 48_380_689  # MTANDeepLabv3 and its decoders: 13 classes, depth, normals
 # Of torchvision's resnet50, resnet101 (less the last layer) and of vgg16_bn's convolutions and BatchNorms; of SegNet,
 # the authors' single network for depth less its head.
 BACKBONE_TOTALS = {
@@ -80,8 +80,17 @@ def test_two_tasks_of_cityscapes():
     assert count(params_of(make("mtan", task_list=(tasks.semantic(7), tasks.depth())))) == 41_206_984
 
 
-def test_mtan_on_resnet_is_the_authors():
-    assert count(params_of(make("mtan", "resnet50"))) == RESNET_MTAN
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_networks_on_resnet(backbone):
+    """MTAN is the authors'; the others are made of parts that are theirs or torchvision's."""
+    alone = BACKBONE_TOTALS[backbone]
+    totals = {
+        "mtan": RESNET_MTAN - BACKBONE_TOTALS["resnet50"] + alone,
+        "split": alone + RESNET_HEADS,
+        "single": 3 * alone + RESNET_HEADS,
+        "cross_stitch": 3 * alone + RESNET_HEADS + 3 * 3,
+    }
+    assert {arch: count(params_of(make(arch, backbone))) for arch in totals} == totals
 
 
 def test_parts():
