@@ -38,7 +38,7 @@ def test_an_unknown_name_ends_in_one_message(tmp_path):
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: unknown weighting 'dwaa'")
-    assert "known: dwa, equal, schedule, static, uncertainty, aligned_mtl" in line
+    assert "known: dwa, equal, geometric, rlw" in line
     assert not (tmp_path / "run").exists()  # so the corrected command finds nothing in its way
 
 

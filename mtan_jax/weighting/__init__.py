@@ -14,11 +14,14 @@ from mtan_jax.weighting.dualproj import dualproj
 from mtan_jax.weighting.dwa import dwa
 from mtan_jax.weighting.equal import equal
 from mtan_jax.weighting.fairgrad import fairgrad
+from mtan_jax.weighting.geometric import geometric
 from mtan_jax.weighting.gradvac import gradvac
 from mtan_jax.weighting.imtl_g import imtl_g
 from mtan_jax.weighting.mgda import mgda
 from mtan_jax.weighting.nash_mtl import nash_mtl
 from mtan_jax.weighting.pcgrad import pcgrad
+from mtan_jax.weighting.rlw import rlw
+from mtan_jax.weighting.scale_invariant import scale_invariant
 from mtan_jax.weighting.schedule import schedule
 from mtan_jax.weighting.static import static
 from mtan_jax.weighting.uncertainty import uncertainty
@@ -37,11 +40,14 @@ __all__ = [
     "dwa",
     "equal",
     "fairgrad",
+    "geometric",
     "gradvac",
     "imtl_g",
     "mgda",
     "nash_mtl",
     "pcgrad",
+    "rlw",
+    "scale_invariant",
     "schedule",
     "static",
     "sum_tasks",
@@ -56,6 +62,9 @@ Method = Callable[..., optax.GradientTransformationExtraArgs]  # called as metho
 BALANCERS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
+    "geometric": geometric,
+    "rlw": rlw,
+    "scale_invariant": scale_invariant,
     "schedule": schedule,
     "static": static,
     "uncertainty": uncertainty,

@@ -16,6 +16,7 @@ WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
 # Options without which a method is not defined, and a second variant where there is one.
 CASES: dict[str, list[dict[str, Any]]] = {
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
+    "rlw": [{}, {"distribution": "dirichlet"}],
     "schedule": [{"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}}],
     "static": [{"weights": WEIGHTS}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
@@ -35,6 +36,8 @@ def losses():
 
 @each_method
 def test_order_of_the_tasks_does_not_matter(name, options, follow, losses):
+    if name == "rlw":
+        pytest.skip("in distribution only: the random weights belong to the places of the tasks")
     order = [2, 0, 1]
     present = np.random.default_rng(2).random(losses.shape) < 0.8
     expected, _ = follow(METHODS[name](TASKS, **options), TASKS, losses, present)
@@ -117,7 +120,8 @@ def test_every_method_learns(name, options, problem):
     for _ in range(150):
         params, state, losses = step(params, state)
         history.append(losses)
-    assert (history[-1] < 0.5 * history[0]).all()
+    # Where each loss counts by its logarithm, the largest falls slowly.
+    assert (history[-1] < (0.8 if name in ("geometric", "scale_invariant") else 0.5) * history[0]).all()
 
 
 def test_every_method_takes_the_tasks_first_and_checks_them():
@@ -168,7 +172,7 @@ def test_build_takes_a_config():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("dwaa", {}, "unknown weighting 'dwaa'.*known: dwa, equal, schedule, static, uncertainty, aligned"),
+        ("dwaa", {}, "unknown weighting 'dwaa'.*known: dwa, equal, geometric, rlw, scale_invariant, schedule"),
         ("", {}, "unknown weighting ''"),
         ("equal+", {}, "unknown weighting ''"),
         ("equal", {"dwaa": {}}, "unknown weighting 'dwaa'"),

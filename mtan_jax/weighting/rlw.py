@@ -1,0 +1,60 @@
+"""Random loss weighting."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+
+
+class RLWState(NamedTuple):
+    """State of `rlw`.
+
+    Attributes:
+        steps: taken so far, of which the random weights follow.
+    """
+
+    steps: Int32[Array, ""]
+
+
+def rlw(
+    tasks: Sequence[str], *, distribution: Literal["normal", "dirichlet"] = "normal", seed: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Random loss weighting (RLW; Lin, Ye, Zhang, Tsang, TMLR 2022): new weights at each step.
+
+    Equation: w = softmax(z) with z from the standard normal distribution, or w from the flat Dirichlet distribution.
+    They sum to 1 in both.
+
+    Args:
+        tasks: names, in the order of the losses.
+        distribution: "normal" (the authors' choice) or "dirichlet".
+        seed: of the weights.
+
+    Raises:
+        ValueError: unknown distribution, no task, or one named twice.
+
+    Example:
+        >>> from mtan_jax.weighting import rlw
+        >>> tx = rlw(("semantic", "depth"), distribution="dirichlet")
+    """
+    tasks = check_tasks(tasks)
+    if distribution not in ("normal", "dirichlet"):
+        raise ValueError(f"rlw distribution is {distribution!r}: 'normal' or 'dirichlet' is needed")
+
+    def init() -> RLWState:
+        return RLWState(jnp.zeros((), jnp.int32))
+
+    def step(task_gradients: TaskGradients, state: RLWState) -> tuple[Float[Array, "t"], RLWState]:
+        del task_gradients
+        key = jax.random.fold_in(jax.random.key(seed), state.steps)
+        if distribution == "normal":
+            weights = jax.nn.softmax(jax.random.normal(key, (len(tasks),)))
+        else:
+            weights = jax.random.dirichlet(key, jnp.ones(len(tasks)))
+        return weights, RLWState(optax.safe_increment(state.steps))
+
+    return balancer("rlw", tasks, init, step)

@@ -1,0 +1,39 @@
+"""The sum of the logarithms of the losses."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+
+# Below this a loss counts as this: its weight would be infinite at 0.
+SMALLEST_LOSS = 1e-10
+
+
+def scale_invariant(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
+    """Scale-invariant loss: no task counts more for being measured in smaller units.
+
+    Equation: the total loss is sum_i log L_i, so w_i = 1 / L_i ("SI" in the tables of Nash-MTL, ICML 2022). Losses
+    below 1e-10 count as 1e-10; an absent task has weight 0.
+
+    Args:
+        tasks: names, in the order of the losses.
+
+    Raises:
+        ValueError: no task, or one named twice.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import scale_invariant, sum_tasks
+        >>> tasks = ("semantic", "depth")
+        >>> tx = optax.chain(scale_invariant(tasks), sum_tasks(tasks), optax.adam(1e-4))
+    """
+    tasks = check_tasks(tasks)
+
+    def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        losses = task_gradients.weights * task_gradients.losses
+        return jnp.where(task_gradients.present, 1 / jnp.maximum(losses, SMALLEST_LOSS), 0), state
+
+    return balancer("scale_invariant", tasks, optax.EmptyState, step)
