@@ -38,6 +38,7 @@ def default_config() -> ConfigDict:
     config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}
     config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # mtan | nash
     config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
+    config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})  # smoothness; epochs
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear

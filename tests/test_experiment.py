@@ -82,7 +82,7 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
             {"data__name": "nyuv2", "data__options": {"layout": "npy"}},
             r"layout: got 'npy'; expected one of 'release', ",
         ),
-        ({"weighting": "dwaa"}, r"unknown weighting 'dwaa' .*; known: dwa, equal, schedule, static, uncertainty"),
+        ({"weighting": "dwaa"}, r"unknown weighting 'dwaa' .*; known: dwa, equal, geometric, rlw"),
         ({"weighting": "static+gradnorm"}, r"unknown weighting 'gradnorm' .*; known: dwa, equal"),
         (
             {"weighting_options__dwa": {"temp": 2.0}},

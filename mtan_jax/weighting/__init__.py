@@ -24,6 +24,7 @@ from mtan_jax.weighting.rlw import rlw
 from mtan_jax.weighting.scale_invariant import scale_invariant
 from mtan_jax.weighting.schedule import schedule
 from mtan_jax.weighting.static import static
+from mtan_jax.weighting.stch import stch
 from mtan_jax.weighting.uncertainty import uncertainty
 from mtan_jax.weighting.upgrad import upgrad
 
@@ -50,6 +51,7 @@ __all__ = [
     "scale_invariant",
     "schedule",
     "static",
+    "stch",
     "sum_tasks",
     "task_weights",
     "uncertainty",
@@ -67,6 +69,7 @@ BALANCERS: dict[str, Method] = {
     "scale_invariant": scale_invariant,
     "schedule": schedule,
     "static": static,
+    "stch": stch,
     "uncertainty": uncertainty,
 }
 

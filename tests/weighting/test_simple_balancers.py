@@ -1,11 +1,15 @@
 """Balancers whose weights follow from one line: against the derivative of that line, or their distribution."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.weighting import TaskGradients, geometric, rlw, scale_invariant
+from mtan_jax.weighting import TaskGradients, geometric, rlw, scale_invariant, stch
+
+REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 
 TASKS = ("semantic", "depth", "normal")
 TOTALS = {
@@ -19,6 +23,32 @@ def test_weights_are_the_derivative_of_the_total_loss(method, follow):
     losses = np.random.default_rng(0).uniform(0.1, 3, (5, 3)).astype(np.float32)
     factors, _ = follow(method(TASKS), TASKS, losses)
     np.testing.assert_allclose(factors, jax.vmap(jax.grad(TOTALS[method]))(losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 10])
+def test_libmtl(tasks, follow):
+    """Weights at 24 steps, from tests/reference/make_losses.py."""
+    names = tuple(f"task_{i}" for i in range(tasks))
+    with np.load(REFERENCE / "losses.npz", allow_pickle=False) as stored:
+        losses = stored[f"{tasks}/losses"]
+        for tx, name in (
+            (geometric(names), "gls"),
+            (stch(names, steps_per_epoch=4, mu=0.7, warmup_epochs=1), "stch"),
+        ):
+            np.testing.assert_allclose(follow(tx, names, losses)[0], stored[f"{tasks}/{name}"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps_per_epoch": 0}, "stch steps_per_epoch is 0: a whole number of at least 1"),
+        ({"steps_per_epoch": 1, "mu": 0.0}, "stch mu is 0.0: a finite number above 0"),
+        ({"steps_per_epoch": 1, "warmup_epochs": -1}, "stch warmup_epochs is -1: a whole number of at least 0"),
+    ],
+)
+def test_bad_options_of_stch(options, message):
+    with pytest.raises(ValueError, match=message):
+        stch(TASKS, **options)
 
 
 @pytest.mark.parametrize("method", TOTALS)

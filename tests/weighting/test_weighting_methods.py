@@ -19,6 +19,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "rlw": [{}, {"distribution": "dirichlet"}],
     "schedule": [{"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}}],
     "static": [{"weights": WEIGHTS}],
+    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
 }
 EACH = [(name, options) for name in BALANCERS for options in CASES.get(name, [{}])]
@@ -121,7 +122,7 @@ def test_every_method_learns(name, options, problem):
         params, state, losses = step(params, state)
         history.append(losses)
     # Where each loss counts by its logarithm, the largest falls slowly.
-    assert (history[-1] < (0.8 if name in ("geometric", "scale_invariant") else 0.5) * history[0]).all()
+    assert (history[-1] < (0.8 if name in ("geometric", "scale_invariant", "stch") else 0.5) * history[0]).all()
 
 
 def test_every_method_takes_the_tasks_first_and_checks_them():
