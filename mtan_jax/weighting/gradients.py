@@ -110,7 +110,8 @@ def weighted(
         leaves = [leaf for _, leaf in flat]
         mask = [is_shared(_keys(path)) for path, _ in flat]
         if not any(mask):
-            raise ValueError(f"{name} shared={shared!r} chooses none of the parameters {sorted(gradients)}")
+            found = sorted({"/".join(_keys(path[:1])) for path, _ in flat})
+            raise ValueError(f"{name} shared={shared!r} chooses none of the parameters {found}")
         chosen = tuple(leaf for leaf, chosen in zip(leaves, mask, strict=True) if chosen)
         stack = Stack(chosen, task_gradients.losses * task_gradients.weights, jnp.asarray(task_gradients.present))
         weights, inner = weigh(stack, state.inner)
