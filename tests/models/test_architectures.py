@@ -80,7 +80,7 @@ def test_two_tasks_of_cityscapes():
     assert count(params_of(make("mtan", task_list=(tasks.semantic(7), tasks.depth())))) == 41_206_984
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+@pytest.mark.parametrize("backbone", ["resnet50", pytest.param("resnet101", marks=pytest.mark.slow)])
 def test_networks_on_resnet(backbone):
     """MTAN is the authors'; the others are made of parts that are theirs or torchvision's."""
     alone = BACKBONE_TOTALS[backbone]

@@ -49,6 +49,11 @@ def relative(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+# Each number of tasks is compiled anew.
+each_count = pytest.mark.parametrize(
+    "tasks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)]
+)
+
 # (method, options, name in the file, bound on the relative error). The bounds are those of the solvers there: LibMTL's
 # CAGrad and FairGrad stop SciPy's at its default tolerance, its MGDA keeps weights from 0.001 to 0.999.
 CASES = [
@@ -68,7 +73,7 @@ def sets(tasks, name):
     return list(zip(*(stored()[key] for key in keys), strict=True))
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 @pytest.mark.parametrize(("method", "options", "name", "bound"), CASES, ids=[f"{c[0]}-{c[2]}" for c in CASES])
 def test_numbers(method, options, name, bound, tasks):
     with jax.enable_x64(True):
@@ -77,7 +82,7 @@ def test_numbers(method, options, name, bound, tasks):
 
 
 @pytest.mark.parametrize("scale", ["median", "rmse"])
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 def test_scales_of_aligned_mtl(tasks, scale):
     with jax.enable_x64(True):
         for gradients, _, _, expected in sets(tasks, f"torchjd/aligned_mtl/{scale}"):
@@ -85,7 +90,7 @@ def test_scales_of_aligned_mtl(tasks, scale):
             assert relative(combine("aligned_mtl", gradients, scale=scale)[0], tasks * expected) < 1e-9
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 def test_mgda_is_as_short_as_the_others_or_shorter(tasks):
     """Their methods converge slowly; where they have, to 2 parts in a thousand, the combination is theirs."""
     with jax.enable_x64(True):
@@ -107,7 +112,7 @@ def test_mgda_divides_gradients_as_libmtl_does(tasks, kind):
             assert relative(combine("mgda", gradients, losses, normalize=kind)[0], expected) < 3e-2
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 def test_nash_mtl(tasks):
     """The equation itself; and TorchJD's answer where its own solver came to one."""
     with jax.enable_x64(True):
@@ -123,7 +128,7 @@ def test_nash_mtl(tasks):
         assert compared >= {2: 15, 3: 15, 10: 5}[tasks]
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 def test_pcgrad(tasks):
     with jax.enable_x64(True):
         for gradients, _, order, expected in sets(tasks, "torchjd/pcgrad"):
@@ -133,7 +138,7 @@ def test_pcgrad(tasks):
             assert relative(np.asarray(made_of).sum(0) @ gradients, expected) < 1e-9
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 def test_gradvac(tasks):
     with jax.enable_x64(True):
         goals = jnp.zeros((tasks, tasks))
@@ -211,7 +216,7 @@ def test_absent_tasks_take_no_part(method):
     ("method", "options"),
     [("mgda", {}), ("upgrad", {}), ("dualproj", {}), ("nash_mtl", {}), ("cagrad", {"c": 1.0}), ("fairgrad", {})],
 )
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@each_count
 def test_these_conflict_with_no_task(method, options, tasks):
     for gradients in stored()[f"{tasks}/gradients"].astype(np.float32):
         found, _ = combine(method, gradients, **options)
