@@ -20,6 +20,7 @@ from mtan_jax.config import FREE_FIELDS, default_config
 from mtan_jax.data import DATASETS
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.experiment import Experiment
+from mtan_jax.weighting import METHODS
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -82,7 +83,7 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
             {"data__name": "nyuv2", "data__options": {"layout": "npy"}},
             r"layout: got 'npy'; expected one of 'release', ",
         ),
-        ({"weighting": "dwaa"}, r"unknown weighting 'dwaa' .*; known: dwa, equal, geometric, rlw"),
+        ({"weighting": "dwaa"}, rf"unknown weighting 'dwaa' .*; known: {', '.join(METHODS)}"),
         ({"weighting": "static+gradnorm"}, r"unknown weighting 'gradnorm' .*; known: dwa, equal"),
         (
             {"weighting_options__dwa": {"temp": 2.0}},

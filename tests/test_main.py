@@ -10,6 +10,7 @@ import pytest
 import toy_config
 
 from mtan_jax import writers
+from mtan_jax.weighting import METHODS
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -38,13 +39,14 @@ def test_an_unknown_name_ends_in_one_message(tmp_path):
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: unknown weighting 'dwaa'")
-    assert "known: dwa, equal, geometric, rlw" in line
+    assert f"known: {', '.join(METHODS)}" in line
     assert not (tmp_path / "run").exists()  # so the corrected command finds nothing in its way
 
 
 def test_help_shows_how_to_call_it_and_every_mode():
     result = call("--help")
-    for words in ("--workdir=runs/streets", "<train|eval|predict|export|summary>", "--images", "--output"):
+    command = "--config=configs/streets.py --workdir=runs/streets"
+    for words in (command, "<train|eval|predict|export|summary>", "--images", "--output"):
         assert words in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
 

@@ -20,7 +20,7 @@ def fairgrad(
     """FairGrad (Ban and Ji, "Fair resource allocation in multi-task learning", ICML 2024): alpha-fair updates.
 
     Equation: G w = w^(-1/alpha), element by element, with G the Gram matrix (equation 4); alpha = 1 is Nash-MTL's. The
-    authors solve it by SciPy's nonlinear least squares; here `solvers.fair_weights` does, to the precision of its type.
+    authors solve it by SciPy's nonlinear least squares, here `solvers.fair_weights` does by Newton's method.
     As in their code all parameters, heads too, are trained on sum_i w_i L_i.
 
     Args:

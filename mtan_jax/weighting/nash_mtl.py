@@ -37,7 +37,7 @@ def nash_mtl(
 
     Equation: G w = 1 / w, element by element, with G the Gram matrix (algorithm 1). The update conflicts with no task.
     The authors approach w by a sequence of convex problems (cvxpy and ECOS, 20 at most,
-    to 1e-3); w is the minimum of one convex function, which `solvers.fair_weights` finds to the precision of its type.
+    to 1e-3); w is the minimum of one convex function, which `solvers.fair_weights` finds by Newton's method.
     As in their code all parameters, heads too, are trained on sum_i w_i L_i, and the gradient of the shared ones is
     clipped to a norm.
 

@@ -173,7 +173,7 @@ def test_build_takes_a_config():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("dwaa", {}, "unknown weighting 'dwaa'.*known: dwa, equal, geometric, rlw, scale_invariant, schedule"),
+        ("dwaa", {}, f"unknown weighting 'dwaa'.*known: {', '.join(METHODS)}"),
         ("", {}, "unknown weighting ''"),
         ("equal+", {}, "unknown weighting ''"),
         ("equal", {"dwaa": {}}, "unknown weighting 'dwaa'"),
