@@ -32,7 +32,8 @@ def default_config() -> ConfigDict:
     config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
     config.model.init_from = config_dict.placeholder(str)  # file of PyTorch weights to start from; None: random
 
-    config.weighting = "equal"  # names in mtan_jax.weighting.METHODS, joined by "+"
+    # Names in mtan_jax.weighting.METHODS, joined by "+"; or (("dwa", {"temperature": 2.0}), my_method).
+    config.weighting = config_dict.FieldReference("equal", field_type=object)
     config.weighting_options = ConfigDict()  # {method: keyword arguments}
     config.weighting_options.static = ConfigDict({"weights": dict.fromkeys(config.tasks, 1.0)})  # {task: weight}
     config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}

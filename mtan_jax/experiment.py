@@ -171,14 +171,18 @@ class Experiment:
         return self._build_tx(self.learning_rate, steps_per_epoch=max(round(self.steps_per_epoch), 1))
 
     def _build_tx(self, learning_rate: optax.Schedule, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
-        options = self.config.weighting_options
         return weighting.build_weighting(
             self.config.weighting,
             self.task_names,
             build_optimizer(self.config.optimizer, learning_rate),
-            options={name: {k: _plain(v) for k, v in options[name].items()} for name in options},
+            options=self._weighting_options,
             defaults={"steps_per_epoch": steps_per_epoch, "learning_rate": learning_rate},
         )
+
+    @property
+    def _weighting_options(self) -> dict[str, dict[str, Any]]:
+        options = self.config.weighting_options
+        return {name: {k: _plain(v) for k, v in options[name].items()} for name in options}
 
     def init_state(self) -> TrainState:
         """The state before the first step, on every device of this process."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
 from mtan_jax.weighting.solvers import unit_size
 
 
@@ -17,6 +17,7 @@ def aligned_mtl(
     scale: Literal["min", "median", "rmse"] = "min",
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
+    wrt: Wrt = "parameters",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Aligned-MTL (Senushkin, Patakin, Kuznetsov, Konushin, CVPR 2023).
 
@@ -30,6 +31,7 @@ def aligned_mtl(
         scale: which s.
         shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
         backward: "together" or "one_by_one"; see there.
+        wrt: "parameters", or "features": one full backward pass (the paper's Aligned-MTL-UB).
 
     Raises:
         ValueError: an option is out of its range.
@@ -57,4 +59,4 @@ def aligned_mtl(
         s = jnp.where(jnp.isfinite(s), s, 0)
         return (vectors * jnp.where(counted, jnp.sqrt(s / safe), 0)[None]) @ vectors.sum(0), state
 
-    return weighted("aligned_mtl", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)
+    return weighted("aligned_mtl", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, wrt=wrt)

@@ -7,9 +7,13 @@ stand in one chain with anything that optax has:
     tx = optax.chain(dwa(tasks, steps_per_epoch=397), sum_tasks(tasks), optax.adam(1e-4))
 
 A method that combines the gradients of single tasks stands in the place of `sum_tasks` and asks
-`TaskGradients.gradient` for them. A method that needs the losses after the step wraps the rest of the chain, as
-`optax.lookahead` does, and asks `TaskGradients.losses_at`. Whatever turns task gradients into a gradient keeps a field
-`task_weights` in its state, and nothing else has a field of that name.
+`TaskGradients.gradient` for them. A method that needs the losses after the step, or at other parameters, wraps the rest
+of the chain, as `optax.lookahead` does, and asks `TaskGradients.losses_at`:
+
+    tx = famo(tasks, optax.chain(sum_tasks(tasks), optax.adam(1e-4)))
+
+Whatever turns task gradients into a gradient keeps a field `task_weights` in its state, and nothing else has a field of
+that name.
 """
 
 import dataclasses
@@ -40,6 +44,12 @@ class TaskGradients:
         pullback: from the cotangent of the losses to this device's gradient; from `jax.vjp`, whose own pullback gives a
             tuple of one. The differentiated function reduces over devices itself: a loss is `psum(sum) / psum(count)`.
         losses_at: the losses of the same batch at other parameters, for the methods that look ahead.
+        second_losses_at: the losses of a second batch, for the methods that learn from one; differentiable. None where
+            the step was given no second batch.
+        indicators: how well each task is done on the batch, from 0 (not at all) to 1 (as well as can be); NaN for a
+            task that has no such indicator. None where the step has none for any.
+        feature_pullback: from the cotangent of the losses to the gradient with respect to the features that the tasks
+            share, those of this device's rows. None where the step was not asked for it.
         axis_name: of the devices that `gradient` averages over; None on one device.
     """
 
@@ -50,6 +60,9 @@ class TaskGradients:
     pullback: Callable[[Float[Array, "t"]], optax.Updates]
     losses_at: Callable[[optax.Params], Float[Array, "t"]] | None = None
     axis_name: str | None = None
+    second_losses_at: Callable[[optax.Params], Float[Array, "t"]] | None = None
+    indicators: Float[Array, "t"] | None = None
+    feature_pullback: Callable[[Float[Array, "t"]], Any] | None = None
 
     def scale(self, factors: Float[Array, "t"]) -> "TaskGradients":
         """The same losses, each weighted by a further factor.
@@ -76,6 +89,28 @@ class TaskGradients:
         """
         gradient = self.pullback(cotangent.astype(self.losses.dtype))
         return gradient if self.axis_name is None else jax.lax.pmean(gradient, self.axis_name)
+
+    def feature_gradient(self, cotangent: Float[Array, "t"]) -> Any:
+        """The gradient of `sum(cotangent * losses)` with respect to the shared features of this device's rows.
+
+        Only what stands behind these features is passed. Inner products over the global batch are the sums over the
+        devices of those of these gradients.
+
+        Args:
+            cotangent: one number a task, the same on every device.
+
+        Raises:
+            ValueError: the step has no such gradients.
+        """
+        if self.feature_pullback is None:
+            raise ValueError(
+                "the step gives no gradients with respect to features: make_train_step(features=True) is needed, and a "
+                "network whose tasks share features"
+            )
+        gradient = self.feature_pullback(cotangent.astype(self.losses.dtype))
+        # The transpose of psum is psum: each device's own part, once for each device.
+        count = 1 if self.axis_name is None else jax.lax.psum(1, self.axis_name)
+        return jax.tree.map(lambda leaf: leaf / count, gradient)
 
 
 class SumTasksState(NamedTuple):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
 
 
 def imtl_g(
@@ -14,6 +14,7 @@ def imtl_g(
     *,
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
+    wrt: Wrt = "parameters",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Impartial gradients (IMTL-G; Liu, Li, Kuang et al., ICLR 2021).
 
@@ -25,6 +26,7 @@ def imtl_g(
         tasks: names, in the order of the losses.
         shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
         backward: "together" or "one_by_one"; see there.
+        wrt: "parameters" (LibMTL, TorchJD), or "features": one full backward pass (the paper).
 
     Raises:
         ValueError: an option is out of its range.
@@ -46,4 +48,4 @@ def imtl_g(
         total = w.sum()
         return jnp.where(jnp.abs(total) > 1e-12, w / jnp.where(total == 0, 1, total), 0), state
 
-    return weighted("imtl_g", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)
+    return weighted("imtl_g", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, wrt=wrt)

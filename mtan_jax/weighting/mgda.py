@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
 from mtan_jax.weighting.solvers import min_norm
 
 _NORMALIZE = ("none", "l2", "loss", "loss+")
@@ -19,6 +19,7 @@ def mgda(
     normalize: Literal["none", "l2", "loss", "loss+"] = "none",
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
+    wrt: Wrt = "parameters",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiple-gradient descent (MGDA): the shortest convex combination of the task gradients.
 
@@ -39,6 +40,7 @@ def mgda(
         normalize: what gradients are divided by.
         shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
         backward: "together" or "one_by_one"; see there.
+        wrt: "parameters", or "features": one full backward pass (MGDA-UB, Sener and Koltun, equation 5).
 
     Raises:
         ValueError: an option is out of its range.
@@ -61,4 +63,4 @@ def mgda(
         divisor = jnp.where(divisor > 0, divisor, 1)
         return min_norm(gram / divisor[:, None] / divisor[None], stack.present) / divisor, state
 
-    return weighted("mgda", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)
+    return weighted("mgda", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, wrt=wrt)

@@ -9,7 +9,15 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from mtan_jax.weighting import BALANCERS, METHODS, TaskGradients, build_weighting, sum_tasks, task_weights
+from mtan_jax.weighting import (
+    BALANCERS,
+    METHODS,
+    SumTasksState,
+    TaskGradients,
+    build_weighting,
+    sum_tasks,
+    task_weights,
+)
 
 TASKS = ("semantic", "depth", "normal")
 WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
@@ -155,6 +163,30 @@ def test_build_composes_in_order_and_takes_defaults():
     np.testing.assert_allclose(update, [-0.5, -0.125, -1.5])
 
 
+def test_methods_with_their_options_and_functions_of_ones_own():
+    def double(tasks, *, factor):
+        return optax.stateless(lambda task_gradients, params: task_gradients.scale(jnp.full(3, factor)))
+
+    def last_only(tasks):
+        def update(updates, state, params=None):
+            return updates.gradient(updates.weights * jnp.array([0.0, 0.0, 1.0])), SumTasksState(updates.weights)
+
+        return optax.GradientTransformation(lambda params: SumTasksState(jnp.ones(3)), update)
+
+    gradients = TaskGradients(TASKS, jnp.ones(3), jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent)
+    for methods, expected in (
+        ([("static", {"weights": WEIGHTS}), (double, {"factor": 2.0})], [-2.0, -0.5, -6.0]),
+        ((("static", {"weights": WEIGHTS}), (double, {"factor": 2.0}), last_only), [0.0, 0.0, -6.0]),
+    ):
+        # Options in the list come before the others.
+        tx = build_weighting(methods, TASKS, optax.sgd(1.0), options={"static": {"weights": dict.fromkeys(TASKS, 9.0)}})
+        updates, state = tx.update(gradients, tx.init(jnp.zeros(3)), jnp.zeros(3))
+        np.testing.assert_allclose(updates, expected)
+        np.testing.assert_allclose(task_weights(state), [2.0, 0.5, 6.0])
+    with pytest.raises(ValueError, match="last_only gives a gradient, so it must be the last"):
+        build_weighting((last_only, "equal"), TASKS, optax.sgd(1.0))
+
+
 def test_options_come_before_defaults():
     with pytest.raises(ValueError, match="steps_per_epoch is 0"):
         build_weighting(
@@ -187,6 +219,9 @@ def test_build_takes_a_config():
         ("dwa", {}, "steps_per_epoch is None: variant 'mtan' needs a whole number"),
         ("equal+equal", {}, "each method once"),
         ("pcgrad+equal", {}, "pcgrad gives a gradient, so it must be the last"),
+        ((), {}, "at least one method is needed"),
+        ((3,), {}, "weighting 3: a method is a name, a function, or"),
+        ((("dwa", {"T": 1}),), {}, "unknown option 'T' of weighting 'dwa'"),
     ],
 )
 def test_build_messages(spec, options, message):
