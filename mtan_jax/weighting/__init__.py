@@ -11,20 +11,29 @@ import optax
 
 from mtan_jax.weighting.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.cagrad import cagrad
+from mtan_jax.weighting.conflict_free import conflict_free
 from mtan_jax.weighting.core import SumTasksState, TaskGradients, sum_tasks, task_weights
+from mtan_jax.weighting.db_mtl import db_mtl
 from mtan_jax.weighting.dualproj import dualproj
 from mtan_jax.weighting.dwa import dwa
 from mtan_jax.weighting.equal import equal
+from mtan_jax.weighting.excess_mtl import excess_mtl
 from mtan_jax.weighting.fairgrad import fairgrad
+from mtan_jax.weighting.famo import famo
 from mtan_jax.weighting.geometric import geometric
+from mtan_jax.weighting.graddrop import graddrop
+from mtan_jax.weighting.gradnorm import gradnorm
 from mtan_jax.weighting.gradvac import gradvac
 from mtan_jax.weighting.imtl_g import imtl_g
+from mtan_jax.weighting.imtl_l import imtl_l
 from mtan_jax.weighting.mgda import mgda
+from mtan_jax.weighting.moco import moco
 from mtan_jax.weighting.nash_mtl import nash_mtl
 from mtan_jax.weighting.pcgrad import pcgrad
 from mtan_jax.weighting.rlw import rlw
 from mtan_jax.weighting.scale_invariant import scale_invariant
 from mtan_jax.weighting.schedule import schedule
+from mtan_jax.weighting.sdmgrad import sdmgrad
 from mtan_jax.weighting.static import static
 from mtan_jax.weighting.stch import stch
 from mtan_jax.weighting.uncertainty import uncertainty
@@ -40,6 +49,7 @@ __all__ = [
     "aligned_mtl",
     "build_weighting",
     "cagrad",
+    "conflict_free",
     "dualproj",
     "dwa",
     "equal",
@@ -69,6 +79,7 @@ BALANCERS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
+    "imtl_l": imtl_l,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
@@ -81,18 +92,25 @@ BALANCERS: dict[str, Method] = {
 GRADIENT_METHODS: dict[str, Method] = {
     "aligned_mtl": aligned_mtl,
     "cagrad": cagrad,
+    "conflict_free": conflict_free,
+    "db_mtl": db_mtl,
     "dualproj": dualproj,
+    "excess_mtl": excess_mtl,
     "fairgrad": fairgrad,
+    "graddrop": graddrop,
+    "gradnorm": gradnorm,
     "gradvac": gradvac,
     "imtl_g": imtl_g,
     "mgda": mgda,
+    "moco": moco,
     "nash_mtl": nash_mtl,
     "pcgrad": pcgrad,
+    "sdmgrad": sdmgrad,
     "upgrad": upgrad,
 }
 
 # Those that look at the losses at other parameters: they wrap all that follows, as method(tasks, inner, **options).
-WRAPPERS: dict[str, Method] = {}
+WRAPPERS: dict[str, Method] = {"famo": famo}
 
 METHODS: dict[str, Method] = BALANCERS | GRADIENT_METHODS | WRAPPERS
 

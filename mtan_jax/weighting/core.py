@@ -17,6 +17,7 @@ that name.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -270,6 +271,20 @@ def one_a_task(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]) -
         unknown = sorted(set(values) - set(tasks))
         raise ValueError(f"{name} weights: missing {missing}, unknown {unknown}; exactly {list(tasks)} are needed")
     return tuple(values[task] for task in tasks)
+
+
+def check_number(name: str, option: str, value: Any, *, above: float | None = None, least: float = -math.inf) -> None:
+    """Raises a ValueError where an option of a method is no finite number above `above`, or of at least `least`."""
+    wanted = f"above {above:g}" if above is not None else f"of at least {least:g}" if least > -math.inf else ""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < least or (above is not None and value <= above):
+        raise ValueError(f"{name} {option} is {value!r}: a finite number {wanted} is needed".replace("  ", " "))
+
+
+def check_count(name: str, option: str, value: Any, *, least: int) -> None:
+    """Raises a ValueError where an option of a method is no whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} {option} is {value!r}: a whole number of at least {least} is needed")
 
 
 def check_weight(name: str, task: str, weight: Any) -> float:

@@ -140,7 +140,7 @@ def combined(
         found = combine(stack, state.inner)
         leaves = iter(found.leaves)
         gradient = [
-            next(leaves).astype(leaf.dtype) if c else _weighted_sum(found.own, leaf)
+            next(leaves).astype(leaf.dtype) if c else weighted_sum(found.own, leaf)
             for (_, leaf), c in zip(flat, chosen, strict=True)
         ]
         logged = (found.task_weights * task_gradients.weights).astype(jnp.float32)
@@ -185,7 +185,7 @@ def weighted(
     def combine(stack: Stack, state: State) -> Combined:
         weights, state = weigh(stack, state)
         factor = _clip(stack.gram, weights, max_norm)
-        leaves = tuple(_weighted_sum(weights * factor, leaf) for leaf in stack.leaves)
+        leaves = tuple(weighted_sum(weights * factor, leaf) for leaf in stack.leaves)
         return Combined(leaves, weights, weights if own == "weighted" else jnp.ones_like(weights), state)
 
     of_parameters = combined(name, tasks, lambda leaves: init(), combine, shared=shared, backward=backward)
@@ -212,7 +212,8 @@ def _stack(task_gradients: TaskGradients, leaves: tuple[Array, ...], axis_name: 
     return Stack(leaves, losses, jnp.asarray(task_gradients.present), axis_name)
 
 
-def _weighted_sum(weights: Float[Array, "t"], leaf: Float[Array, "t ..."]) -> Float[Array, "..."]:
+def weighted_sum(weights: Float[Array, "t"], leaf: Float[Array, "t ..."]) -> Float[Array, "..."]:
+    """sum_i w_i of the rows of a leaf."""
     return jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
 
 

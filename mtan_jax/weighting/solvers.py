@@ -199,6 +199,23 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
     return jnp.where(present, w, 0)
 
 
+def project_to_simplex(point: Float[Array, "t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
+    """The nearest point whose elements are at least 0 and sum to 1 (Duchi et al., ICML 2008, figure 1).
+
+    Args:
+        point: any point.
+        present: tasks that take part; the others have 0.
+
+    Returns:
+        w; all 0 where no task is present.
+    """
+    falling = jnp.sort(jnp.where(present, point, -jnp.inf))[::-1]
+    excess = jnp.cumsum(jnp.where(jnp.isfinite(falling), falling, 0)) - 1
+    counts = jnp.arange(1, len(point) + 1)
+    kept = jnp.maximum((falling * counts > excess).sum(), 1)
+    return jnp.where(present, jnp.maximum(point - excess[kept - 1] / kept, 0), 0)
+
+
 def unit_size(gram: Float[Array, "t t"]) -> Float[Array, "t t"]:
     """G divided by its largest diagonal element."""
     largest = jnp.diag(gram).max()

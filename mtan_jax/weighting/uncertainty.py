@@ -1,32 +1,17 @@
 """Homoscedastic uncertainty weighting."""
 
-import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.learned_scale import learned_scale
 
 _INITIAL_LOG_VARIANCE = {"mtan": -0.5, "nash": 0.0}
 _NASH_LEARNING_RATE = 0.025
-
-
-class UncertaintyState(NamedTuple):
-    """State of `uncertainty`.
-
-    Attributes:
-        steps: taken so far, for the learning rate.
-        log_variances: s.
-        adam: the moments of s, and for each task the number of steps at which it was present.
-    """
-
-    steps: Int32[Array, ""]
-    log_variances: Float[Array, "t"]
-    adam: optax.ScaleByAdamState
 
 
 def uncertainty(
@@ -67,42 +52,16 @@ def uncertainty(
         >>> tx = uncertainty(("semantic", "depth"), learning_rate=1e-4)
         >>> tx = uncertainty(("semantic", "depth"), variant="nash")
     """
-    tasks = check_tasks(tasks)
     if variant not in _INITIAL_LOG_VARIANCE:
         raise ValueError(f"uncertainty variant is {variant!r}: one of {sorted(_INITIAL_LOG_VARIANCE)} is needed")
     start = _INITIAL_LOG_VARIANCE[variant] if initial_log_variance is None else initial_log_variance
-    if not math.isfinite(start):
-        raise ValueError(f"uncertainty initial_log_variance is {start}: a finite number is needed")
+    check_number("uncertainty", "initial_log_variance", start)
     if log_variance_rate is None:
         log_variance_rate = _NASH_LEARNING_RATE if variant == "nash" else learning_rate
     if log_variance_rate is None:
         raise ValueError("uncertainty learning_rate is None: variant 'mtan' needs the network's learning rate")
-    if not callable(log_variance_rate) and not 0 <= log_variance_rate < math.inf:
-        raise ValueError(f"uncertainty rate is {log_variance_rate}: a finite number of at least 0 is needed")
-    return _uncertainty(tasks, start, log_variance_rate)
 
+    def term(log_variance: Float[Array, ""], loss: Float[Array, ""]) -> Float[Array, ""]:
+        return 0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance
 
-def _uncertainty(
-    tasks: tuple[str, ...], start: float, rate: float | optax.Schedule
-) -> optax.GradientTransformationExtraArgs:
-    # One Adam a task, so that the steps at which a task is absent leave no trace in its moments.
-    adam = optax.scale_by_adam()
-
-    def init() -> UncertaintyState:
-        log_variances = jnp.full(len(tasks), start, jnp.float32)
-        return UncertaintyState(jnp.zeros((), jnp.int32), log_variances, jax.vmap(adam.init)(log_variances))
-
-    def step(task_gradients: TaskGradients, state: UncertaintyState) -> tuple[Float[Array, "t"], UncertaintyState]:
-        factors = 0.5 * jnp.exp(-state.log_variances)
-        losses = (task_gradients.weights * task_gradients.losses).astype(factors.dtype)
-        direction, new_adam = jax.vmap(adam.update)(0.5 - factors * losses, state.adam)
-        step_size = jnp.asarray(rate(state.steps) if callable(rate) else rate, factors.dtype)
-
-        def keep_absent(new: Array, old: Array) -> Array:
-            return jnp.where(task_gradients.present, new, old)
-
-        log_variances = keep_absent(state.log_variances - step_size * direction, state.log_variances)
-        new_adam = jax.tree.map(keep_absent, new_adam, state.adam)
-        return factors, UncertaintyState(optax.safe_increment(state.steps), log_variances, new_adam)
-
-    return balancer("uncertainty", tasks, init, step)
+    return learned_scale("uncertainty", tasks, term, start=start, rate=log_variance_rate)

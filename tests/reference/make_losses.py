@@ -1,12 +1,16 @@
-"""Writes losses.npz: how LibMTL weighs given losses, in float64.
+"""Writes losses.npz: how LibMTL, TorchJD and FAMO's authors weigh given losses, in float64.
 
-    python make_losses.py --libmtl=<checkout of github.com/median-research-group/LibMTL, commit 4336804>
+    python make_losses.py --libmtl=<checkout of github.com/median-research-group/LibMTL, commit 4336804> \
+        --torchjd=<checkout of github.com/SimplexLab/TorchJD, commit 862baed> \
+        --famo=<checkout of github.com/Cranial-XIX/FAMO, commit 0a6ad06>
 
 Needs PyTorch and what LibMTL imports; the tests read the stored file only. A weight is the derivative of the total loss
 by a task's loss.
 
 - `K/losses` [24, K] for K = 2, 3 and 10 tasks: of 24 steps, 4 an epoch.
-- `K/gls`, `K/stch` (mu = 0.7, one epoch of warm-up) [24, K]: the weights.
+- `K/gls`, `K/stch` (mu = 0.7, one epoch of warm-up) [24, K]: LibMTL's weights.
+- `K/imtl_l` [24, K]: TorchJD's weights, s learned by Adam at 0.05.
+- `K/after` [24, K]: losses after each step; `K/famo` [24, K]: the weights of FAMO's authors with these, decay 0.01.
 """
 
 import argparse
@@ -40,20 +44,52 @@ def weigh(method, losses, options):
     return np.stack(found)
 
 
+def weigh_imtl_l(losses):
+    from torchjd.scalarization import IMTLL
+
+    method, found = IMTLL(losses.shape[1]), []
+    adam = torch.optim.Adam(method.parameters(), lr=0.05)
+    for values in losses:
+        given = torch.tensor(values, requires_grad=True)
+        adam.zero_grad()
+        method(given).backward()
+        adam.step()
+        found.append(given.grad.numpy())
+    return np.stack(found)
+
+
+def weigh_famo(losses, after):
+    from famo import FAMO
+
+    method, found = FAMO(losses.shape[1], "cpu", gamma=0.01), []
+    for values, later in zip(losses, after, strict=True):
+        given = torch.tensor(values, requires_grad=True)
+        method.backward(given)
+        method.update(torch.tensor(later))
+        found.append(given.grad.numpy())
+    return np.stack(found)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--libmtl", type=pathlib.Path, required=True)
+    for name in ("libmtl", "torchjd", "famo"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(arguments.torchjd / "src"), str(arguments.famo)]
     sys.modules["LibMTL"] = types.ModuleType("LibMTL")  # its own imports the trainer, which needs much more
-    sys.modules["LibMTL"].__path__ = [str(parser.parse_args().libmtl / "LibMTL")]
+    sys.modules["LibMTL"].__path__ = [str(arguments.libmtl / "LibMTL")]
     from LibMTL.weighting import GLS, STCH
 
     torch.set_default_dtype(torch.float64)
-    rng = np.random.default_rng(0)
+    rng, more = np.random.default_rng(0), np.random.default_rng(1)
     stored = {}
     for tasks in (2, 3, 10):
         losses = rng.uniform(0.1, 3, (STEPS, tasks)) * np.linspace(1, 0.3, STEPS)[:, None]
         stored |= {f"{tasks}/losses": losses, f"{tasks}/gls": weigh(GLS, losses, {})}
         stored[f"{tasks}/stch"] = weigh(STCH, losses, {"STCH_mu": 0.7, "STCH_warmup_epoch": 1})
+        after = losses * more.uniform(0.8, 1.1, losses.shape)
+        stored |= {f"{tasks}/after": after, f"{tasks}/imtl_l": weigh_imtl_l(losses)}
+        stored[f"{tasks}/famo"] = weigh_famo(losses, after)
     np.savez_compressed(FOLDER / "losses.npz", **stored)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.weighting import TaskGradients, geometric, rlw, scale_invariant, stch
+from mtan_jax.weighting import TaskGradients, geometric, imtl_l, rlw, scale_invariant, stch
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 
@@ -26,7 +26,7 @@ def test_weights_are_the_derivative_of_the_total_loss(method, follow):
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 10])
-def test_libmtl(tasks, follow):
+def test_published_codes(tasks, follow):
     """Weights at 24 steps, from tests/reference/make_losses.py."""
     names = tuple(f"task_{i}" for i in range(tasks))
     with np.load(REFERENCE / "losses.npz", allow_pickle=False) as stored:
@@ -34,6 +34,7 @@ def test_libmtl(tasks, follow):
         for tx, name in (
             (geometric(names), "gls"),
             (stch(names, steps_per_epoch=4, mu=0.7, warmup_epochs=1), "stch"),
+            (imtl_l(names, scale_rate=0.05), "imtl_l"),
         ):
             np.testing.assert_allclose(follow(tx, names, losses)[0], stored[f"{tasks}/{name}"], rtol=1e-4)
 

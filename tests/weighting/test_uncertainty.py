@@ -28,7 +28,7 @@ def trajectory(tx, steps):
         gradients = TaskGradients(TASKS, losses, losses > 0, jnp.ones(3), lambda cotangent: pullback(cotangent)[0])
         updates, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-        return (params, state), (params, optax.tree_utils.tree_get(state, "log_variances"))
+        return (params, state), (params, optax.tree_utils.tree_get(state, "scales"))
 
     return jax.lax.scan(step, (START, tx.init(START)), length=steps)[1]
 
@@ -93,7 +93,7 @@ def test_first_weights_are_those_of_the_start(follow):
 def test_log_variances_settle_at_the_log_of_the_losses(follow):
     losses = np.array([0.1, 1.0, 30.0], np.float32)
     factors, state = follow(uncertainty(TASKS, learning_rate=0.05), TASKS, np.tile(losses, (2000, 1)))
-    np.testing.assert_allclose(state.log_variances, np.log(losses), atol=1e-3)
+    np.testing.assert_allclose(state.scales, np.log(losses), atol=1e-3)
     np.testing.assert_allclose(factors[-1] * losses, np.full(3, 0.5), rtol=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_steps_at_which_a_task_is_absent_leave_no_trace(follow):
     factors, state = follow(uncertainty(tasks, learning_rate=0.1), tasks, pauses, present)
     expected, straight = follow(uncertainty(("a",), learning_rate=0.1), ("a",), [[3.0], [2.0], [1.0]])
     np.testing.assert_allclose(factors[:, 0], expected[[0, 1, 1, 1, 2, 2], 0], rtol=1e-6)
-    np.testing.assert_allclose(state.log_variances[0], straight.log_variances[0], rtol=1e-6)
+    np.testing.assert_allclose(state.scales[0], straight.scales[0], rtol=1e-6)
     for leaf, other in zip(jax.tree.leaves(state.adam), jax.tree.leaves(straight.adam), strict=True):
         np.testing.assert_allclose(leaf[0], other[0], rtol=1e-6)
 

@@ -24,6 +24,7 @@ WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
 # Options without which a method is not defined, and a second variant where there is one.
 CASES: dict[str, list[dict[str, Any]]] = {
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
+    "imtl_l": [{"learning_rate": 0.1}],
     "rlw": [{}, {"distribution": "dirichlet"}],
     "schedule": [{"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}}],
     "static": [{"weights": WEIGHTS}],

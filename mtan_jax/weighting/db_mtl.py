@@ -1,0 +1,86 @@
+"""Dual balancing."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, gram_of, weighted_sum
+
+_SMALLEST = 1e-8
+
+
+class DBMTLState(NamedTuple):
+    """State of `db_mtl`.
+
+    Attributes:
+        steps: taken so far.
+        means: running means of the gradients of the shared parameters, each [t, ...]: as large as the parameters, once
+            a task.
+    """
+
+    steps: Int32[Array, ""]
+    means: tuple[Float[Array, "t ..."], ...]
+
+
+def db_mtl(
+    tasks: Sequence[str],
+    *,
+    beta: float = 0.9,
+    beta_decay: float = 0.0,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """Dual balancing (DB-MTL; Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Kwok, 2023): losses and gradients of one size.
+
+    Equation: the loss of a task is log(L_i + 1e-8); of its gradient a running mean m_i <- b_t m_i + (1 - b_t) g_i is
+    kept, b_t = beta / t^beta_decay at step t = 1, 2, ..., and the update is sum_i (max_j |m_j| / |m_i|) m_i (algorithm
+    1). All other parameters get the gradient of the sum of the logarithms.
+
+    A task that is absent at a step keeps its mean and takes no part in the update.
+
+    Args:
+        tasks: names, in the order of the losses.
+        beta: share of the old mean; 0 for no mean. The paper tunes it and its decay; these are LibMTL's.
+        beta_decay: how fast beta falls.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import db_mtl
+        >>> tx = optax.chain(db_mtl(("semantic", "depth")), optax.adam(1e-4))
+    """
+    check_number("db_mtl", "beta", beta, least=0)
+    check_number("db_mtl", "beta_decay", beta_decay, least=0)
+    if beta > 1:
+        raise ValueError(f"db_mtl beta is {beta}: at most 1 is possible")
+
+    def init(leaves: tuple[Array, ...]) -> DBMTLState:
+        return DBMTLState(
+            jnp.zeros((), jnp.int32), tuple(jnp.zeros((len(tasks), *leaf.shape), leaf.dtype) for leaf in leaves)
+        )
+
+    def combine(stack: Stack, state: DBMTLState) -> Combined:
+        present, steps = stack.present, optax.safe_increment(state.steps)
+        of_logarithm = jnp.where(present, 1 / (jnp.maximum(stack.losses, 0) + _SMALLEST), 0)
+        share = jnp.where(present, beta / steps.astype(jnp.float32) ** beta_decay, 1)
+
+        def track(old: Float[Array, "t ..."], new: Float[Array, "t ..."]) -> Float[Array, "t ..."]:
+            per_task = (len(new),) + (1,) * (new.ndim - 1)
+            new = of_logarithm.reshape(per_task) * new
+            return (new + share.reshape(per_task) * (old - new)).astype(old.dtype)
+
+        means = tuple(track(old, new) for old, new in zip(state.means, stack.leaves, strict=True))
+        lengths = jnp.where(present, jnp.sqrt(jnp.diag(gram_of(means))), 0)
+        weights = jnp.where(present, lengths.max() / (lengths + _SMALLEST), 0)
+        leaves = tuple(weighted_sum(weights, leaf) for leaf in means)
+        return Combined(leaves, weights * of_logarithm, of_logarithm, DBMTLState(steps, means))
+
+    return combined("db_mtl", tasks, init, combine, shared=shared, backward=backward)

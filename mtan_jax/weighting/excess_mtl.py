@@ -1,0 +1,105 @@
+"""Weights by excess risk."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, weighted_sum
+
+_SMALLEST_SQUARE = 1e-7
+
+
+class ExcessMTLState(NamedTuple):
+    """State of `excess_mtl`.
+
+    Attributes:
+        seen: steps at which each task was present.
+        squares: sums of the squared gradients of the shared parameters, each [t, ...]: as large as the parameters, once
+            a task.
+        baseline: sum of the excess risks that later ones are divided by.
+        weights: of the last step.
+    """
+
+    seen: Int32[Array, "t"]
+    squares: tuple[Float[Array, "t ..."], ...]
+    baseline: Float[Array, "t"]
+    weights: Float[Array, "t"]
+
+
+def excess_mtl(
+    tasks: Sequence[str],
+    *,
+    step_size: float = 0.01,
+    variant: Literal["authors", "paper"] = "authors",
+    warmup_steps: int = 1,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """ExcessMTL (He, Zhou, Zhang, ICML 2024): more weight for tasks that are far from their own optimum.
+
+    Equation: the excess risk is taken to be E_i = g_i' H_i^-1 g_i, H_i = diag(sqrt(sum of the g_i^2 so far + 1e-7)),
+    in units of what it was at first, and w_i <- w_i exp(step_size E_i), normalised (equations 6, 7 and 9). Two
+    published codes differ:
+
+    - "authors" (their code, in LibMTL too): the first step's excess risk is the unit, w = 1 at it, and the weights sum
+      to the number of tasks.
+    - "paper" (appendix C.1; TorchJD): the mean over the first `warmup_steps` is the unit, w is constant during these,
+      and the weights sum to 1.
+
+    Weights act on all parameters, shared or not. A task that is absent at a step keeps its weight.
+
+    Args:
+        tasks: names, in the order of the losses.
+        step_size: the authors try 1e-4 to 10 by data set; this is LibMTL's. TorchJD's is 1.
+        variant: "authors" or "paper".
+        warmup_steps: for "paper"; the paper takes three epochs.
+        shared: which parameters excess risks are computed from; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import excess_mtl
+        >>> tx = optax.chain(excess_mtl(("semantic", "depth")), optax.adam(1e-4))
+    """
+    check_number("excess_mtl", "step_size", step_size, above=0)
+    check_count("excess_mtl", "warmup_steps", warmup_steps, least=1)
+    if variant not in ("authors", "paper"):
+        raise ValueError(f"excess_mtl variant is {variant!r}: 'authors' or 'paper' is needed")
+    count = len(tasks)
+    warmup, total = (1, count) if variant == "authors" else (warmup_steps, 1)
+
+    def init(leaves: tuple[Array, ...]) -> ExcessMTLState:
+        squares = tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves)
+        zeros = jnp.zeros(count, jnp.float32)
+        return ExcessMTLState(zeros.astype(jnp.int32), squares, zeros, zeros + total / count)
+
+    def combine(stack: Stack, state: ExcessMTLState) -> Combined:
+        present = stack.present
+        new = tuple(jnp.square(leaf).astype(old.dtype) for old, leaf in zip(state.squares, stack.leaves, strict=True))
+        squares = jax.tree.map(jnp.add, state.squares, new)
+        parts = [
+            (n / jnp.sqrt(s + _SMALLEST_SQUARE)).reshape(count, -1).sum(1) for n, s in zip(new, squares, strict=True)
+        ]
+        excess = sum(parts[1:], parts[0]).astype(jnp.float32)
+        is_first = state.seen < warmup
+        baseline = state.baseline + jnp.where(present & is_first, excess, 0)
+        unit = baseline / warmup
+        relative = jnp.where(unit > 0, excess / jnp.where(unit > 0, unit, 1), 0)
+        moves = present & ~is_first
+        logits = jnp.where(moves, jnp.log(state.weights) + step_size * relative, -jnp.inf)
+        shares = jax.nn.softmax(jnp.where(moves.any(), logits, 0))
+        # Tasks that move share what they had together.
+        moved = (state.weights * moves).sum() * shares
+        weights = jnp.where(moves, jnp.maximum(moved, jnp.finfo(jnp.float32).tiny), state.weights)
+        leaves = tuple(weighted_sum(weights, leaf) for leaf in stack.leaves)
+        return Combined(leaves, weights, weights, ExcessMTLState(state.seen + present, squares, baseline, weights))
+
+    return combined("excess_mtl", tasks, init, combine, shared=shared, backward=backward)

@@ -1,0 +1,111 @@
+"""Fast adaptive multitask optimisation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates, check_weight, one_a_task
+
+_SMALLEST = 1e-8
+
+
+class FAMOState(NamedTuple):
+    """State of `famo`.
+
+    Attributes:
+        logits: of which the softmax is z.
+        adam: the moments of the logits, and for each task the number of steps at which it was present.
+        inner: of the rest of the chain.
+    """
+
+    logits: Float[Array, "t"]
+    adam: optax.ScaleByAdamState
+    inner: optax.OptState
+
+
+def famo(
+    tasks: Sequence[str],
+    inner: optax.GradientTransformation,
+    *,
+    weight_rate: float = 0.025,
+    decay: float = 0.001,
+    least_losses: Mapping[str, float] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Fast adaptive multitask optimisation (FAMO; Liu, Feng, Stone, Liu, NeurIPS 2023): all losses fall at one rate.
+
+    Equation: w_i = z_i / (D_i c), z = softmax(v), D_i = L_i - b_i + 1e-8, c = sum_i z_i / D_i (algorithm 1). After the
+    step v takes one step of Adam, with decay, along the derivative of sum_i z_i (log D_i - log D'_i), D' being that of
+    the losses of the same batch at the new parameters: a task whose loss fell less than the others' gets more weight.
+    This takes one forward pass more than the losses do, and no further backward pass.
+
+    It wraps the rest of the chain, whose updates give the new parameters: whatever would change these outside of it is
+    not seen. The authors' code clips the gradient of the shared parameters to a norm of 1, for which optax has
+    `clip_by_global_norm`. A task that is absent at a step keeps its logit.
+
+    Args:
+        tasks: names, in the order of the losses.
+        inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), ...)`.
+        weight_rate: rate that v is learned with.
+        decay: of v, added to its gradient: 0.001 (NYUv2) or 0.01 (Cityscapes) in the authors' runs.
+        least_losses: b, the least that each task's loss can be; 0 for None.
+
+    Raises:
+        ValueError: an option is out of its range, or the step gives no losses at other parameters.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import famo, sum_tasks
+        >>> tasks = ("semantic", "depth")
+        >>> tx = famo(tasks, optax.chain(sum_tasks(tasks), optax.adam(1e-4)))
+    """
+    tasks = check_tasks(tasks)
+    check_number("famo", "weight_rate", weight_rate, least=0)
+    check_number("famo", "decay", decay, least=0)
+    values = one_a_task("famo", tasks, least_losses if least_losses is not None else dict.fromkeys(tasks, 0.0))
+    least = tuple(check_weight("famo least", task, value) for task, value in zip(tasks, values, strict=True))
+    adam = optax.scale_by_adam()
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> FAMOState:
+        logits = jnp.zeros(len(tasks), jnp.float32)
+        return FAMOState(logits, jax.vmap(adam.init)(logits), inner.init(params))
+
+    def update(
+        updates: TaskGradients, state: FAMOState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, FAMOState]:
+        task_gradients = check_updates(updates, tasks, "famo")
+        if params is None or task_gradients.losses_at is None:
+            raise ValueError("famo needs the parameters, as tx.update(..., params), and TaskGradients.losses_at")
+        present = jnp.asarray(task_gradients.present)
+
+        def distance(losses: Float[Array, "t"]) -> Float[Array, "t"]:
+            above = task_gradients.weights * losses - jnp.asarray(least, losses.dtype)
+            return jnp.maximum(above.astype(jnp.float32), 0) + _SMALLEST
+
+        before = distance(task_gradients.losses)
+        shares = _softmax(state.logits, present)
+        weights = jnp.where(present, shares / before, 0)
+        weights = weights / jnp.where(present.any(), weights.sum(), 1)
+        steps, new_inner = inner.update(task_gradients.scale(weights), state.inner, params, **extra_args)
+        after = distance(task_gradients.losses_at(optax.apply_updates(params, steps)))
+        fall = jnp.where(present, jnp.log(before / after), 0)
+        slope = shares * (fall - shares @ fall) + decay * state.logits
+        direction, new_adam = jax.vmap(adam.update)(slope, state.adam)
+
+        def keep_absent(new: Array, old: Array) -> Array:
+            return jnp.where(present, new, old)
+
+        logits = keep_absent(state.logits - weight_rate * direction, state.logits)
+        return steps, FAMOState(logits, jax.tree.map(keep_absent, new_adam, state.adam), new_inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _softmax(logits: Float[Array, "t"], present: Array) -> Float[Array, "t"]:
+    """Over the tasks that are present; 0 for the others."""
+    shares = jax.nn.softmax(jnp.where(present | ~present.any(), logits, -jnp.inf))
+    return jnp.where(present, shares, 0)

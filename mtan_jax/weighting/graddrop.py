@@ -1,0 +1,87 @@
+"""Gradient sign dropout."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined
+
+
+class GradDropState(NamedTuple):
+    """State of `graddrop`.
+
+    Attributes:
+        steps: taken so far, of which the random numbers follow.
+    """
+
+    steps: Int32[Array, ""]
+
+
+def graddrop(
+    tasks: Sequence[str],
+    *,
+    leak: float = 0.0,
+    seed: int = 0,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """Gradient sign dropout (GradDrop; Chen, Ngiam, Huang et al., NeurIPS 2020, algorithm 1).
+
+    Equation: at each element all gradients of one sign, picked at random, are left out: those below 0 with probability
+    P = (1 + sum_i g_i / sum_i |g_i|) / 2, otherwise those above 0. A share `leak` of what is left out is kept.
+
+    The paper applies this to the gradients of features, multiplied by the features' signs; the codes of CAGrad,
+    Nash-MTL and FAMO, and TorchJD, to those of shared parameters, which is done here. (LibMTL follows the paper.)
+
+    Args:
+        tasks: names, in the order of the losses.
+        leak: from 0 to 1; 1 is the sum of the gradients.
+        seed: of the random numbers.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import graddrop
+        >>> tx = optax.chain(graddrop(("semantic", "depth")), optax.adam(1e-4))
+    """
+    check_number("graddrop", "leak", leak, least=0)
+    if leak > 1:
+        raise ValueError(f"graddrop leak is {leak}: at most 1 is possible")
+
+    def init(leaves: tuple[Array, ...]) -> GradDropState:
+        del leaves
+        return GradDropState(jnp.zeros((), jnp.int32))
+
+    def combine(stack: Stack, state: GradDropState) -> Combined:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.steps), len(stack.leaves))
+        leaves = tuple(
+            drop_signs(leaf, jax.random.uniform(key, leaf.shape[1:]), leak)
+            for leaf, key in zip(stack.leaves, keys, strict=True)
+        )
+        ones = jnp.ones_like(stack.losses)
+        return Combined(leaves, ones, ones, GradDropState(optax.safe_increment(state.steps)))
+
+    return combined("graddrop", tasks, init, combine, shared=shared, backward=backward)
+
+
+def drop_signs(gradients: Float[Array, "t ..."], threshold: Float[Array, "..."], leak: float) -> Float[Array, "..."]:
+    """The sum of the gradients without those of one sign, at each element.
+
+    Args:
+        gradients: one a task.
+        threshold: at each element a number from 0 to 1: gradients below 0 are left out where P is above it.
+        leak: share of what is left out that is kept.
+    """
+    size = jnp.abs(gradients).sum(0)
+    positive = 0.5 * (1 + gradients.sum(0) / jnp.where(size > 0, size, 1))
+    kept = jnp.where(gradients > 0, positive > threshold, positive < threshold)
+    return (gradients * jnp.where(kept, 1, jnp.asarray(leak, gradients.dtype))).sum(0)

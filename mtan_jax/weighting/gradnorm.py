@@ -1,0 +1,145 @@
+"""Gradient normalisation."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+
+_PAPER_RATE = 0.025
+_SMALLEST_LOSS = 1e-10
+
+
+class GradNormState(NamedTuple):
+    """State of `gradnorm`.
+
+    Attributes:
+        steps: taken so far.
+        first_loss: sums of the losses that later ones are divided by.
+        first_count: the steps in these sums.
+        learned: the weights ("paper") or their logits ("libmtl").
+        adam: the moments of what is learned.
+    """
+
+    steps: Int32[Array, ""]
+    first_loss: Float[Array, "t"]
+    first_count: Float[Array, "t"]
+    learned: Float[Array, "t"]
+    adam: optax.ScaleByAdamState
+
+
+def gradnorm(
+    tasks: Sequence[str],
+    *,
+    alpha: float = 1.5,
+    variant: Literal["paper", "libmtl"] = "paper",
+    learning_rate: float | optax.Schedule | None = None,
+    weight_rate: float | optax.Schedule | None = None,
+    steps_per_epoch: int | None = None,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """Gradient normalisation (GradNorm; Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018).
+
+    Equation: with G_i = |w_i g_i|, r_i the loss in units of its first value divided by the mean of these over the
+    tasks, w takes one step of Adam along the derivative of sum_i |G_i - mean(G) r_i^alpha|, mean(G) r_i^alpha being
+    constant (equations 1 and 2, algorithm 1): tasks that learn slowly get larger gradients. There is no authors' code;
+    named are:
+
+    - "paper": w, 1 at first, is learned at 0.025 and brought back to a sum of K after each step; the first step's loss
+      is the unit. The gradient of a step has w as it was before. w is kept above 1e-3.
+    - "libmtl": w = K softmax(v), v = 1 at first and learned at the network's rate; the mean loss of the first epoch,
+      in which w = 1, is the unit.
+
+    All parameters are trained on sum_i w_i L_i. The paper takes the g_i of the last shared layer alone, which a
+    function as `shared` can choose; a step has the cost of all gradients in any case. A task that is absent at a step
+    keeps its weight.
+
+    Args:
+        tasks: names, in the order of the losses.
+        alpha: how hard tasks are pulled to one rate of training; the paper tries 0.12 to 1.5.
+        variant: "paper" or "libmtl".
+        learning_rate: of the network, constant or a schedule of the step; "libmtl" uses it.
+        weight_rate: rate that w or v is learned with in place of the variant's.
+        steps_per_epoch: length of an epoch in steps; "libmtl" needs it.
+        shared: which parameters' gradients are measured; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range, or one that the variant needs is not given.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import gradnorm
+        >>> tx = optax.chain(gradnorm(("semantic", "depth")), optax.adam(1e-4))
+    """
+    check_number("gradnorm", "alpha", alpha, least=0)
+    if variant not in ("paper", "libmtl"):
+        raise ValueError(f"gradnorm variant is {variant!r}: 'paper' or 'libmtl' is needed")
+    rate: float | optax.Schedule | None = weight_rate
+    if rate is None:
+        rate = _PAPER_RATE if variant == "paper" else learning_rate
+    if rate is None:
+        raise ValueError("gradnorm learning_rate is None: variant 'libmtl' needs the network's learning rate")
+    if not callable(rate):
+        check_number("gradnorm", "weight_rate", rate, least=0)
+    first_steps = 1
+    if variant == "libmtl":
+        check_count("gradnorm", "steps_per_epoch", steps_per_epoch, least=1)
+        first_steps = steps_per_epoch or 1
+    adam = optax.scale_by_adam()
+
+    def init() -> GradNormState:
+        ones = jnp.ones(len(tasks), jnp.float32)
+        return GradNormState(jnp.zeros((), jnp.int32), 0 * ones, 0 * ones, ones, jax.vmap(adam.init)(ones))
+
+    def weights_of(learned: Float[Array, "t"]) -> Float[Array, "t"]:
+        return learned if variant == "paper" else len(tasks) * jax.nn.softmax(learned)
+
+    def weigh(stack: Stack, state: GradNormState) -> tuple[Float[Array, "t"], GradNormState]:
+        present = stack.present
+        losses = jnp.maximum(stack.losses.astype(jnp.float32), _SMALLEST_LOSS)
+        lengths = jnp.sqrt(jnp.diag(stack.gram)).astype(jnp.float32)
+        # A task whose first loss comes later than that of others starts then.
+        first = present & jnp.where(state.first_count == 0, True, state.steps < first_steps)
+        first_loss, first_count = state.first_loss + jnp.where(first, losses, 0), state.first_count + first
+        relative = jnp.where(
+            present, losses * jnp.maximum(first_count, 1) / jnp.where(first_loss > 0, first_loss, 1), 0
+        )
+        there = jnp.maximum(present.sum(), 1)
+        mean = relative.sum() / there
+        rates = relative / jnp.where(mean > 0, mean, 1)
+
+        def distance(learned: Float[Array, "t"]) -> Float[Array, ""]:
+            sizes = weights_of(learned) * lengths
+            goals = (sizes * present).sum() / there * rates**alpha
+            return (jnp.abs(sizes - jax.lax.stop_gradient(goals)) * present).sum()
+
+        direction, new_adam = jax.vmap(adam.update)(jax.grad(distance)(state.learned), state.adam)
+        step_size = jnp.asarray(rate(state.steps) if callable(rate) else rate, jnp.float32)
+        moved = state.learned - step_size * direction
+        if variant == "paper":
+            moved = jnp.maximum(moved, 1e-3)
+            held = (state.learned * present).sum()  # the present tasks share what they had together
+            moved = moved * held / jnp.maximum((moved * present).sum(), 1e-3)
+        learns = present & (variant == "paper" or state.steps >= first_steps)
+
+        def keep(new: Array, old: Array) -> Array:
+            return jnp.where(learns, new, old)
+
+        weights = jnp.where(state.steps < first_steps, 1.0, weights_of(state.learned))
+        new = GradNormState(
+            optax.safe_increment(state.steps),
+            first_loss,
+            first_count,
+            keep(moved, state.learned),
+            jax.tree.map(keep, new_adam, state.adam),
+        )
+        return weights, new
+
+    return weighted("gradnorm", tasks, init, weigh, shared=shared, backward=backward, own="weighted")

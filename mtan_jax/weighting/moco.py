@@ -1,0 +1,101 @@
+"""Multi-objective descent along tracked gradients."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, gram_of, weighted_sum
+
+_SMALLEST_LENGTH = 1e-8
+
+
+class MoCoState(NamedTuple):
+    """State of `moco`.
+
+    Attributes:
+        steps: taken so far.
+        tracked: the tracked gradients of the shared parameters, each [t, ...]: as large as the parameters, once a task.
+        weights: of the last step.
+    """
+
+    steps: Int32[Array, ""]
+    tracked: tuple[Float[Array, "t ..."], ...]
+    weights: Float[Array, "t"]
+
+
+def moco(
+    tasks: Sequence[str],
+    *,
+    beta: float = 0.5,
+    beta_decay: float = 0.5,
+    gamma: float = 0.1,
+    gamma_decay: float = 0.5,
+    rho: float = 0.0,
+    shared: Shared = "all_but_heads",
+    backward: Backward = "together",
+) -> optax.GradientTransformationExtraArgs:
+    """Multi-objective gradient with correction (MoCo; Fernando, Shen, Liu et al., ICLR 2023).
+
+    Equation: each task's gradient is tracked, y <- y - beta_t (y - g), and the update is sum_i w_i y_i, where w follows
+    the gradient of |sum_i w_i y_i|^2 / 2 + rho |w|^2 / 2 from step to step: w <- softmax(w - gamma_t (Y Y' + rho I) w)
+    (equations 7 and 9), with beta_t = beta / t^beta_decay and gamma_t = gamma / t^gamma_decay at step t = 1, 2, ... As
+    in the authors' code, which LibMTL has, each g is first brought to the length of its loss, and the softmax stands
+    where the paper projects on the simplex.
+
+    A task that is absent at a step keeps its y and takes no part in the update.
+
+    Args:
+        tasks: names, in the order of the losses.
+        beta: rate of the tracked gradients.
+        beta_decay: how fast it falls.
+        gamma: rate of the weights.
+        gamma_decay: how fast it falls.
+        rho: pull towards equal weights.
+        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see there.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import moco
+        >>> tx = optax.chain(moco(("semantic", "depth")), optax.adam(1e-4))
+    """
+    rates = {"beta": beta, "beta_decay": beta_decay, "gamma": gamma, "gamma_decay": gamma_decay, "rho": rho}
+    for option, value in rates.items():
+        check_number("moco", option, value, least=0)
+    count = len(tasks)
+
+    def init(leaves: tuple[Array, ...]) -> MoCoState:
+        tracked = tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves)
+        return MoCoState(jnp.zeros((), jnp.int32), tracked, jnp.full(count, 1 / count, jnp.float32))
+
+    def combine(stack: Stack, state: MoCoState) -> Combined:
+        present, steps = stack.present, optax.safe_increment(state.steps)
+        t = steps.astype(jnp.float32)
+        to_length = stack.losses / (jnp.sqrt(jnp.diag(stack.gram)) + _SMALLEST_LENGTH)
+        share = jnp.where(present, beta / t**beta_decay, 0)
+
+        def track(old: Float[Array, "t ..."], new: Float[Array, "t ..."]) -> Float[Array, "t ..."]:
+            per_task = (len(new),) + (1,) * (new.ndim - 1)
+            step = share.reshape(per_task).astype(old.dtype) * (old - to_length.reshape(per_task) * new)
+            return (old - step).astype(old.dtype)
+
+        tracked = tuple(track(old, new) for old, new in zip(state.tracked, stack.leaves, strict=True))
+        held = jnp.where(present, state.weights, 0)
+        held = held / jnp.where(present.any(), held.sum(), 1)
+        slope = gram_of(tracked) @ held + rho * held
+        logits = jnp.where(present, held - gamma / t**gamma_decay * slope, -jnp.inf)
+        shares = jax.nn.softmax(jnp.where(present.any(), logits, 0))
+        weights = jnp.where(present, shares, 0)
+        leaves = tuple(weighted_sum(weights, leaf) for leaf in tracked)
+        kept = jnp.where(present, weights, state.weights).astype(jnp.float32)
+        return Combined(leaves, weights, jnp.ones_like(weights), MoCoState(steps, tracked, kept))
+
+    return combined("moco", tasks, init, combine, shared=shared, backward=backward)
