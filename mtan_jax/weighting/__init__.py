@@ -12,7 +12,7 @@ import optax
 from mtan_jax.weighting.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.cagrad import cagrad
 from mtan_jax.weighting.conflict_free import conflict_free
-from mtan_jax.weighting.core import SumTasksState, TaskGradients, sum_tasks, task_weights
+from mtan_jax.weighting.core import SumTasksState, TaskGradients, balancer, sum_tasks, task_weights
 from mtan_jax.weighting.db_mtl import db_mtl
 from mtan_jax.weighting.dualproj import dualproj
 from mtan_jax.weighting.dwa import dwa
@@ -22,6 +22,7 @@ from mtan_jax.weighting.fairgrad import fairgrad
 from mtan_jax.weighting.famo import famo
 from mtan_jax.weighting.geometric import geometric
 from mtan_jax.weighting.graddrop import graddrop
+from mtan_jax.weighting.gradients import Combined, Stack, combined, weighted
 from mtan_jax.weighting.gradnorm import gradnorm
 from mtan_jax.weighting.gradvac import gradvac
 from mtan_jax.weighting.imtl_g import imtl_g
@@ -43,12 +44,17 @@ __all__ = [
     "BALANCERS",
     "GRADIENT_METHODS",
     "METHODS",
+    "WRAPPERS",
+    "Combined",
     "Needs",
+    "Stack",
     "SumTasksState",
     "TaskGradients",
     "aligned_mtl",
+    "balancer",
     "build_weighting",
     "cagrad",
+    "combined",
     "conflict_free",
     "dualproj",
     "dwa",
@@ -70,6 +76,7 @@ __all__ = [
     "task_weights",
     "uncertainty",
     "upgrad",
+    "weighted",
 ]
 
 Method = Callable[..., optax.GradientTransformationExtraArgs]  # called as method(tasks, **options)

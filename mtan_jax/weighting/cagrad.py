@@ -1,6 +1,5 @@
 """Conflict-averse gradient descent."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.core import check_number
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import conflict_averse, unit_size
 
@@ -45,8 +45,7 @@ def cagrad(
         >>> from mtan_jax.weighting import cagrad
         >>> tx = optax.chain(cagrad(("semantic", "depth")), optax.adam(1e-4))
     """
-    if not 0 <= c < math.inf:
-        raise ValueError(f"cagrad c is {c}: a finite number of at least 0 is needed")
+    check_number("cagrad", "c", c, least=0)
     divisors = {"none": 1.0, "squared": 1 + c**2, "linear": 1 + c}
     if rescale not in divisors:
         raise ValueError(f"cagrad rescale is {rescale!r}: one of {', '.join(divisors)} is needed")

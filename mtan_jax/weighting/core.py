@@ -273,12 +273,26 @@ def one_a_task(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]) -
     return tuple(values[task] for task in tasks)
 
 
-def check_number(name: str, option: str, value: Any, *, above: float | None = None, least: float = -math.inf) -> None:
-    """Raises a ValueError where an option of a method is no finite number above `above`, or of at least `least`."""
-    wanted = f"above {above:g}" if above is not None else f"of at least {least:g}" if least > -math.inf else ""
+def check_number(
+    name: str,
+    option: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """Raises a ValueError where an option of a method is no finite number above, of at least, and of at most these."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < least or (above is not None and value <= above):
-        raise ValueError(f"{name} {option} is {value!r}: a finite number {wanted} is needed".replace("  ", " "))
+    if is_number and above < value and least <= value <= most:
+        return
+    if most < math.inf:
+        wanted = f"number from {least:g} to {most:g}"
+    elif above > -math.inf:
+        wanted = f"finite number above {above:g}"
+    else:
+        wanted = "finite number" if least == -math.inf else f"finite number of at least {least:g}"
+    raise ValueError(f"{name} {option} is {value!r}: a {wanted} is needed")
 
 
 def check_count(name: str, option: str, value: Any, *, least: int) -> None:

@@ -57,10 +57,8 @@ def db_mtl(
         >>> from mtan_jax.weighting import db_mtl
         >>> tx = optax.chain(db_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("db_mtl", "beta", beta, least=0)
+    check_number("db_mtl", "beta", beta, least=0, most=1)
     check_number("db_mtl", "beta_decay", beta_decay, least=0)
-    if beta > 1:
-        raise ValueError(f"db_mtl beta is {beta}: at most 1 is possible")
 
     def init(leaves: tuple[Array, ...]) -> DBMTLState:
         return DBMTLState(

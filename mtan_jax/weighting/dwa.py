@@ -1,6 +1,5 @@
 """Dynamic weight averaging."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
 
 # The softmax subtracts exponents, and infinity less infinity is no number; this far out it is 0 or 1 anyway.
 _LARGEST_EXPONENT = 1e30
@@ -53,8 +52,7 @@ def dwa(
         >>> tx = dwa(("semantic", "depth", "normal"), temperature=2.0, steps_per_epoch=397)
     """
     tasks = check_tasks(tasks)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"dwa temperature is {temperature}: a finite number above 0 is needed")
+    check_number("dwa", "temperature", temperature, above=0)
     if variant == "mtan":
         if not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
             raise ValueError(

@@ -1,11 +1,11 @@
 """Fair resource allocation."""
 
-import math
 from collections.abc import Sequence
 
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.core import check_number
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import fair_weights
 
@@ -37,8 +37,7 @@ def fairgrad(
         >>> from mtan_jax.weighting import fairgrad
         >>> tx = optax.chain(fairgrad(("semantic", "depth")), optax.adam(1e-4))
     """
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"fairgrad alpha is {alpha}: a finite number above 0 is needed")
+    check_number("fairgrad", "alpha", alpha, above=0)
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         return fair_weights(stack.gram, stack.present, 1 / alpha), state

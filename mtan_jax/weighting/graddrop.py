@@ -53,9 +53,7 @@ def graddrop(
         >>> from mtan_jax.weighting import graddrop
         >>> tx = optax.chain(graddrop(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("graddrop", "leak", leak, least=0)
-    if leak > 1:
-        raise ValueError(f"graddrop leak is {leak}: at most 1 is possible")
+    check_number("graddrop", "leak", leak, least=0, most=1)
 
     def init(leaves: tuple[Array, ...]) -> GradDropState:
         del leaves

@@ -1,6 +1,5 @@
 """Gradient vaccine."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
+from mtan_jax.weighting.core import check_number
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.pcgrad import random_orders
 
@@ -57,8 +57,7 @@ def gradvac(
         >>> from mtan_jax.weighting import gradvac
         >>> tx = optax.chain(gradvac(("semantic", "depth")), optax.adam(1e-4))
     """
-    if not 0 <= beta <= 1 or math.isnan(beta):
-        raise ValueError(f"gradvac beta is {beta}: a number from 0 to 1 is needed")
+    check_number("gradvac", "beta", beta, least=0, most=1)
     count = len(tasks)
 
     def init() -> GradVacState:

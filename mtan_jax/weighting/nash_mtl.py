@@ -1,6 +1,5 @@
 """The Nash bargaining solution."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
+from mtan_jax.weighting.core import check_count, check_number
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import fair_weights
 
@@ -56,10 +56,9 @@ def nash_mtl(
         >>> from mtan_jax.weighting import nash_mtl
         >>> tx = optax.chain(nash_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    if not isinstance(update_every, int) or update_every < 1:
-        raise ValueError(f"nash_mtl update_every is {update_every}: a whole number of at least 1 is needed")
-    if max_norm is not None and not 0 < max_norm < math.inf:
-        raise ValueError(f"nash_mtl max_norm is {max_norm}: a finite number above 0 is needed, or None")
+    check_count("nash_mtl", "update_every", update_every, least=1)
+    if max_norm is not None:
+        check_number("nash_mtl", "max_norm", max_norm, above=0)
 
     def init() -> NashMTLState:
         return NashMTLState(jnp.zeros((), jnp.int32), jnp.ones(len(tasks), jnp.float32))

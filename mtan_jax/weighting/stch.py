@@ -1,6 +1,5 @@
 """Smooth Tchebycheff scalarisation."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer, check_count, check_number, check_tasks
 from mtan_jax.weighting.scale_invariant import SMALLEST_LOSS
 
 
@@ -52,12 +51,9 @@ def stch(
         >>> tx = stch(("semantic", "depth"), steps_per_epoch=397)
     """
     tasks = check_tasks(tasks)
-    if not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
-        raise ValueError(f"stch steps_per_epoch is {steps_per_epoch}: a whole number of at least 1 is needed")
-    if not 0 < mu < math.inf:
-        raise ValueError(f"stch mu is {mu}: a finite number above 0 is needed")
-    if not isinstance(warmup_epochs, int) or warmup_epochs < 0:
-        raise ValueError(f"stch warmup_epochs is {warmup_epochs}: a whole number of at least 0 is needed")
+    check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
+    check_number("stch", "mu", mu, above=0)
+    check_count("stch", "warmup_epochs", warmup_epochs, least=0)
 
     def init() -> STCHState:
         zeros = jnp.zeros(len(tasks), jnp.float32)

@@ -100,6 +100,31 @@ def test_resumed_in_the_middle_is_the_same(name, options, follow, losses):
 
 
 @each_method
+def test_a_second_step_compiles_nothing(name, options):
+    tx, traced = chain(name, options), []
+
+    @jax.jit
+    def step(losses, state):
+        traced.append(name)
+        given = TaskGradients(TASKS, losses, jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent)
+        return tx.update(given, state)[1]
+
+    state = step(jnp.ones(3), tx.init(jnp.zeros(3)))
+    step(jnp.ones(3), step(jnp.ones(3), state))
+    assert len(traced) == 1
+
+
+@each_method
+def test_one_task_keeps_the_direction_of_its_gradient(name, options, follow):
+    if "weights" in options:
+        options = {"weights": {"depth": options["weights"]["depth"]}}
+    factors, _ = follow(METHODS[name](("depth",), **options), ("depth",), np.full((6, 1), 0.7))
+    assert (factors > 0).all()
+    if name in ("equal", "dwa", "rlw", "geometric"):  # which weigh tasks against each other only
+        np.testing.assert_allclose(factors, 1, rtol=1e-6)
+
+
+@each_method
 def test_one_backward_pass(name, options):
     calls = []
     tx = chain(name, options)
