@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from seeded import seeded_image, seeded_state
 
 from mtan_jax import tasks
 from mtan_jax.interop import torch
@@ -207,36 +206,6 @@ def test_resnet():
     network.check("random")
     network.check("trained")
     network.check_adam()
-
-
-@pytest.mark.slow
-def test_full_size_in_float32():
-    """MTAN as it is, 13 classes, two images of 288x384: predictions to 1e-4 of their range, but for a few.
-
-    Where rounding turns the position of one of millions of max-poolings, unpooling puts features elsewhere. In
-    evaluation mode 1.1 % of PyTorch's own predictions are off by more than 1e-4 from those in float64, the worst by
-    14 %; of ours, from PyTorch's, 1.0 to 1.3 %. BatchNorm of the batch makes such differences larger in training mode.
-    """
-    stored = read("full_size")
-    task_list = (tasks.semantic(13), *TASKS[1:])
-    layout = layouts("mtan", "segnet", tuple(task.name for task in task_list))[0]
-    with jax.enable_x64(False):
-        model = ARCHITECTURES["mtan"](segnet(), task_list)
-        image = jnp.asarray(np.moveaxis(seeded_image(2, 288, 384), 1, -1))
-        template = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
-        template = {name: template[name] for name in ("params", "batch_stats")}
-        variables = torch.to_variables(seeded_state(stored), template, (layout,))
-        variables = traverse_util.unflatten_dict(variables)
-        # Optimised, as outside the tests: otherwise long sums are rounded worse.
-        jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
-        predict = jit(lambda v, x: model.apply(v, x, train=False))
-        train = jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[0])
-        for mode, run, typical, close in (("eval", predict, 1e-5, 0.98), ("train", train, 1e-4, 0.75)):
-            for name, found in run(variables, image).items():
-                least, largest = stored[f"range/{name}"]
-                error = np.abs(found[:, ::16, ::16] - channels_last(stored[f"{mode}/{name}"])) / (largest - least)
-                assert np.median(error) < typical, (mode, name)
-                assert (error < 1e-4).mean() > close, (mode, name)
 
 
 def test_layers():
