@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.weighting import TaskGradients, geometric, imtl_l, rlw, scale_invariant, stch
+from mtan_jax.weighting import TaskGradients, dwa, geometric, imtl_l, rlw, scale_invariant, stch, uncertainty
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 
@@ -25,7 +25,9 @@ def test_weights_are_the_derivative_of_the_total_loss(method, follow):
     np.testing.assert_allclose(factors, jax.vmap(jax.grad(TOTALS[method]))(losses), rtol=1e-5)
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 10])
+@pytest.mark.parametrize(
+    "tasks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_published_codes(tasks, follow):
     """Weights at 24 steps, from tests/reference/make_losses.py."""
     names = tuple(f"task_{i}" for i in range(tasks))
@@ -35,6 +37,11 @@ def test_published_codes(tasks, follow):
             (geometric(names), "gls"),
             (stch(names, steps_per_epoch=4, mu=0.7, warmup_epochs=1), "stch"),
             (imtl_l(names, scale_rate=0.05), "imtl_l"),
+            (dwa(names, steps_per_epoch=4), "dwa"),
+            (dwa(names, variant="nash", window=5), "famo/dwa"),
+            (uncertainty(names, log_variance_rate=0.05), "uw"),
+            (uncertainty(names, variant="nash"), "famo/uw"),
+            (scale_invariant(names), "famo/scale_invariant"),
         ):
             np.testing.assert_allclose(follow(tx, names, losses)[0], stored[f"{tasks}/{name}"], rtol=1e-4)
 
