@@ -39,9 +39,13 @@ def default_config() -> ConfigDict:
     config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}
     config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # mtan | nash
     config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
+    config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})  # focus; share of the new in the average
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})  # smoothness; epochs
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})  # of the logits
+    # Learns from a second batch a step, with its own `data.workers`; primary: (task, ...), None: all.
+    config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})
+    config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min"})  # min | median | rmse
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear

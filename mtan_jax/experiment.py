@@ -5,7 +5,7 @@ import functools
 import inspect
 import logging
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -80,6 +80,12 @@ class Experiment:
             except ValueError as error:
                 raise ValueError(f"config.{name}: {error}") from error
         self._build_tx(build_schedule(config.optimizer, 1, to_steps), steps_per_epoch=1)
+        without = [task.name for task in self.tasks if task.indicator is None]
+        if self._needs.indicators and without:
+            raise ValueError(
+                f"config.weighting = {config.weighting!r} looks at how well each task is done, and of "
+                f"{', '.join(without)} it cannot: give Task.indicator, such as mtan_jax.indicators.right_class"
+            )
         _ = self.best_metric
         single_task = dict(config.eval.single_task)
         if single_task:
@@ -180,6 +186,10 @@ class Experiment:
         )
 
     @property
+    def _needs(self) -> weighting.Needs:
+        return weighting.needs_of(self.config.weighting, options=self._weighting_options)
+
+    @property
     def _weighting_options(self) -> dict[str, dict[str, Any]]:
         options = self.config.weighting_options
         return {name: {k: _plain(v) for k, v in options[name].items()} for name in options}
@@ -235,13 +245,20 @@ class Experiment:
             self.builder.prepare()
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        """This process' part of every batch from a step on."""
+        """This process' part of every batch from a step on, with a second batch where the weighting needs one."""
+        seed = self.config.seed
+        batches = self._stream(start_step, seed)
+        if not self._needs.second_batch:
+            return batches
+        return pipeline.with_second(batches, self._stream(start_step, pipeline.second_seed(seed)))
+
+    def _stream(self, start_step: int, seed: int) -> Generator[Batch, None, None]:
         change = functools.partial(augment.augment, inverse_depth=self.data_info.inverse_depth)
         return pipeline.train_batches(
             self.builder.as_data_source("train"),
             targets=self._targets,
             global_batch_size=self.config.batch_size,
-            seed=self.config.seed,
+            seed=seed,
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

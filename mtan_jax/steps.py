@@ -1,8 +1,9 @@
 """One step of training, of evaluation, of prediction: pure functions that know an axis name and no configuration."""
 
+import functools
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,39 @@ from mtan_jax.tasks import Task
 from mtan_jax.weighting import TaskGradients, task_weights
 
 Batch = dict[str, Any]
-SumsAndCounts = tuple[Float[Array, "t"], Float[Array, "t"]]
+
+# The key under which a batch holds the second one of the same step, for the methods that learn from one.
+SECOND = "second"
+
+
+class Terms(NamedTuple):
+    """What adds up over parts of a batch and over devices.
+
+    Attributes:
+        loss_sums: see `Task.loss`.
+        loss_counts: see there.
+        right_sums: see `Task.indicator`; NaN for a task that has none.
+        right_counts: see there.
+    """
+
+    loss_sums: Float[Array, "t"]
+    loss_counts: Float[Array, "t"]
+    right_sums: Float[Array, "t"]
+    right_counts: Float[Array, "t"]
+
+    @property
+    def losses(self) -> Float[Array, "t"]:
+        return self.loss_sums / jnp.maximum(self.loss_counts, 1)
+
+    @property
+    def indicators(self) -> Float[Array, "t"]:
+        """NaN where nothing was counted."""
+        counted = self.right_counts > 0
+        return jnp.where(counted, self.right_sums / jnp.where(counted, self.right_counts, 1), jnp.nan)
+
+
+# (params, batch_stats, batch, key) -> (terms, batch_stats)
+Forward = Callable[[Any, Any, Batch, jax.Array], tuple[Terms, Any]]
 
 
 def create_state(
@@ -76,57 +109,38 @@ def make_train_step(
         accumulate: number of parts.
 
     Returns:
-        `(state, batch) -> state`; what is to be logged is summed in `state.window`.
+        `(state, batch) -> state`; what is to be logged is summed in `state.window`. A batch may hold another one under
+        the key "second", for `TaskGradients.second_losses_at`; it moves no statistics of BatchNorm and is not logged.
     """
-    names = tuple(task.name for task in tasks)
-
-    def forward(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[SumsAndCounts, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        predictions, updates = model.apply(
-            variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
-        terms = [
-            task.loss(predictions[task.name], batch["targets"][task.target], batch["labelled"][task.target])
-            for task in tasks
-        ]
-        sums, counts = (jnp.stack(values) for values in zip(*terms, strict=True))
-        return (sums, counts), updates["batch_stats"]
-
-    def forward_in_parts(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[SumsAndCounts, Any]:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
-        keys = jax.random.split(key, accumulate)
-
-        @jax.checkpoint
-        def part(
-            carry: tuple[SumsAndCounts, Any], part: tuple[Batch, jax.Array]
-        ) -> tuple[tuple[SumsAndCounts, Any], None]:
-            totals, batch_stats = carry
-            terms, batch_stats = forward(params, batch_stats, *part)
-            return (jax.tree.map(jnp.add, totals, terms), batch_stats), None
-
-        first = jax.tree.map(lambda x: x[0], (parts, keys))
-        shapes = jax.eval_shape(forward, params, batch_stats, *first)[0]
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return lax.scan(part, (zeros, batch_stats), (parts, keys))[0]
+    forward = _forward(model, tasks)
+    if accumulate > 1:
+        forward = _in_parts(forward, accumulate)
+    has_indicators = any(task.indicator is not None for task in tasks)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        def task_losses(params: Any) -> tuple[Float[Array, "t"], tuple[SumsAndCounts, Any]]:
-            run = forward if accumulate == 1 else forward_in_parts
-            terms, batch_stats = run(params, state.batch_stats, batch, jax.random.fold_in(key, state.step))
+        def task_losses(params: Any, batch: Batch) -> tuple[Float[Array, "t"], tuple[Terms, Any]]:
+            terms, batch_stats = forward(params, state.batch_stats, batch, jax.random.fold_in(key, state.step))
             if axis_name is not None:
                 terms = lax.psum(terms, axis_name)
-            sums, counts = terms
-            return sums / jnp.maximum(counts, 1), (terms, batch_stats)
+            return terms.losses, (terms, batch_stats)
 
-        losses, pullback, (terms, batch_stats) = jax.vjp(task_losses, state.params, has_aux=True)
+        def losses_of(batch: Batch) -> Callable[[Any], Float[Array, "t"]]:
+            return lambda params: task_losses(params, batch)[0]
+
+        first = {name: value for name, value in batch.items() if name != SECOND}
+        losses, pullback, (terms, batch_stats) = jax.vjp(
+            functools.partial(task_losses, batch=first), state.params, has_aux=True
+        )
         task_gradients = TaskGradients(
-            tasks=names,
+            tasks=tuple(task.name for task in tasks),
             losses=losses,
-            present=terms[1] > 0,
+            present=terms.loss_counts > 0,
             weights=jnp.ones_like(losses),
             pullback=lambda cotangent: pullback(cotangent)[0],
-            losses_at=lambda params: task_losses(params)[0],
+            losses_at=losses_of(first),
             axis_name=axis_name,
+            second_losses_at=losses_of(batch[SECOND]) if SECOND in batch else None,
+            indicators=terms.indicators if has_indicators else None,
         )
         updates, opt_state = tx.update(task_gradients, state.opt_state, state.params)
         if axis_name is not None:  # the same already where BatchNorm is synchronised
@@ -143,16 +157,55 @@ def make_train_step(
     return train_step
 
 
-def _extend(
-    window: Window, step: Array, terms: SumsAndCounts, weights: Float[Array, "t"], updates: optax.Updates
-) -> Window:
-    bad_tasks = ~jnp.isfinite(terms[0])
+def _forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
+    """One pass of this device's rows through the network."""
+
+    def forward(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        predictions, updates = model.apply(
+            variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        columns = []
+        for task in tasks:
+            prediction, truth = predictions[task.name], (batch["targets"][task.target], batch["labelled"][task.target])
+            right: tuple[Any, Any] = (jnp.nan, 1.0)
+            if task.indicator is not None:  # dead code, which XLA removes, where no method asks for the indicators
+                right = task.indicator(lax.stop_gradient(prediction), *truth)
+            columns.append((*task.loss(prediction, *truth), *right))
+        return Terms(*(jnp.stack(values) for values in zip(*columns, strict=True))), updates["batch_stats"]
+
+    return forward
+
+
+def _in_parts(forward: Forward, accumulate: int) -> Forward:
+    """The same in parts, one after the other, and again in the backward pass."""
+
+    def forward_in_parts(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+        keys = jax.random.split(key, accumulate)
+
+        @jax.checkpoint
+        def part(carry: tuple[Terms, Any], part: tuple[Batch, jax.Array]) -> tuple[tuple[Terms, Any], None]:
+            totals, batch_stats = carry
+            terms, batch_stats = forward(params, batch_stats, *part)
+            return (jax.tree.map(jnp.add, totals, terms), batch_stats), None
+
+        first = jax.tree.map(lambda x: x[0], (parts, keys))
+        shapes = jax.eval_shape(forward, params, batch_stats, *first)[0]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return lax.scan(part, (zeros, batch_stats), (parts, keys))[0]
+
+    return forward_in_parts
+
+
+def _extend(window: Window, step: Array, terms: Terms, weights: Float[Array, "t"], updates: optax.Updates) -> Window:
+    bad_tasks = ~jnp.isfinite(terms.loss_sums)
     is_bad = bad_tasks.any() | ~jnp.isfinite(optax.tree_utils.tree_norm(updates, squared=True))
     is_first = is_bad & (window.bad_step == 0)
     return Window(
         steps=window.steps + 1,
-        loss_total=window.loss_total + terms[0].astype(jnp.float32),
-        loss_count=window.loss_count + terms[1].astype(jnp.float32),
+        loss_total=window.loss_total + terms.loss_sums.astype(jnp.float32),
+        loss_count=window.loss_count + terms.loss_counts.astype(jnp.float32),
         weights=window.weights + weights,
         bad_step=jnp.where(is_first, step, window.bad_step),
         bad_tasks=jnp.where(is_first, bad_tasks, window.bad_tasks),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from mtan_jax import centres, losses, pictures
+from mtan_jax import centres, indicators, losses, pictures
 from mtan_jax.data.builder import DataInfo
 from mtan_jax.metrics import DepthMetric, Metric, NormalMetric, SemanticMetric
 
@@ -31,6 +31,9 @@ class Task:
             None where there is none to compare with.
         picture: (prediction or target [h, w, ...], data info, target or None) -> RGB picture; the target
             sets the scale.
+        indicator: (prediction, target, labelled) -> (sum, count) over the pixels that count in the loss, the ratio
+            being from 0, all wrong, to 1; for the weighting methods that look at it. See `mtan_jax.indicators`; None:
+            none.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Task:
     main_metric: str
     constant: Callable[[Any], Float[np.ndarray, "c"]] | None
     picture: Callable[[np.ndarray, DataInfo, np.ndarray | None], UInt8[np.ndarray, "h w 3"]]
+    indicator: Callable[..., losses.SumAndCount] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -69,6 +73,7 @@ def semantic(num_classes: int) -> Task:
         main_metric="miou",
         constant=functools.partial(centres.majority_class, num_classes=num_classes),
         picture=pictures.class_picture,
+        indicator=indicators.right_class,
     )
 
 
@@ -84,6 +89,7 @@ def depth() -> Task:
         main_metric="abs_error",
         constant=centres.median_value,
         picture=pictures.depth_picture,
+        indicator=indicators.right_depth,
     )
 
 
@@ -99,6 +105,7 @@ def normal() -> Task:
         main_metric="mean",
         constant=centres.median_direction,
         picture=pictures.normal_picture,
+        indicator=indicators.right_direction,
     )
 
 

@@ -41,7 +41,7 @@ def train_batches(
     process_count: int,
     augment: Callable[[Example, np.random.Generator], Example] | None,
     workers: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This process' rows of the batches of training, from a step on, without end.
 
     All examples, shuffled anew each epoch, form one endless stream; batch k of all processes together holds its
@@ -83,6 +83,28 @@ def train_batches(
         flags.FLAGS.mark_as_parsed()  # grain reads its flags; a program without absl's app has none to parse
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     return _iterate(data.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, worker_init_fn=_start_worker))
+
+
+def with_second(
+    first: Generator[Batch, None, None], second: Generator[Batch, None, None]
+) -> Generator[Batch, None, None]:
+    """Batches that each hold one of another stream, under the key "second" and without its "id".
+
+    Args:
+        first: of `train_batches`.
+        second: of `train_batches` too, such as the same with `second_seed(seed)`: the same data in another order.
+
+    Returns:
+        An iterator that ends both streams when it is closed or dropped.
+    """
+    with contextlib.closing(first), contextlib.closing(second):
+        for batch, other in zip(first, second, strict=False):
+            yield batch | {"second": {key: value for key, value in other.items() if key != "id"}}
+
+
+def second_seed(seed: int) -> int:
+    """The seed of a run's second stream: a function of the run's, and that of no other run one is likely to start."""
+    return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
 
 def eval_batches(
@@ -154,7 +176,7 @@ def _local_batch_size(global_batch_size: int, process_count: int) -> int:
     return global_batch_size // process_count
 
 
-def _iterate(data: grain.IterDataset) -> Iterator[Batch]:
+def _iterate(data: grain.IterDataset) -> Generator[Batch, None, None]:
     iterator = _until_closed(data)
     _OPEN.add(iterator)
     return iterator

@@ -10,10 +10,12 @@ import jax
 import optax
 
 from mtan_jax.weighting.aligned_mtl import aligned_mtl
+from mtan_jax.weighting.auto_lambda import auto_lambda
 from mtan_jax.weighting.cagrad import cagrad
 from mtan_jax.weighting.conflict_free import conflict_free
 from mtan_jax.weighting.core import SumTasksState, TaskGradients, balancer, sum_tasks, task_weights
 from mtan_jax.weighting.db_mtl import db_mtl
+from mtan_jax.weighting.dtp import dtp
 from mtan_jax.weighting.dualproj import dualproj
 from mtan_jax.weighting.dwa import dwa
 from mtan_jax.weighting.equal import equal
@@ -51,11 +53,13 @@ __all__ = [
     "SumTasksState",
     "TaskGradients",
     "aligned_mtl",
+    "auto_lambda",
     "balancer",
     "build_weighting",
     "cagrad",
     "combined",
     "conflict_free",
+    "dtp",
     "dualproj",
     "dwa",
     "equal",
@@ -83,6 +87,7 @@ Method = Callable[..., optax.GradientTransformationExtraArgs]  # called as metho
 
 # Those that weigh the losses: one backward pass.
 BALANCERS: dict[str, Method] = {
+    "dtp": dtp,
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
@@ -117,7 +122,7 @@ GRADIENT_METHODS: dict[str, Method] = {
 }
 
 # Those that look at the losses at other parameters: they wrap all that follows, as method(tasks, inner, **options).
-WRAPPERS: dict[str, Method] = {"famo": famo}
+WRAPPERS: dict[str, Method] = {"auto_lambda": auto_lambda, "famo": famo}
 
 METHODS: dict[str, Method] = BALANCERS | GRADIENT_METHODS | WRAPPERS
 
@@ -131,10 +136,12 @@ class Needs(NamedTuple):
 
     Attributes:
         second_batch: `TaskGradients.second_losses_at`.
+        indicators: `TaskGradients.indicators`, of every task.
         features: `TaskGradients.feature_pullback`.
     """
 
     second_batch: bool
+    indicators: bool
     features: bool
 
 
@@ -203,6 +210,7 @@ def needs_of(spec: Spec, *, options: Mapping[str, Mapping[str, Any]] = _NOTHING)
     methods = [(name, dict(options.get(name, {})) | given) for name, _, given in _methods_of(spec)]
     return Needs(
         second_batch=any(name == "auto_lambda" for name, _ in methods),
+        indicators=any(name == "dtp" for name, _ in methods),
         features=any(chosen.get("wrt") == "features" for _, chosen in methods),
     )
 

@@ -48,7 +48,7 @@ class TaskGradients:
         second_losses_at: the losses of a second batch, for the methods that learn from one; differentiable. None where
             the step was given no second batch.
         indicators: how well each task is done on the batch, from 0 (not at all) to 1 (as well as can be); NaN for a
-            task that has no such indicator. None where the step has none for any.
+            task that is absent or has no such indicator. None where the step has none for any.
         feature_pullback: from the cotangent of the losses to the gradient with respect to the features that the tasks
             share, those of this device's rows. None where the step was not asked for it.
         axis_name: of the devices that `gradient` averages over; None on one device.

@@ -13,7 +13,9 @@ from mtan_jax.weighting import TaskGradients
 @functools.cache
 def _jitted_step(tx, tasks):
     def step(state, losses, present):
-        gradients = TaskGradients(tasks, losses, present, jnp.ones(len(tasks)), lambda cotangent: cotangent)
+        gradients = TaskGradients(
+            tasks, losses, present, jnp.ones(len(tasks)), lambda cotangent: cotangent, indicators=1 / (1 + losses)
+        )
         gradients, state = tx.update(gradients, state)
         return gradients.weights, state
 
@@ -63,21 +65,25 @@ class Problem:
         return (error**2 * batch["labelled"]).sum(0), batch["labelled"].sum(0)
 
     def task_gradients(self, params, batch, axis_name=None):
-        def task_losses(params):
+        def task_losses(params, batch):
             total, count = self.sums(params, batch)
             if axis_name is not None:
                 total, count = jax.lax.psum((total, count), axis_name)
             return total / jnp.maximum(count, 1), count > 0
 
-        losses, pullback, present = jax.vjp(task_losses, params, has_aux=True)
+        # Each row anew, so that it stays on its device.
+        second = {"x": batch["x"][:, ::-1], "y": batch["y"] / 2 + 0.1, "labelled": batch["labelled"][:, ::-1]}
+        losses, pullback, present = jax.vjp(lambda params: task_losses(params, batch), params, has_aux=True)
         return TaskGradients(
             self.tasks,
             losses,
             present,
             jnp.ones_like(losses),
             lambda cotangent: pullback(cotangent)[0],
-            lambda params: task_losses(params)[0],
+            lambda params: task_losses(params, batch)[0],
             axis_name,
+            second_losses_at=lambda params: task_losses(params, second)[0],
+            indicators=1 / (1 + losses),
         )
 
     def train(self, tx, devices):

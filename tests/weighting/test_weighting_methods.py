@@ -23,6 +23,7 @@ TASKS = ("semantic", "depth", "normal")
 WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
 # Options without which a method is not defined, and a second variant where there is one.
 CASES: dict[str, list[dict[str, Any]]] = {
+    "dtp": [{"gamma": {"semantic": 0.5, "depth": 1.0, "normal": 2.0}}],
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
     "imtl_l": [{"learning_rate": 0.1}],
     "rlw": [{}, {"distribution": "dirichlet"}],
@@ -133,7 +134,7 @@ def test_one_backward_pass(name, options):
         calls.append(cotangent.shape)
         return jnp.zeros(4)
 
-    gradients = TaskGradients(TASKS, jnp.ones(3), jnp.ones(3, bool), jnp.ones(3), pullback)
+    gradients = TaskGradients(TASKS, jnp.ones(3), jnp.ones(3, bool), jnp.ones(3), pullback, indicators=jnp.full(3, 0.5))
     jax.eval_shape(lambda params: tx.update(gradients, tx.init(params), params)[0], jnp.zeros(4))
     assert calls == [(3,)]
 
