@@ -21,7 +21,8 @@ from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.delta_m import delta_m
 from mtan_jax.interop import files, names, torch
 from mtan_jax.metrics import check_protocol
-from mtan_jax.models import build_model
+from mtan_jax.models import SHARE_FEATURES, build_model
+from mtan_jax.models.features import abstract_features
 from mtan_jax.optimizer import build_optimizer, build_schedule
 from mtan_jax.state import TrainState
 from mtan_jax.tasks import Task, build_tasks
@@ -80,6 +81,13 @@ class Experiment:
             except ValueError as error:
                 raise ValueError(f"config.{name}: {error}") from error
         self._build_tx(build_schedule(config.optimizer, 1, to_steps), steps_per_epoch=1)
+        image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
+        if self._weighting_needs.features and not abstract_features(self.model, self.abstract_variables(), image):
+            raise ValueError(
+                f"config.weighting = {config.weighting!r} with wrt='features' needs features that tasks share: "
+                f"config.model.arch = {config.model.arch!r} with {len(self.tasks)} tasks has none, "
+                f"{', '.join(SHARE_FEATURES)} with several tasks have"
+            )
         _ = self.best_metric
         single_task = dict(config.eval.single_task)
         if single_task:
@@ -180,6 +188,10 @@ class Experiment:
         )
 
     @property
+    def _weighting_needs(self) -> weighting.Needs:
+        return weighting.needs_of(self.config.weighting, options=self._weighting_options)
+
+    @property
     def _weighting_options(self) -> dict[str, dict[str, Any]]:
         options = self.config.weighting_options
         return {name: {k: _plain(v) for k, v in options[name].items()} for name in options}
@@ -210,6 +222,7 @@ class Experiment:
             key=jax.random.key(self.config.seed),
             axis_name=parallel.AXIS,
             accumulate=self.config.accumulate,
+            features=self._weighting_needs.features,
         )
         return parallel.map_train_step(step)
 

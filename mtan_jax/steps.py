@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mtan_jax.metrics import LossMetric, Protocol, State
+from mtan_jax.models.features import abstract_features
 from mtan_jax.state import TrainState, Window
 from mtan_jax.tasks import Task
 from mtan_jax.weighting import TaskGradients, task_weights
@@ -59,6 +60,7 @@ def make_train_step(
     key: jax.Array,
     axis_name: str | None = None,
     accumulate: int = 1,
+    features: bool = False,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the step of training.
 
@@ -74,6 +76,7 @@ def make_train_step(
         key: of the random numbers of networks that have any (dropout); each step makes its own from it.
         axis_name: of the devices; None on one device outside pmap.
         accumulate: number of parts.
+        features: whether `TaskGradients.feature_pullback` is given, for networks whose tasks share features.
 
     Returns:
         `(state, batch) -> state`; what is to be logged is summed in `state.window`.
@@ -81,7 +84,7 @@ def make_train_step(
     names = tuple(task.name for task in tasks)
 
     def forward(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[SumsAndCounts, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": params, "batch_stats": batch_stats, **batch.get("zeros", {})}
         predictions, updates = model.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )
@@ -110,23 +113,27 @@ def make_train_step(
         return lax.scan(part, (zeros, batch_stats), (parts, keys))[0]
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        def task_losses(params: Any) -> tuple[Float[Array, "t"], tuple[SumsAndCounts, Any]]:
+        def task_losses(params: Any, zeros: Any) -> tuple[Float[Array, "t"], tuple[SumsAndCounts, Any]]:
             run = forward if accumulate == 1 else forward_in_parts
-            terms, batch_stats = run(params, state.batch_stats, batch, jax.random.fold_in(key, state.step))
+            terms, batch_stats = run(
+                params, state.batch_stats, batch | {"zeros": zeros}, jax.random.fold_in(key, state.step)
+            )
             if axis_name is not None:
                 terms = lax.psum(terms, axis_name)
             sums, counts = terms
             return sums / jnp.maximum(counts, 1), (terms, batch_stats)
 
-        losses, pullback, (terms, batch_stats) = jax.vjp(task_losses, state.params, has_aux=True)
+        zeros = _feature_zeros(model, state, batch) if features else {}
+        losses, pullback, (terms, batch_stats) = jax.vjp(task_losses, state.params, zeros, has_aux=True)
         task_gradients = TaskGradients(
             tasks=names,
             losses=losses,
             present=terms[1] > 0,
             weights=jnp.ones_like(losses),
             pullback=lambda cotangent: pullback(cotangent)[0],
-            losses_at=lambda params: task_losses(params)[0],
+            losses_at=lambda params: task_losses(params, zeros)[0],
             axis_name=axis_name,
+            feature_pullback=(lambda cotangent: pullback(cotangent)[1]) if features else None,
         )
         updates, opt_state = tx.update(task_gradients, state.opt_state, state.params)
         if axis_name is not None:  # the same already where BatchNorm is synchronised
@@ -141,6 +148,14 @@ def make_train_step(
         )
 
     return train_step
+
+
+def _feature_zeros(model: nn.Module, state: TrainState, batch: Batch) -> dict[str, Any]:
+    """What is added to the features that tasks share, of this device's rows; zeros, as a part of the variables."""
+    shapes = abstract_features(model, state.variables, batch["image"])
+    if not shapes:
+        raise ValueError(f"make_train_step(features=True): the tasks of {type(model).__name__} share no features")
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _extend(
