@@ -21,7 +21,8 @@ from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.delta_m import delta_m
 from mtan_jax.interop import files, names, torch
 from mtan_jax.metrics import check_protocol
-from mtan_jax.models import build_model
+from mtan_jax.models import SHARE_FEATURES, build_model
+from mtan_jax.models.features import abstract_features
 from mtan_jax.optimizer import build_optimizer, build_schedule
 from mtan_jax.state import TrainState
 from mtan_jax.tasks import Task, build_tasks
@@ -85,6 +86,13 @@ class Experiment:
             raise ValueError(
                 f"config.weighting = {config.weighting!r} looks at how well each task is done, and of "
                 f"{', '.join(without)} it cannot: give Task.indicator, such as mtan_jax.indicators.right_class"
+            )
+        image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
+        if self._needs.features and not abstract_features(self.model, self.abstract_variables(), image):
+            raise ValueError(
+                f"config.weighting = {config.weighting!r} with wrt='features' needs features that tasks share: "
+                f"config.model.arch = {config.model.arch!r} with {len(self.tasks)} tasks has none, "
+                f"{', '.join(SHARE_FEATURES)} with several tasks have"
             )
         _ = self.best_metric
         single_task = dict(config.eval.single_task)
@@ -220,6 +228,7 @@ class Experiment:
             key=jax.random.key(self.config.seed),
             axis_name=parallel.AXIS,
             accumulate=self.config.accumulate,
+            features=self._needs.features,
         )
         return parallel.map_train_step(step)
 

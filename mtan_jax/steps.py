@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mtan_jax.metrics import LossMetric, Protocol, State
+from mtan_jax.models.features import abstract_features
 from mtan_jax.state import TrainState, Window
 from mtan_jax.tasks import Task
 from mtan_jax.weighting import TaskGradients, task_weights
@@ -22,6 +23,8 @@ Batch = dict[str, Any]
 
 # The key under which a batch holds the second one of the same step, for the methods that learn from one.
 SECOND = "second"
+# The key under which the step itself adds what is added to the features that tasks share.
+ZEROS = "zeros"
 
 
 class Terms(NamedTuple):
@@ -92,6 +95,7 @@ def make_train_step(
     key: jax.Array,
     axis_name: str | None = None,
     accumulate: int = 1,
+    features: bool = False,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the step of training.
 
@@ -107,6 +111,7 @@ def make_train_step(
         key: of the random numbers of networks that have any (dropout); each step makes its own from it.
         axis_name: of the devices; None on one device outside pmap.
         accumulate: number of parts.
+        features: whether `TaskGradients.feature_pullback` is given, for networks whose tasks share features.
 
     Returns:
         `(state, batch) -> state`; what is to be logged is summed in `state.window`. A batch may hold another one under
@@ -118,18 +123,20 @@ def make_train_step(
     has_indicators = any(task.indicator is not None for task in tasks)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        def task_losses(params: Any, batch: Batch) -> tuple[Float[Array, "t"], tuple[Terms, Any]]:
-            terms, batch_stats = forward(params, state.batch_stats, batch, jax.random.fold_in(key, state.step))
+        def task_losses(params: Any, zeros: Any, batch: Batch) -> tuple[Float[Array, "t"], tuple[Terms, Any]]:
+            key_of_step = jax.random.fold_in(key, state.step)
+            terms, batch_stats = forward(params, state.batch_stats, batch | {ZEROS: zeros}, key_of_step)
             if axis_name is not None:
                 terms = lax.psum(terms, axis_name)
             return terms.losses, (terms, batch_stats)
 
         def losses_of(batch: Batch) -> Callable[[Any], Float[Array, "t"]]:
-            return lambda params: task_losses(params, batch)[0]
+            return lambda params: task_losses(params, {}, batch)[0]
 
         first = {name: value for name, value in batch.items() if name != SECOND}
+        zeros = _feature_zeros(model, state, first) if features else {}
         losses, pullback, (terms, batch_stats) = jax.vjp(
-            functools.partial(task_losses, batch=first), state.params, has_aux=True
+            functools.partial(task_losses, batch=first), state.params, zeros, has_aux=True
         )
         task_gradients = TaskGradients(
             tasks=tuple(task.name for task in tasks),
@@ -141,6 +148,7 @@ def make_train_step(
             axis_name=axis_name,
             second_losses_at=losses_of(batch[SECOND]) if SECOND in batch else None,
             indicators=terms.indicators if has_indicators else None,
+            feature_pullback=(lambda cotangent: pullback(cotangent)[1]) if features else None,
         )
         updates, opt_state = tx.update(task_gradients, state.opt_state, state.params)
         if axis_name is not None:  # the same already where BatchNorm is synchronised
@@ -157,11 +165,19 @@ def make_train_step(
     return train_step
 
 
+def _feature_zeros(model: nn.Module, state: TrainState, batch: Batch) -> dict[str, Any]:
+    """What is added to the features that tasks share, of this device's rows; zeros, as a part of the variables."""
+    shapes = abstract_features(model, state.variables, batch["image"])
+    if not shapes:
+        raise ValueError(f"make_train_step(features=True): the tasks of {type(model).__name__} share no features")
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
 def _forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
     """One pass of this device's rows through the network."""
 
     def forward(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": params, "batch_stats": batch_stats, **batch[ZEROS]}
         predictions, updates = model.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )

@@ -23,6 +23,7 @@ from mtan_jax.tasks import Task
 __all__ = [
     "ARCHITECTURES",
     "BACKBONES",
+    "SHARE_FEATURES",
     "Backbone",
     "Flow",
     "Head",
@@ -53,6 +54,9 @@ ARCHITECTURES: dict[str, Callable[[Backbone, tuple[Task, ...]], nn.Module]] = {
     "dense": Dense,
     "cross_stitch": CrossStitch,
 }
+
+# Those whose tasks share features: a weighting method may look at gradients with respect to these.
+SHARE_FEATURES = ("mtan", "split", "split_wide", "split_deep", "dense")
 
 # Architectures that ask more of a backbone, and how those that have it are made.
 VARIANTS: dict[str, dict[str, Callable[..., Backbone]]] = {

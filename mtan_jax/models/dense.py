@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mtan_jax.models.features import hand_over
 from mtan_jax.models.network import predict
 from mtan_jax.models.stage import Backbone, Flow, Trunk, start
 from mtan_jax.tasks import Task
@@ -38,12 +39,15 @@ class Dense(nn.Module):
         common = [start(self.backbone, image)]
         for name in (*names, last):
             common.append(trunk.block(name, common[-1], train=train)[1])
+        _, *inner, _ = common  # neither the image nor what nothing reads
+        handed = hand_over(self, self.tasks, [flow.x for flow in inner])
+        shared = [flow._replace(x=x) for flow, x in zip(inner, handed, strict=True)]
         features = {}
         for task in self.tasks:
             trunk = Trunk(self.backbone, name=f"backbone_{task.name}")
             flow = start(self.backbone, image)
             for i, name in enumerate(self.backbone.blocks):
-                into = _joined(flow, common[i]) if i else flow
+                into = _joined(flow, shared[i - 1]) if i else flow
                 stage, new = trunk.block(name, into, train=train)
                 flow = _memory_of_task(flow, new)
             features[task.name] = stage.gate

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mtan_jax.models.features import hand_over
 from mtan_jax.models.network import predict
 from mtan_jax.models.stage import Backbone, Trunk
 from mtan_jax.tasks import Task
@@ -24,7 +25,8 @@ class Split(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
         *_, last = Trunk(self.backbone, name="backbone")(image, train=train).values()
-        features = {task.name: last.gate for task in self.tasks}
+        common = hand_over(self, self.tasks, last.gate)
+        features = {task.name: common for task in self.tasks}
         return predict(self.backbone, self.tasks, features, image, train=train)
 
 

@@ -175,12 +175,18 @@ def weighted(
         max_norm: that the combined gradient of the shared parameters is shortened to; None: any.
         wrt: "parameters", or "features": `weigh` sees the gradients with respect to the features that the tasks share.
             Only what stands behind these is passed once a task; then one backward pass of the losses weighted by w
-            gives the gradient of all parameters, shared or not.
+            gives the gradient of all parameters, shared or not, as in the code of Sener and Koltun. (In the papers'
+            algorithms heads keep the plain gradient.) `shared` and `own` choose nothing then.
 
     Raises:
-        ValueError: no task, one named twice, or an unknown choice.
+        ValueError: no task, one named twice, an unknown choice, or `shared` is given together with features.
     """
     _check_choice(name, "wrt", wrt, ("parameters", "features"))
+    if wrt == "features" and shared != "all_but_heads":
+        raise ValueError(
+            f"{name} shared is {shared!r} and wrt is 'features': all parameters have the gradient of the weighted "
+            "losses then, so shared must be left out"
+        )
 
     def combine(stack: Stack, state: State) -> Combined:
         weights, state = weigh(stack, state)

@@ -28,7 +28,8 @@ def mgda(
     is solved exactly (`solvers.min_norm`). Of a task whose gradient is 0 the weight is 1 and the update 0: such a point
     is Pareto stationary.
 
-    As in the authors' code gradients may be divided before w is found; w then weighs what was divided:
+    As in the authors' code gradients may be divided before w is found; w then weighs what was divided. (The authors'
+    code, and LibMTL's with respect to features, weigh the gradients as they were.)
 
     - "none": as they are.
     - "l2": by their lengths.
@@ -40,7 +41,8 @@ def mgda(
         normalize: what gradients are divided by.
         shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
         backward: "together" or "one_by_one"; see there.
-        wrt: "parameters", or "features": one full backward pass (MGDA-UB, Sener and Koltun, equation 5).
+        wrt: "parameters", or "features": one full backward pass (MGDA-UB, Sener and Koltun, equation 5). As in their
+            code, gradients of all rows of the batch are compared, where LibMTL's `rep_grad` sums over the rows first.
 
     Raises:
         ValueError: an option is out of its range.
