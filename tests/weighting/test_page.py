@@ -1,0 +1,76 @@
+"""docs/weighting.md: its table has every method, and its code runs."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mtan_jax.config import default_config
+from mtan_jax.weighting import BALANCERS, GRADIENT_METHODS, METHODS, WRAPPERS, build_weighting, task_weights
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "weighting.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def block(word):
+    (found,) = [text for text in BLOCKS if word in text]
+    return found
+
+
+def test_the_tables_have_every_method_once():
+    sections = dict(re.findall(r"^### (Of .*?)\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL))
+    for title, registry in zip(sections, (BALANCERS, WRAPPERS, GRADIENT_METHODS), strict=True):
+        assert sorted(re.findall(r"^\| `(\w+)` \|", sections[title], re.MULTILINE)) == sorted(registry)
+
+
+def test_options_on_the_page_are_known():
+    config = default_config()
+    exec(block('config.weighting = "dwa+pcgrad"'), {"config": config})
+    assert config.weighting_options.dwa.temperature == 1.0
+    exec(block('(("dwa", {"temperature": 1.0}), "pcgrad")'), {"config": config})
+    tasks = ("semantic", "depth")
+    build_weighting(config.weighting, tasks, optax.identity(), defaults={"steps_per_epoch": 3})
+    names = {name: METHODS[name] for name in ("dwa", "pcgrad")}
+    exec(block("tx = optax.chain("), {"optax": optax, "tasks": tasks, **names})
+
+
+@pytest.mark.parametrize(("word", "lines"), [("def worst_first", 20), ("def equal_lengths", 20)])
+def test_methods_of_ones_own_are_short(word, lines):
+    text = block(word)
+    body = text[text.index("def ") :]
+    assert len(body.strip().splitlines()) <= lines
+
+
+def test_methods_of_ones_own_learn_and_resume(problem):
+    names = {}
+    for word in ("def worst_first", "def equal_lengths"):
+        exec(block(word), names)
+    config = default_config()
+    exec(block("config.weighting = ((worst_first"), {"config": config, **names})
+    tx = build_weighting(config.weighting, problem.tasks, optax.adam(0.02))
+    batch = {key: value[0] for key, value in problem.batches.items()}
+
+    @jax.jit
+    def steps(params, state):
+        def step(carry, _):
+            given = problem.task_gradients(carry[0], batch)
+            updates, state = tx.update(given, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), (given.losses, task_weights(state))
+
+        return jax.lax.scan(step, (params, state), length=50)
+
+    params = jax.tree.map(jnp.asarray, {"shared": problem.params["shared"], "head_all": problem.params["heads"]})
+    sums = problem.sums
+    problem_sums = lambda params, batch: sums({"shared": params["shared"], "heads": params["head_all"]}, batch)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(problem), "sums", staticmethod(problem_sums))
+        half, (losses, weights) = steps(params, tx.init(params))
+        whole, _ = steps(*half)
+        again, _ = steps(*jax.device_get(half))
+    assert (losses[-1] < 0.7 * losses[0]).all()
+    assert len(np.unique(np.asarray(weights)[:, 0])) > 40
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
