@@ -44,14 +44,13 @@ def main() -> None:
     """Runs the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent, help="folder of the results")
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES, help="these only")
     arguments = parser.parse_args()
     start = time.perf_counter()
     results: dict[str, Any] = {"jax": jax.__version__, "python": sys.version.split()[0], "problems": {}, "variants": {}}
     for key, problem in PROBLEMS.items():
         front = pareto_front(problem)
         methods = {}
-        for name in arguments.methods:
+        for name in NAMES:
             before = time.perf_counter()
             methods[name] = summary(problem, front, trajectories(name, problem))
             seconds = time.perf_counter() - before
