@@ -1,0 +1,97 @@
+"""Runs a weighting method of `mtan_jax` on the problem, from all starting points at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+from landscape import FLOOR, TASKS, Problem
+
+from mtan_jax.weighting import METHODS, TaskGradients, build_weighting
+
+# What a method needs besides its defaults. A new method of METHODS runs without an entry where its defaults suffice.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "dwa": {"variant": "nash"},
+    "uncertainty": {"variant": "nash"},
+}
+STEPS_PER_EPOCH = 100  # for methods that count epochs
+LEFT_OUT = {
+    "static": "weights of the user's own; equal is one of them",
+    "schedule": "weights of the user's own",
+}
+NAMES = tuple(name for name in METHODS if name not in LEFT_OUT)
+
+
+def trajectories(
+    name: str,
+    problem: Problem,
+    *,
+    steps: int | None = None,
+    every: int = 100,
+    options: Mapping[str, Any] | None = None,
+    floor: float = FLOOR,
+    x64: bool = True,
+) -> Float[np.ndarray, "starts samples 2"]:
+    """Where a method goes with Adam, from each starting point.
+
+    Args:
+        name: of `METHODS`.
+        problem: of `landscape.PROBLEMS`.
+        steps: instead of the problem's; a multiple of `every`.
+        every: steps between two samples.
+        options: of the method, over those of `OPTIONS` and of the problem.
+        floor: subtracted from the unscaled losses that methods see: some divide by losses or take their logarithm,
+            and these losses are negative. Gradients stay as they are.
+        x64: float64 or float32. On the front gradients cancel, and Adam makes whole steps of what rounding leaves.
+
+    Returns:
+        The points before steps 0, every, 2 every, ..., and after the last step.
+    """
+    chosen = OPTIONS.get(name, {}) | dict(problem.options.get(name, {})) | dict(options or {})
+    with jax.enable_x64(x64):
+        return np.asarray(_run(name, problem, steps or problem.steps, every, chosen, floor))
+
+
+def _run(
+    name: str, problem: Problem, steps: int, every: int, options: Mapping[str, Any], floor: float
+) -> Float[Array, "starts samples 2"]:
+    tx = build_weighting(
+        name,
+        TASKS,
+        optax.adam(problem.learning_rate),
+        options={name: options},
+        defaults={"steps_per_epoch": STEPS_PER_EPOCH, "learning_rate": problem.learning_rate},
+    )
+
+    def seen(params: dict[str, Array]) -> Float[Array, "t"]:
+        return problem.losses(params["point"]) - floor * jnp.array(problem.scale)
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        params, state = carry
+        losses, pullback = jax.vjp(seen, params)
+        gradients = TaskGradients(
+            TASKS,
+            losses,
+            jnp.ones(len(TASKS), bool),
+            jnp.ones(len(TASKS)),
+            lambda cotangent: pullback(cotangent)[0],
+            seen,
+        )
+        updates, state = tx.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    def sample(carry: Any, _: None) -> tuple[Any, Float[Array, "2"]]:
+        return lax.scan(step, carry, None, every)[0], carry[0]["point"]
+
+    @jax.jit
+    @jax.vmap
+    def run(start: Float[Array, "2"]) -> Float[Array, "samples 2"]:
+        params = {"point": start}
+        (params, _), points = lax.scan(sample, (params, tx.init(params)), None, steps // every)
+        return jnp.concatenate([points, params["point"][None]])
+
+    return run(jnp.array(problem.starts))
