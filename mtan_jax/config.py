@@ -33,10 +33,11 @@ def default_config() -> ConfigDict:
     config.model.init_from = config_dict.placeholder(str)  # file of PyTorch weights to start from; None: random
 
     # Names in mtan_jax.weighting.METHODS, joined by "+"; or (("dwa", {"temperature": 2.0}), my_method).
-    config.weighting = config_dict.FieldReference("equal", field_type=object)
+    config.weighting = _of_any_type("equal")  # what weighs the losses or combines the gradients, in this order
     config.weighting_options = ConfigDict()  # {method: keyword arguments}
     config.weighting_options.static = ConfigDict({"weights": dict.fromkeys(config.tasks, 1.0)})  # {task: weight}
-    config.weighting_options.schedule = ConfigDict({"weights": ConfigDict()})  # {task: function of the step}
+    weights = _of_any_type({})  # {task: number or function of the step}; or a function (step, losses) of all tasks
+    config.weighting_options.schedule = ConfigDict({"weights": weights})  # see docs/schedules.md
     config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # mtan | nash
     config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
     config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})  # focus; share of the new in the average
@@ -90,6 +91,11 @@ def default_config() -> ConfigDict:
 
     config.compilation_cache = "~/.cache/mtan_jax"  # compiled programs, kept from run to run; "" for none
     return config
+
+
+def _of_any_type(value: object) -> config_dict.FieldReference:
+    """A field that takes values of other types than its default."""
+    return config_dict.FieldReference(value, field_type=object)
 
 
 # Fields whose keys are the user's.

@@ -1,15 +1,21 @@
 """The configuration that a working directory belongs to."""
 
+import functools
+import inspect
 import json
 import math
 import pathlib
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from mtan_jax.checkpoint import FOLDER
 from mtan_jax.config import FREE_FIELDS
+from mtan_jax.weighting.schedule import in_order
 from mtan_jax.writers import METRICS_FILE
 
 # Where a function of the step is written down: every 10 %, as far as a million steps.
@@ -71,24 +77,88 @@ def holds_results(workdir: pathlib.Path) -> bool:
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:
-    if SAMPLE in name and None not in (ours, theirs):
-        return math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-7)  # other devices round schedules in another way
-    return ours == theirs
+    if SAMPLE not in name or None in (ours, theirs) or np.shape(ours) != np.shape(theirs):
+        return ours == theirs
+    return np.allclose(ours, theirs, rtol=1e-4, atol=1e-7, equal_nan=True)  # other devices round in another way
 
 
-def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """All fields by dotted name, as JSON has them; a function of the step as its values at `SAMPLED_STEPS`."""
-    flat: dict[str, Any] = {}
-    for name in config:
-        value = config.get(name)
-        if isinstance(value, ml_collections.ConfigDict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif callable(value):
-            # A name would not tell two schedules of one kind apart.
-            flat |= {f"{prefix}{name}{SAMPLE}{step}": float(np.asarray(value(step))) for step in SAMPLED_STEPS}
-        else:
-            flat[prefix + name] = _as_json(value)
-    return flat
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """All fields by dotted name, as JSON has them.
+
+    A schedule becomes its values at `SAMPLED_STEPS`, because its name would not tell two of one kind apart: one of the
+    step, or one of step and losses, which is tried with losses that fall from 10 to 0.01 as training goes on. Any other
+    function becomes its name and a checksum of its source, with comments and without what it refers to.
+    """
+    return _flatten("", config, tuple(getattr(task, "name", task) for task in config.tasks))
+
+
+def _flatten(name: str, value: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    if isinstance(value, ml_collections.ConfigDict | Mapping):
+        for key in value:
+            item, path = value.get(key), f"{name}.{key}" if name else key
+            parts |= _values(path, item, tasks) if callable(item) else _flatten(path, item, tasks)
+    elif isinstance(value, tuple | list) and _holds_options(value):
+        for i, item in enumerate(value):
+            parts |= _flatten(f"{name}[{i}]", item, tasks)
+    else:
+        parts[name] = _describe(value) if callable(value) else _as_json(value)
+    return parts
+
+
+def _holds_options(value: Any) -> bool:
+    """Whether there is a mapping or a function in a sequence, however deep."""
+    if isinstance(value, tuple | list):
+        return any(map(_holds_options, value))
+    return callable(value) or isinstance(value, ml_collections.ConfigDict | Mapping)
+
+
+def _values(name: str, function: Callable, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """Of a function that is an option: its values if it is a schedule, or its description."""
+    try:
+        if _takes(function, 1):
+            steps = {f"{name}{SAMPLE}{step}": function(jnp.asarray(step, jnp.int32)) for step in SAMPLED_STEPS}
+            return {key: _digits(np.asarray(value)) for key, value in steps.items()}
+        return _values_of_all(name, function, tasks)
+    except Exception:  # it takes something else, such as the path of a parameter; or is wrong, which shows elsewhere
+        return {name: _describe(function)}
+
+
+def _values_of_all(name: str, function: Callable, tasks: tuple[str, ...]) -> dict[str, Any]:
+    values = {}
+    for step in SAMPLED_STEPS:
+        # Rounded to what the name says. The order of their sizes may matter too.
+        falling = [_digits(10 / (1 + i) / math.sqrt(1 + step), 3) for i in range(len(tasks))]
+        for losses in (falling, falling[::-1]):
+            found = in_order(tasks, function(jnp.asarray(step, jnp.int32), jnp.array(losses, jnp.float32)))
+            values[f"{name}{SAMPLE}{step}, losses {losses}"] = [_digits(value) for value in np.asarray(found)]
+    return values
+
+
+def _digits(number: Any, digits: int = 7) -> float:
+    """The number with so many digits; float32 has no more than 7."""
+    return float(f"{float(number):.{digits}g}")
+
+
+def _takes(function: Callable, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # some that are written in C have no signature
+        return True
+    return True
+
+
+def _describe(function: Callable) -> str:
+    if isinstance(function, functools.partial):
+        return f"{_describe(function.func)} with {_as_json(function.args)} {_as_json([*function.keywords.items()])}"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):  # none that can be read
+        return name
+    return f"{name}, source {zlib.crc32(source.encode()):08x}"
 
 
 def _as_json(value: Any) -> Any:
@@ -96,4 +166,6 @@ def _as_json(value: Any) -> Any:
         return [_as_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if callable(value):
+        return _describe(value)
     return getattr(value, "name", None) or str(value)

@@ -1,7 +1,9 @@
 """A working directory belongs to one configuration."""
 
+import functools
 import json
 import math
+import runpy
 
 import jax.numpy as jnp
 import optax
@@ -111,3 +113,107 @@ def test_damaged_config_file(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match=r"config\.json is damaged .*remove it, or use another --workdir"):
         claim(tmp_path, default_config(), write=True)
+
+
+# Functions of step and losses, methods in a tuple, and functions that are no schedules.
+
+
+def with_function(function):
+    config = default_config()
+    config.weighting_options.schedule.weights = function
+    return config
+
+
+def inverse(step, losses):
+    return jnp.where(step < 300, 1.0, 2.0) / jnp.maximum(losses, 1e-3)
+
+
+def test_a_function_of_step_and_losses_is_told_by_its_values(tmp_path):
+    make_used(tmp_path, with_function(inverse))
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["weighting_options.schedule.weights at step 0, losses [10.0, 5.0, 3.33]"] == pytest.approx(
+        [0.1, 0.2, 1 / 3.33]
+    )
+    assert "weighting_options.schedule.weights at step 0, losses [3.33, 5.0, 10.0]" in fields
+    names = ("semantic", "depth", "normal")
+    claim(tmp_path, with_function(lambda t, x: dict(zip(names, inverse(t, x), strict=True))), write=True)
+    for other, message in (
+        (lambda step, losses: inverse(step + 30, losses), r"at step 2[78]\d, losses \[.*\]: \[.*\] there, \[.*\] here"),
+        (lambda step, losses: jnp.where(losses[0] < 0.5, 1.01, 1.0) * inverse(step, losses), "at step 4"),
+        (lambda step, losses: jnp.where(losses[0] < losses[2], 1.01, 1.0) * inverse(step, losses), "at step 0"),
+        (
+            lambda step, losses: inverse(step, losses)[:2],
+            r": None there, '.*<lambda>, source \w+' here",
+        ),
+    ):
+        with pytest.raises(WorkdirError, match=r"config\.weighting_options\.schedule\.weights.*" + message):
+            claim(tmp_path, with_function(other), write=True)
+
+
+def with_methods(*methods):
+    config = default_config()
+    config.weighting = methods
+    return config
+
+
+def test_methods_in_a_tuple_are_told_by_their_options(tmp_path):
+    def methods(end, c=0.4, seed=0):
+        weights = {"semantic": 1.0, "depth": optax.linear_schedule(1.0, end, 1000)}
+        return ("schedule", {"weights": weights}), ("dwa", {"orders": [("a", c)]}), ("pcgrad", {"seed": seed})
+
+    make_used(tmp_path, with_methods(*methods(0.0)))
+    claim(tmp_path, with_methods(*methods(0.0)), write=True)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["weighting[0][0]"] == "schedule"
+    assert fields["weighting[0][1].weights.semantic"] == 1.0
+    assert fields["weighting[0][1].weights.depth at step 1"] == pytest.approx(0.999)
+    assert fields["weighting[1][1].orders"] == [["a", 0.4]]
+    with pytest.raises(WorkdirError, match=r"config\.weighting\[0\]\[1\]\.weights\.depth at step 1: 0\.999"):
+        claim(tmp_path, with_methods(*methods(0.5)), write=True)
+    with pytest.raises(WorkdirError, match=r"config\.weighting\[2\]\[1\]\.seed: 0 there, 1 here"):
+        claim(tmp_path, with_methods(*methods(0.0, seed=1)), write=True)
+    with pytest.raises(WorkdirError, match=r"config\.weighting\[2\]\[1\]\.seed: 0 there, None here"):
+        claim(tmp_path, with_methods(*methods(0.0)[:2]), write=True)
+
+
+METHOD = """
+def my_method(tasks, *, factor=1.0):
+    raise AssertionError("a method is not called to be written down")
+
+def double(path):
+    return "encoder" in path
+"""
+
+
+def methods_of(folder, source):
+    path = folder / "methods.py"
+    path.write_text(source)
+    return runpy.run_path(str(path))
+
+
+def test_functions_that_are_no_schedules_are_told_by_name_and_source(tmp_path):
+    def config(source):
+        found = methods_of(tmp_path, source)
+        one, partial = found["my_method"], functools.partial(found["my_method"], factor=2.0)
+        config = with_methods(one, (partial, {"x": 1}), ("pcgrad", {"shared": found["double"]}))
+        config.weighting_options.pcgrad = {"shared": found["double"]}
+        return config
+
+    folder = tmp_path / "run"
+    make_used(folder, config(METHOD))
+    fields = json.loads((folder / "config.json").read_text())
+    (name, digest) = fields["weighting[0]"].split(", source ")
+    assert (name, len(digest)) == ("my_method", 8)
+    assert fields["weighting[1][0]"] == f"my_method, source {digest} with [] [['factor', 2.0]]"
+    assert fields["weighting[2][1].shared"] == fields["weighting_options.pcgrad.shared"]
+    assert fields["weighting_options.pcgrad.shared"].startswith("double, source ")
+    claim(folder, config(METHOD), write=True)
+    claim(folder, config("import math\n\n" + METHOD), write=True)  # what stands around it does not matter
+    changed = METHOD.replace("factor=1.0", "factor=3.0")
+    with pytest.raises(WorkdirError, match=rf"weighting\[0\]: 'my_method, source {digest}' there, 'my_method, source "):
+        claim(folder, config(changed), write=True)
+
+
+def test_a_function_without_source_is_told_by_its_name(tmp_path):
+    make_used(tmp_path, with_methods("equal", eval("lambda tasks: None")))
+    assert json.loads((tmp_path / "config.json").read_text())["weighting[1]"] == "<lambda>"

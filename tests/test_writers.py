@@ -2,11 +2,11 @@ import io
 import json
 import logging
 import math
-import struct
 import sys
 import types
 
 import pytest
+from event_files import read_events, read_scalars
 from tensorboardX.proto import event_pb2
 
 from mtan_jax import writers
@@ -22,18 +22,6 @@ def run(workdir, first_step, last_step, *, total_steps=10, log_every=1, **option
             if step % 4 == 0:
                 writer.write(step, step / 4, "val", {"semantic/miou": math.sqrt(step)})
             writer.advance(step)
-
-
-def read_events(workdir):
-    """All events of all files, by the published record format: length, checksum, content, checksum."""
-    events = []
-    for path in sorted(workdir.glob("events.out.tfevents*")):
-        content = path.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
-            content = content[12 + length + 4 :]
-    return events
 
 
 def refuse_constant(name):
@@ -95,11 +83,7 @@ def test_damaged_line_in_the_middle_is_named(tmp_path):
 def test_tensorboard_has_the_same_numbers_and_a_resumed_run_purges(tmp_path):
     run(tmp_path, 0, 7)
     run(tmp_path, 4, 10)
-    events = read_events(tmp_path)
-    scalars = {}
-    for event in events:
-        for value in event.summary.value:
-            scalars[value.tag, event.step] = value.simple_value
+    events, scalars = read_events(tmp_path), read_scalars(tmp_path)
     expected = {
         (f"{line['split']}/{name}", line["step"]): value
         for line in read_metrics(tmp_path / "metrics.jsonl")

@@ -141,7 +141,9 @@ class TaskAttention(nn.Module):
                     "double the size resample='up' itself"
                 )
             masks = AttentionMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
-            attended = masks(stage.look, attended, train=train) * stage.gate[None]
+            # In this order: XLA for CPUs of jaxlib 0.10.2 gets the gradient of `masks * gate` wrong for several tasks
+            # at once (tests/models/test_attention.py).
+            attended = stage.gate[None] * masks(stage.look, attended, train=train)
             if stage.resample != "up" and shared:
                 attended = shared(attended, train=train)
             if stage.resample == "down":

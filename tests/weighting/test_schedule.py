@@ -1,11 +1,12 @@
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from mtan_jax.weighting import schedule
+from mtan_jax.weighting import TaskGradients, schedule, static, sum_tasks, task_weights
 
 TASKS = ("semantic", "depth", "normal")
 
@@ -64,3 +65,81 @@ def test_messages(weight, message):
 def test_a_task_without_a_weight_is_named():
     with pytest.raises(ValueError, match=r"schedule weights: missing \['normal'\], unknown \['norm'\]"):
         schedule(TASKS, weights={"semantic": 1.0, "depth": 1.0, "norm": 1.0})
+
+
+# One function of step and losses for all tasks.
+
+LOSSES = [[2.0, 1.0, 0.5], [1.0, 0.0, 4.0], [0.25, 3.0, 8.0]]
+
+
+@pytest.mark.parametrize(
+    "give",
+    [jnp.stack, lambda weights: tuple(weights), lambda weights: dict(zip(TASKS[::-1], weights[::-1], strict=True))],
+    ids=["array", "tuple", "mapping"],
+)
+def test_a_function_of_step_and_losses(give, follow):
+    def weights(step, losses):
+        return give([step / 2, losses[0] * losses[2], 3])
+
+    factors, state = follow(schedule(TASKS, weights=weights), TASKS, LOSSES)
+    np.testing.assert_allclose(factors, [[0.0, 1.0, 3.0], [0.5, 4.0, 3.0], [1.0, 2.0, 3.0]])
+    assert state.steps == 3
+
+
+def test_losses_are_those_of_the_log_whatever_stands_before():
+    tx = optax.chain(
+        static(TASKS, weights={"semantic": 10.0, "depth": 2.0, "normal": 1.0}),
+        schedule(TASKS, weights=lambda step, losses: losses),
+    )
+    losses = jnp.array(LOSSES[0])
+    gradients = TaskGradients(TASKS, losses, losses > 0, jnp.ones(3), lambda cotangent: cotangent)
+    np.testing.assert_allclose(tx.update(gradients, tx.init(None))[0].weights, [20.0, 2.0, 0.5])
+
+
+def test_the_weights_are_constants_in_the_gradient(problem):
+    tx = optax.chain(schedule(TASKS, weights=lambda step, losses: 1 / (1 + losses)), sum_tasks(TASKS))
+    batch = {key: value[0] for key, value in problem.batches.items()}
+    gradients = problem.task_gradients(problem.params, batch)
+    gradient, state = tx.update(gradients, tx.init(problem.params), problem.params)
+    by_hand = gradients.gradient(1 / (1 + gradients.losses))
+    jax.tree.map(np.testing.assert_array_equal, gradient, by_hand)
+    np.testing.assert_allclose(task_weights(state), 1 / (1 + gradients.losses))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda step, losses: losses[:2],
+            r"gives float32 of shape \(2,\); one number for each of \['semantic', 'depth'",
+        ),
+        (lambda step, losses: 1.0, r"gives float32 of shape \(\); one number for each"),
+        (lambda step, losses: None, "gives None; one number for each"),
+        (lambda step, losses: losses > 1, "gives bool of shape"),
+        (lambda step, losses: [1.0, None, 2.0], r"gives \[1\.0, None, 2\.0\]; one number for each"),
+        (lambda step, losses: {"depth": 1.0}, r"schedule weights: missing \['normal', 'semantic'\], unknown \[\]"),
+        (lambda step, losses: dict.fromkeys((*TASKS, "x"), 1.0), r"missing \[\], unknown \['x'\]"),
+        (lambda step, losses: dict.fromkeys(TASKS, losses), r"of shape \(3, 3\)"),
+        (lambda step, losses: losses if losses[0] > 1 else 2 * losses, r"schedule weights: .* or of a loss, in Python"),
+        (lambda step, losses: np.exp(losses), r"use jnp\.where\(step < 1000, 1\.0, 0\.1\) in place of if, and jnp in"),
+        (lambda step: jnp.ones(3), r"the function takes \(step\); one of \(step, losses\) is needed, which"),
+        (optax.constant_schedule(1.0), r"the function takes \(count.*\); one of \(step, losses\)"),
+        (
+            lambda step, losses: 1 / losses,
+            r"for losses \[0\.0, 1\.0, 1\.0\] the function gives \[inf, .* jnp\.maximum\(",
+        ),
+        (
+            lambda step, losses: losses / (1 - step / 1) / 0,
+            r"for losses \[1\.0, 1\.0, 1\.0\] the function gives \[inf,",
+        ),
+    ],
+)
+def test_messages_for_functions_of_all_tasks(function, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(TASKS, weights=function)
+
+
+def test_a_function_of_the_losses_for_one_task_is_told_where_it_belongs():
+    message = r"weight of 'depth': the function takes \(step, losses\); one of the step is needed .* weights=function"
+    with pytest.raises(ValueError, match=message):
+        schedule(TASKS, weights={"semantic": 1.0, "depth": lambda step, losses: losses[1], "normal": 1.0})

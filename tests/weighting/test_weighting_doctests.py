@@ -7,7 +7,10 @@ import pytest
 
 from mtan_jax.weighting import METHODS
 
-MODULES = ["mtan_jax.weighting", "mtan_jax.weighting.core", *(f"mtan_jax.weighting.{name}" for name in METHODS)]
+MODULES = [
+    "mtan_jax.weighting",
+    *(f"mtan_jax.weighting.{name}" for name in ("core", "schedules", *METHODS)),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

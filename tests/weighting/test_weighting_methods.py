@@ -27,7 +27,10 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
     "imtl_l": [{"learning_rate": 0.1}],
     "rlw": [{}, {"distribution": "dirichlet"}],
-    "schedule": [{"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}}],
+    "schedule": [
+        {"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}},
+        {"weights": lambda step, losses: (1 + jnp.exp(-step / 4)) * losses / jnp.maximum(losses.mean(), 1e-8)},
+    ],
     "static": [{"weights": WEIGHTS}],
     "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
