@@ -44,8 +44,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})  # smoothness; epochs
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})  # of the logits
-    # Learns from a second batch a step, with its own `data.workers`; primary: (task, ...), None: all.
-    config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})
+    # Reads a second batch a step, with its own `data.workers`. epsilon: 0 is exact; primary: (task, ...) or None.
+    config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1, "epsilon": 0.01})
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
     # "wrt" (parameters | features): gradients with respect to the shared parameters, or to the features tasks share.

@@ -1,6 +1,7 @@
 """The program as it is called: one message for a mistake, the four modes, a directory of another run."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -54,6 +55,25 @@ def test_help_shows_how_to_call_it_and_every_mode():
 def test_summary_needs_no_directory(run_main, capsys):
     run_main(f"--config={ROOT}/configs/cityscapes.py:smoke", "--mode=summary")
     assert "width 0.0625" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["auto_lambda", "dtp"])
+def test_methods_that_need_more_of_the_step_train_the_scenes(weighting, tmp_path, run_main):
+    arguments = (
+        f"--config={ROOT}/configs/streets.py:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={tmp_path / 'data'}",
+        "--config.compilation_cache=",
+        f"--config.weighting={weighting}",
+        "--config.log_every=1 steps",
+    )
+    run_main(*arguments)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["weighting"] == weighting
+    lines = [line for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
+    assert all(math.isfinite(line[f"{task}/loss"]) for line in lines for task in ("semantic", "depth", "normal"))
+    assert lines[0]["weights/depth"] != lines[-1]["weights/depth"]
+    run_main(*arguments)  # a run that is complete
 
 
 def test_train_then_eval_then_another_configuration(tmp_path, run_main, capsys):

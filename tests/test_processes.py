@@ -114,6 +114,16 @@ def test_processes_of_a_real_network(tmp_path):
 
 
 @pytest.mark.slow
+def test_second_batches_of_two_processes_are_those_of_one(tmp_path):
+    options = {**SGD, "weighting": "auto_lambda", "weighting_options.auto_lambda.epsilon": 0.0, "duration": "5 steps"}
+    run = whole_run.Run("toy_config", tmp_path / "data", tmp_path / "output", **options)
+    experiment = run.experiment()
+    whole_run.train_here(experiment, tmp_path / "alone")
+    run.finish(run.start(tmp_path / "two", processes=2))
+    assert_close_runs(experiment, tmp_path / "two", tmp_path / "alone", 1e-5)
+
+
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_the_others_soon(run, tmp_path):
     started = run.start(tmp_path, "--config.data.name=nyuv2", "--config.data.raw_dir=nowhere", processes=2)
     for process in started:

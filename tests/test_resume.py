@@ -8,6 +8,7 @@ import whole_run
 
 from mtan_jax import evaluate, train
 from mtan_jax.checkpoint import Checkpoints
+from mtan_jax.weighting import task_weights
 from mtan_jax.writers import MetricWriter
 
 
@@ -106,6 +107,17 @@ def test_checkpoints_evaluate_to_the_numbers_that_were_logged(experiment, straig
         metrics = evaluate.evaluate_checkpoint(experiment, straight, checkpoint, "val")
         assert len(metrics) > 10
         assert metrics == {name: logged[step][name] for name in metrics}
+
+
+def test_a_run_with_second_batches_stops_and_goes_on(tmp_path, monkeypatch):
+    options = {"weighting": "auto_lambda", "weighting_options.auto_lambda.meta_rate": 0.01, "duration": "5 steps"}
+    experiment = whole_run.Run("toy_config", tmp_path / "data", tmp_path, **options).experiment()
+    whole_run.train_here(experiment, tmp_path / "straight")
+    train_until(ENDS_OF_STEPS, 3, experiment, tmp_path / "stopped", monkeypatch)
+    whole_run.train_here(experiment, tmp_path / "stopped")
+    whole_run.assert_same_run(experiment, tmp_path / "stopped", tmp_path / "straight")
+    state = whole_run.read_state(experiment, tmp_path / "straight")
+    assert abs(task_weights(state.opt_state) - 0.1).min() > 0.002  # learned, every one
 
 
 def test_killed_while_a_checkpoint_is_written(run, experiment, straight, tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
@@ -64,7 +65,7 @@ def dtp(
     for task, power in by_task.items():
         if not 0 <= power < math.inf:
             raise ValueError(f"dtp gamma of {task!r} is {power}: a finite number of at least 0 is needed")
-    powers = jnp.array([by_task[task] for task in tasks], jnp.float32)
+    powers = np.array([by_task[task] for task in tasks], np.float32)
     if not 0 < alpha <= 1:
         raise ValueError(f"dtp alpha is {alpha}: a number above 0 and at most 1 is needed")
 

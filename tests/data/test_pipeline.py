@@ -56,6 +56,47 @@ def assert_same(batch, other):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def pairs(builder, start_step):
+    """Batches with a second one, and the two streams."""
+    streams = [
+        pipeline.train_batches(
+            builder.as_data_source("train"),
+            targets=TARGETS,
+            global_batch_size=4,
+            seed=seed,
+            start_step=start_step,
+            process_index=0,
+            process_count=1,
+            augment=AUGMENT,
+            workers=0,
+        )
+        for seed in (7, pipeline.second_seed(7))
+    ]
+    return pipeline.with_second(*streams), streams
+
+
+def test_second_batches_follow_from_seed_and_step(builder):
+    batches, streams = pairs(builder, 0)
+    taken = [next(batches) for _ in range(4)]
+    later, _ = pairs(builder, 2)
+    for batch in taken[2:]:
+        assert_same(next(later), batch)
+    for batch, first in zip(taken, train(builder, 4), strict=True):
+        second = batch.pop("second")
+        assert_same(batch, first)
+        assert set(second) == set(first) - {"id"}
+        assert (second["image"] != first["image"]).any()
+    batches.close()
+    assert all(next(stream, None) is None for stream in streams)  # closed with it
+
+
+def test_second_seeds_are_seeds_of_their_own():
+    seeds = [0, 1, 2, 2**32 - 1]
+    found = list(map(pipeline.second_seed, seeds))
+    assert len({*seeds, *found}) == 8
+    assert all(0 <= seed < 2**32 for seed in found)
+
+
 def test_batches_keep_the_contract_and_the_values(builder):
     batches = train(builder, 3, augment=None)
     for batch in batches:

@@ -26,7 +26,7 @@ from mtan_jax.weighting import (
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference" / "auto_lambda.npz"
 TASKS = ("semantic", "depth", "normal")
-EPSILONS = [0.01, None]
+EPSILONS = [0.01, 0.0]
 
 
 def chain(tasks=TASKS, optimizer=None, **options):
@@ -93,7 +93,7 @@ def test_the_authors_code(count, primary):
             np.testing.assert_allclose(value, stored[f"{count}/{primary}/{name}"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("epsilon", "tolerance"), [(0.01, 1e-4), (None, 1e-6)])
+@pytest.mark.parametrize(("epsilon", "tolerance"), [(0.01, 1e-4), (0.0, 1e-6)])
 def test_the_derivative_is_that_of_the_second_loss_after_the_step(epsilon, tolerance):
     """By differentiating through the virtual step of SGD with momentum and weight decay, at its second step."""
     rng = np.random.default_rng(0)
@@ -258,9 +258,9 @@ def test_every_method_may_follow(problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"meta_rate": -1.0}, "meta_rate is -1.0: a finite number at least 0"),
-        ({"initial": 0.0}, "initial is 0.0: a finite number above 0"),
-        ({"epsilon": 0.0}, "epsilon is 0.0: a finite number above 0 or None"),
+        ({"meta_rate": -1.0}, "meta_rate is -1.0: a finite number of at least 0"),
+        ({"initial": float("inf")}, "initial is inf: a finite number of at least 0"),
+        ({"epsilon": -0.1}, "epsilon is -0.1: a finite number of at least 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan: a finite number of at least 0"),
         ({"primary": ("depht",)}, "primary: unknown depht; known: semantic, depth, normal"),
         ({"primary": "depth"}, "a sequence of at least one name"),
@@ -301,7 +301,7 @@ def moments(state):
     return optax.tree_utils.tree_get(state.opt_state, "mu")
 
 
-@pytest.mark.parametrize("epsilon", [0.01, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("epsilon", [0.01, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_the_step_is_the_same_on_one_and_four_devices(epsilon):
     one, four = (run_step(plain, devices, epsilon=epsilon) for devices in (1, 4))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), four.params, one.params)
@@ -315,21 +315,20 @@ def test_the_step_is_the_same_on_one_and_four_devices(epsilon):
 
 
 @pytest.mark.slow
-def test_a_whole_network_on_devices_and_in_parts():
+def test_the_exact_derivative_of_a_whole_network():
     with jax.enable_x64(True):
         make_model = functools.partial(tiny.make_model, dtype=jnp.float64, param_dtype=jnp.float64)
-        exact, four, quotient = (
-            moments(run_step(make_model, devices, epsilon=epsilon))
-            for devices, epsilon in ((1, None), (4, None), (1, 1e-6))
-        )
-    # The moments are float32. With the published 0.01 it is another number here: 1.9e-5 for -1.6e-6, 2.6e-4 for
-    # -4.7e-5, because so long a step crosses kinks of rectifiers and poolings.
-    np.testing.assert_allclose(four, exact, rtol=1e-5)
+        exact, quotient = (moments(run_step(make_model, 1, epsilon=epsilon)) for epsilon in (0.0, 1e-6))
+    # The moments are float32. With the published 0.01 they are others here: 1.9e-5 for -1.6e-6, 2.6e-4 for -4.7e-5,
+    # because so long a step crosses kinks of rectifiers and poolings.
     np.testing.assert_allclose(quotient, exact, rtol=1e-3)
-    for epsilon in EPSILONS:
-        state = run_step(tiny.make_model, 4, accumulate=2, epsilon=epsilon)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-        assert (moments(state) != 0).all()
+
+
+@pytest.mark.slow
+def test_the_derivative_in_parts():
+    exact, quotient = (moments(run_step(plain, 4, accumulate=2, epsilon=epsilon)) for epsilon in (0.0, 0.01))
+    assert (np.abs(exact) > 1e-6).all()
+    np.testing.assert_allclose(quotient, exact, rtol=0.02, atol=1e-6)
 
 
 def test_without_a_second_batch_the_message_says_what_to_do():
