@@ -43,9 +43,9 @@ def default_config() -> ConfigDict:
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear
-    # "wrt" (parameters | features): gradients with respect to the shared parameters, or to the features tasks share.
+    # "wrt": gradients with respect to the shared parameters, or to the features that the tasks share.
     config.weighting_options.mgda = ConfigDict({"normalize": "none", "wrt": "parameters"})  # none | l2 | loss | loss+
-    config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})
+    config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})  # parameters | features
     config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})  # steps; norm or None
     config.weighting_options.fairgrad = ConfigDict({"alpha": 2.0})  # of alpha-fairness
     config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # share of the new cosine in the mean
