@@ -48,7 +48,7 @@ def default_config() -> ConfigDict:
     config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1, "epsilon": 0.01})
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
-    # "wrt" (parameters | features): gradients with respect to the shared parameters, or to the features tasks share.
+    # "wrt": gradients with respect to the shared parameters, or to the features that the tasks share.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})  # min | median | rmse
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear
     config.weighting_options.db_mtl = ConfigDict({"beta": 0.9, "beta_decay": 0.0})  # share of the old mean; its fall
@@ -57,7 +57,7 @@ def default_config() -> ConfigDict:
     config.weighting_options.graddrop = ConfigDict({"leak": 0.0})  # share of what is left out that is kept
     config.weighting_options.gradnorm = ConfigDict({"alpha": 1.5, "variant": "paper"})  # paper | libmtl
     config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # share of the new cosine in the mean
-    config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})
+    config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})  # parameters | features
     config.weighting_options.mgda = ConfigDict({"normalize": "none", "wrt": "parameters"})  # none | l2 | loss | loss+
     config.weighting_options.moco = ConfigDict({"beta": 0.5, "gamma": 0.1, "rho": 0.0})  # rates; pull to equal weights
     config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})  # steps; norm or None
