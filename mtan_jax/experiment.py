@@ -139,6 +139,10 @@ class Experiment:
 
     def abstract_variables(self) -> Any:
         """Shapes and types of the network's variables."""
+        return self._abstract_variables
+
+    @functools.cached_property
+    def _abstract_variables(self) -> Any:  # asked for again and again, and a second or so of tracing
         image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
         return jax.eval_shape(functools.partial(self.model.init, train=False), jax.random.key(0), image)
 

@@ -5,10 +5,9 @@ import os
 import sys
 import warnings
 
-# Compiling takes most of the time of these tests; LLVM's optimisations would double it and change no fusion.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-)
+from compiling import xla_flags
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=4)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
@@ -27,6 +26,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest first, or one process would be left with them at the end while the other has nothing to do.
+    items.sort(key=lambda item: item.path.name != "test_whole_runs.py")
     if config.getoption("--runslow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --runslow")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import toy_config
+from compiling import xla_flags
 
 from mtan_jax import writers
 from mtan_jax.weighting import METHODS
@@ -18,7 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def call(*arguments):
     """Runs the program in a process of its own, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "mtan_jax.main", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+from compiling import xla_flags
 
 from mtan_jax import evaluate, train, workdir, writers
 from mtan_jax.experiment import Experiment
@@ -66,8 +67,7 @@ class Run:
         together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"] if processes > 1 else []
         environment = {
             **os.environ,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-            f"--xla_force_host_platform_device_count={devices // processes}",
+            "XLA_FLAGS": xla_flags(devices // processes),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]),
         }
         started = []

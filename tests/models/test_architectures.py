@@ -159,7 +159,8 @@ def test_tasks_that_share_nothing_do_not_change_one_another():
     both = make("single", task_list=NYUV2[:2], width=0.03)
     alone = make("single", task_list=NYUV2[:1], width=0.03)
     image = jax.random.uniform(jax.random.key(1), (1, 32, 32, 3))
-    variables = both.init(jax.random.key(0), image, train=False)
+    shapes = jax.eval_shape(functools.partial(both.init, train=False), jax.random.key(0), image)
+    variables = jax.tree_util.tree_map_with_path(functools.partial(fill, np.random.default_rng(0)), shapes)
     semantic = {name: {"semantic": tree["semantic"]} for name, tree in variables.items()}
     np.testing.assert_array_equal(
         both.apply(variables, image, train=False)["semantic"], alone.apply(semantic, image, train=False)["semantic"]

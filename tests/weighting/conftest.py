@@ -95,12 +95,13 @@ class Problem:
             return jax.tree.map(jnp.add, params, updates), opt_state
 
         step = jax.pmap(step, "devices", in_axes=(None, None, 0), out_axes=None, devices=jax.devices()[:devices])
-        params, opt_state = self.params, tx.init(self.params)
+        # On the host between the steps: where the step leaves them is not where they start, and it would compile twice.
+        params, opt_state = jax.device_get((self.params, tx.init(self.params)))
         history = []
         for i in range(len(self.batches["x"])):
             batch = {key: value[i].reshape(devices, -1, *value.shape[2:]) for key, value in self.batches.items()}
-            params, opt_state = step(params, opt_state, batch)
-            history.append(jax.device_get((params, opt_state)))
+            params, opt_state = jax.device_get(step(params, opt_state, batch))
+            history.append((params, opt_state))
         return history
 
 
