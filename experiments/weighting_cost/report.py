@@ -13,11 +13,14 @@ from typing import Any
 
 from check import OTHER, PASSES, bar, broken, methods_of, quartiles, ratios, records_of, shares_of_bar
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from mtan_jax.weighting import BALANCERS, GRADIENT_METHODS
 
 MARKS = ("<!-- from results.json -->", "<!-- end -->")
 TIME = "wall_ms"  # of the figure
+WIDEST = 8  # where bars are cut off; their values stand at the edge
 OURS, THEIRS = "tab:blue", "tab:orange"
 
 
@@ -46,21 +49,29 @@ def figure(results: Mapping[str, Any]) -> Figure:
             place = row + (offset if len(pair) == 2 else 0)
             axes.barh(place, middle, height=0.36, color=colour)
             axes.hlines(place, low, high, color="black", linewidth=1)
+            if middle > WIDEST:
+                axes.text(WIDEST, place, f"{middle:.0f} ", color="white", ha="right", va="center", fontsize=8)
         limit = bar_of(results, name)
         axes.vlines(limit, row - 0.45, row + 0.45, color="tab:red", linewidth=1.5)
-    axes.barh([], [], color=OURS, label="mtan_jax")
+    handles = [Patch(color=OURS, label="mtan_jax")]
     if theirs:
-        axes.barh([], [], color=THEIRS, label="LibMTL, relative to its own equal weighting")
-    axes.vlines(
-        [], 0, 0, color="tab:red", label=f"bar of mtan_jax: balancers 1.03, others F + K B + 10 % (K = {tasks})"
-    )
-    axes.hlines([], 0, 0, color="black", linewidth=1, label="quartiles over rounds")
+        handles.append(Patch(color=THEIRS, label="LibMTL, relative to its own equal weighting"))
+    handles += [
+        Line2D([], [], color="tab:red", label="what mtan_jax may take"),
+        Line2D([], [], color="black", linewidth=1, label="quartiles over rounds"),
+    ]
     axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(names)), labels=names)
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="wall time of a training step, relative to equal weighting")
+    shown = [records[name] for records in (ours, theirs) for name in names if name in records]
+    reach = max(quartiles(ratios(record, TIME))[2] for record in shown)
+    axes.set(
+        xlim=(0, min(1.05 * reach, WIDEST)),
+        ylim=(len(names) - 0.4, -0.6),
+        xlabel="wall time of a training step, relative to equal weighting",
+    )
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    drawing.legend(loc="outside lower center", ncols=2, frameon=False)
+    drawing.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     height, width = results["image_size"]
     drawing.suptitle(
         f"Cost of weighting: SegNet-MTAN, width {results['width']}, {tasks} tasks, {height}x{width} pixels, "
@@ -98,6 +109,9 @@ def tables(results: Mapping[str, Any]) -> str:
     parts += ["## Ours", our_table(results, ours)]
     if results["skipped"]:
         parts.append("Left out: " + "; ".join(f"{name} ({why})" for name, why in results["skipped"].items()) + ".")
+    not_finite = [name for name, record in ours.items() if not record["finite"]]
+    if not_finite:
+        parts.append(f"Not finite after the last step: {', '.join(not_finite)}.")
     parts += ["## More by definition", definition_table(results, ours)]
     if theirs:
         parts += ["## Ours and LibMTL's", their_table(ours, theirs)]
@@ -135,10 +149,10 @@ def units(results: Mapping[str, Any]) -> str:
         optimizer = units_of(records["optimizer"])
         backward = [b - f - u for b, f, u in zip(base, losses, optimizer, strict=True)]
         rows += [
-            [f"step, equal weighting{whose}", *shown(base)],
-            [f"F: forward pass, losses alone{whose}", *shown(losses)],
-            [f"U: the optimiser alone{whose}", *shown(optimizer)],
-            [f"B: a backward pass, the rest{whose}", *shown(backward)],
+            [f"step, equal weighting{whose}", *as_text(base)],
+            [f"F: forward pass, losses alone{whose}", *as_text(losses)],
+            [f"U: the optimiser alone{whose}", *as_text(optimizer)],
+            [f"B: a backward pass, the rest{whose}", *as_text(backward)],
         ]
     return markdown(rows)
 
@@ -149,7 +163,7 @@ def units_of(record: Mapping[str, Any]) -> list[float]:
     return times + [record[key] / 1e9 for key in ("flops", "bytes_accessed") if key in record]
 
 
-def shown(values: Sequence[float]) -> list[str]:
+def as_text(values: Sequence[float]) -> list[str]:
     """Times and counts as text; of LibMTL's there are no counts."""
     return [f"{value:.0f}" for value in values[:2]] + ([f"{value:.2f}" for value in values[2:]] or ["", ""])
 

@@ -119,6 +119,8 @@ def measure(arguments: argparse.Namespace, maker: Maker, libmtl: LibMTL | None) 
     maker.load(libmtl.weights if libmtl else None)
     programs, skipped = {BASE: maker.step("equal", {})}, {}
     programs |= {"losses": maker.losses(), "optimizer": maker.optimizer()}
+    for label, program in programs.items():
+        say(f"{label}: {program.built}")
     difference = libmtl.difference(programs["losses"]) if libmtl else None
     for label, method, options in programs_of(arguments):
         try:
