@@ -1,0 +1,118 @@
+"""LibMTL's methods in a process of their own, which has PyTorch; see libmtl_process.py."""
+
+import argparse
+import json
+import pathlib
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from check import PARTS
+from program import Maker, Program
+
+FOLDER = pathlib.Path(__file__).parent
+
+# Our name -> the same method in LibMTL.
+LIBMTL = {
+    "aligned_mtl": "Aligned_MTL",
+    "cagrad": "CAGrad",
+    "db_mtl": "DB_MTL",
+    "dwa": "DWA",
+    "equal": "EW",
+    "excess_mtl": "ExcessMTL",
+    "fairgrad": "FairGrad",
+    "famo": "FAMO",
+    "geometric": "GLS",
+    "graddrop": "GradDrop",
+    "gradnorm": "GradNorm",
+    "gradvac": "GradVac",
+    "imtl_g": "IMTL",
+    "mgda": "MGDA",
+    "moco": "MoCo",
+    "nash_mtl": "Nash_MTL",
+    "pcgrad": "PCGrad",
+    "rlw": "RLW",
+    "sdmgrad": "SDMGrad",
+    "stch": "STCH",
+    "uncertainty": "UW",
+    "upgrad": "UPGrad",
+}
+LARGEST_DIFFERENCE = 1e-3  # of float32 losses of the same network, relative; rounding gave 1e-6
+
+
+class LibMTL:
+    """The process.
+
+    Attributes:
+        weights: file of the network's initial weights, which ours start from too.
+        ready: versions, and the losses of the first batch.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, maker: Maker, folder: pathlib.Path):
+        self.weights = str(folder / "weights.npz")
+        np.savez(folder / "batches.npz", **_channels_first(maker.batches))
+        options = {
+            "mtan": arguments.mtan,
+            "libmtl": arguments.libmtl,
+            "reference": FOLDER.parent.parent / "tests" / "reference",
+            "batches": folder / "batches.npz",
+            "weights": self.weights,
+            "width": arguments.width,
+            "classes": len(maker.experiment.data_info.classes),
+            "threads": arguments.threads,
+        }
+        command = [arguments.torch, str(FOLDER / "libmtl_process.py"), *(f"--{key}={options[key]}" for key in options)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self._ask("ready")
+
+    def difference(self, losses: Program) -> float:
+        """The largest relative difference of the losses of both networks before the first step.
+
+        Raises:
+            SystemExit: it is so large that the networks are not the same.
+        """
+        losses.run(0)
+        ours, theirs = np.asarray(losses.found[0]), np.asarray(self.ready["losses"])
+        found = float(np.max(np.abs(ours / theirs - 1)))
+        if not found <= LARGEST_DIFFERENCE:
+            raise SystemExit(f"losses of ours {ours}, of the authors' network {theirs}: not the same network")
+        return found
+
+    def make(self, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Makes `PARTS`, of equal weighting, and those of our methods that LibMTL has.
+
+        Returns:
+            For each what was noted: its name in LibMTL and the bytes that its steps hold at most.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for name in (*PARTS, *methods):
+            if name in LIBMTL or name in PARTS:
+                kind = LIBMTL.get(name, "EW")
+                found[name] = {"method": kind, **self._ask("memory", kind)}
+                self._ask("make", name, kind)
+        return found
+
+    def runner(self, name: str) -> Callable[[int], dict[str, float]]:
+        """What takes a step of a method; of "losses" and "optimizer", that part of it."""
+        order = name if name in ("losses", "optimizer") else "step"
+        return lambda turn: self._ask(order, name, str(turn))
+
+    def _ask(self, *order: str) -> dict[str, Any]:
+        print(*order, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the process of LibMTL has ended; its message stands above")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise SystemExit(f"LibMTL, {' '.join(order)}: {answer['error']}")
+        return answer
+
+
+def _channels_first(batches: Sequence[Any]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for i, batch in enumerate(batches):
+        for name, array in {"image": batch["image"], **batch["targets"]}.items():
+            moved = array.astype(np.int64) if array.ndim == 3 else np.moveaxis(array, -1, 1)
+            arrays[f"{i}/{name}"] = np.ascontiguousarray(moved)
+    return arrays

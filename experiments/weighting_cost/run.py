@@ -1,0 +1,187 @@
+"""Step time and memory of every weighting method, ours and LibMTL's, relative to equal weighting.
+
+    python experiments/weighting_cost/run.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b> \
+        --libmtl=<checkout of github.com/median-research-group/LibMTL, commit 4336804> --torch=<a Python with PyTorch>
+
+writes results.json beside this file, then README.md's tables and weighting_cost.png from it (report.py), and says which
+methods cost more than they should (check.py). Without --libmtl only ours are measured.
+"""
+
+import argparse
+import importlib.metadata
+import inspect
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import optax
+from check import broken
+from libmtl_client import LibMTL
+from program import Maker
+from report import write
+
+from mtan_jax.weighting import METHODS
+
+FOLDER = pathlib.Path(__file__).parent
+ROOT = FOLDER.parent.parent
+
+BASE = "base"  # equal weighting, to which the others are related; as a method it comes once more, to show the noise
+# Options that a method needs and configs/streets.py leaves open.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "schedule": {
+        "weights": {"semantic": 1.0, "depth": optax.linear_schedule(1.0, 0.1, transition_steps=1000), "normal": 1.0}
+    },
+}
+ONE_BY_ONE = ("mgda", "moco", "pcgrad")  # weights alone; a state of all tasks' gradients; gradients that are changed
+
+
+def main() -> None:
+    """Runs the experiment."""
+    arguments = parse()
+    jax.config.update("jax_enable_compilation_cache", False)
+    if jax.device_count() != 1:
+        raise SystemExit(f"{jax.device_count()} devices; one is needed")
+    start = time.perf_counter()
+    maker = Maker(lambda: configuration(arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        libmtl = LibMTL(arguments, maker, pathlib.Path(folder)) if arguments.libmtl else None
+        found = measure(arguments, maker, libmtl)
+    results = {
+        "commit": commit(),
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "python": sys.version.split()[0],
+        "libmtl": libmtl.ready if libmtl else None,
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "width": arguments.width,
+        "image_size": list(maker.experiment.data_info.image_size),
+        "rows": maker.experiment.config.batch_size,
+        "rounds": arguments.rounds,
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+    } | found
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.json").write_text(one_record_a_line(results))
+    write(results, arguments.out)
+    for line in broken(results):
+        say(line)
+    say(f"{results['minutes']} minutes")
+
+
+def parse() -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mtan", type=pathlib.Path, help="checkout of the authors' code")
+    parser.add_argument("--libmtl", type=pathlib.Path, help="checkout of LibMTL; left out, ours alone are measured")
+    parser.add_argument("--torch", default=sys.executable, help="a Python that has what libmtl_process.py needs")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--one_by_one", nargs="*", default=ONE_BY_ONE, help="methods measured with that option too")
+    parser.add_argument("--rounds", type=int, default=9, help="steps timed of each method, 2 at least")
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--data_dir", help="prepared data sets")
+    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of the results")
+    arguments = parser.parse_args()
+    if arguments.libmtl and not arguments.mtan:
+        parser.error("--libmtl needs --mtan")
+    return arguments
+
+
+def configuration(arguments: argparse.Namespace) -> Any:
+    """configs/streets.py with few scenes, which the first run renders."""
+    config = runpy.run_path(str(ROOT / "configs" / "streets.py"))["get_config"](f"width={arguments.width}")
+    config.data.data_dir = arguments.data_dir
+    config.data.options = {"image_size": (64, 128), "train_examples": 16, "val_examples": 6, "seed": 0}
+    return config
+
+
+def programs_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Label, method and options of each step."""
+    for method in arguments.methods:
+        known = inspect.signature(METHODS[method]).parameters
+        yield method, method, {}
+        if method in arguments.one_by_one and "backward" in known:
+            yield f"{method}, one by one", method, {"backward": "one_by_one"}
+        if "wrt" in known:
+            yield f"{method}, features", method, {"wrt": "features"}
+
+
+def measure(arguments: argparse.Namespace, maker: Maker, libmtl: LibMTL | None) -> dict[str, Any]:
+    """Compiles everything, then takes turns."""
+    maker.load(libmtl.weights if libmtl else None)
+    programs, skipped = {BASE: maker.step("equal", {})}, {}
+    programs |= {"losses": maker.losses(), "optimizer": maker.optimizer()}
+    for label, program in programs.items():
+        say(f"{label}: {program.built}")
+    difference = libmtl.difference(programs["losses"]) if libmtl else None
+    for label, method, options in programs_of(arguments):
+        try:
+            programs[label] = maker.step(method, OPTIONS.get(method, {}) | options)
+        except ValueError as error:
+            if options.get("wrt") != "features":
+                raise
+            skipped[label] = str(error)
+            say(f"{label}: left out: {error}")
+        else:
+            say(f"{label}: {programs[label].built}")
+    theirs = libmtl.make(arguments.methods) if libmtl else {}
+    records = [{"library": "ours", "name": name} | program.built for name, program in programs.items()]
+    records += [{"library": "LibMTL", "name": name} | built for name, built in theirs.items()]
+    for turn in range(-1, arguments.rounds):  # that of -1 warms up
+        times = alternate({name: program.run for name, program in programs.items()}, turn)
+        times += alternate({name: libmtl.runner(name) for name in theirs}, turn) if libmtl else []
+        if turn >= 0:
+            for record, of_turn in zip(records, times, strict=True):
+                for key, value in of_turn.items():
+                    record.setdefault(key, []).append(value)
+        say(f"round {turn + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}")
+    for record, program in zip(records, programs.values(), strict=False):
+        record["finite"] = program.is_finite
+    head = {"num_tasks": len(maker.experiment.tasks), "losses_differ_by": difference}
+    return head | {"skipped": skipped, "records": records}
+
+
+def alternate(runs: Mapping[str, Callable[[int], dict[str, float]]], turn: int) -> list[dict[str, float]]:
+    """Runs each once, `BASE` before and after each of them.
+
+    Returns:
+        For each its times, and with "base_" before the key the means of the two of `BASE` beside it.
+    """
+    found, before = [], runs[BASE](turn)
+    for name, run in runs.items():
+        times = before if name == BASE else run(turn)
+        after = runs[BASE](turn)
+        found.append(times | {f"base_{key}": round((before[key] + after[key]) / 2, 2) for key in times})
+        before = after
+    return found
+
+
+def commit() -> str:
+    """Of this repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def one_record_a_line(results: Mapping[str, Any]) -> str:
+    """The text of results.json."""
+    head = {key: value for key, value in results.items() if key != "records"}
+    lines = ",\n".join(f"    {json.dumps(record)}" for record in results["records"])
+    return json.dumps(head, indent=2)[:-2] + f',\n  "records": [\n{lines}\n  ]\n}}\n'
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
