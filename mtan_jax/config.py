@@ -32,8 +32,8 @@ def default_config() -> ConfigDict:
     config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
     config.model.init_from = config_dict.placeholder(str)  # file of PyTorch weights to start from; None: random
 
-    # Names in mtan_jax.weighting.METHODS, joined by "+"; or (("dwa", {"temperature": 2.0}), my_method).
-    config.weighting = _of_any_type("equal")  # what weighs the losses or combines the gradients, in this order
+    # Or (("dwa", {"temperature": 2.0}), my_method); see docs/weighting.md.
+    config.weighting = config_dict.FieldReference("equal", field_type=object)  # names in METHODS, joined by "+"
     config.weighting_options = ConfigDict()  # {method: keyword arguments}
     config.weighting_options.static = ConfigDict({"weights": dict.fromkeys(config.tasks, 1.0)})  # {task: weight}
     weights = _of_any_type({})  # {task: number or function of the step}; or a function (step, losses) of all tasks
@@ -44,9 +44,10 @@ def default_config() -> ConfigDict:
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})  # smoothness; epochs
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})  # of the logits
-    # Reads a second batch a step, with its own `data.workers`. epsilon: 0 is exact; primary: (task, ...) or None.
-    config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1, "epsilon": 0.01})
-    config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)
+    # Reads a second batch a step, with its own `data.workers`.
+    config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})  # rate and start of lambda
+    config.weighting_options.auto_lambda.epsilon = 0.01  # of the difference quotient; 0 is exact
+    config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
     # "wrt": gradients with respect to the shared parameters, or to the features that the tasks share.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})  # min | median | rmse

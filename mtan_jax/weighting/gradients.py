@@ -108,7 +108,8 @@ def combined(
         shared: which parameters all tasks share. Published codes differ: "all_but_heads" (Nash-MTL, FAMO) or
             "backbone" (CAGrad: without the attention masks of single tasks); or a function of a parameter's path, such
             as ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
-        backward: "together", one batched pass for all tasks, or "one_by_one": slower, with the memory of one.
+        backward: "together", one batched pass for all tasks, or "one_by_one": one pass after the
+            other, which takes a longer program to compile.
 
     Raises:
         ValueError: no task, one named twice, or an unknown choice.
@@ -236,7 +237,15 @@ def _of_each_task(
 ) -> Any:
     """Gradients of the weighted losses, each leaf [t, ...]."""
     cotangents = jnp.diag(task_gradients.weights * task_gradients.present)
-    return jax.vmap(gradient)(cotangents) if backward == "together" else lax.map(gradient, cotangents)
+    if backward == "together":
+        return jax.vmap(gradient)(cotangents)
+    # Unrolled, as XLA for CPUs runs convolutions in a loop many times slower; each waits for the one before.
+    gradients: list[Any] = []
+    for cotangent in cotangents:
+        if gradients:
+            cotangent, gradients[-1] = lax.optimization_barrier((cotangent, gradients[-1]))
+        gradients.append(gradient(cotangent))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients)
 
 
 def _check_choice(name: str, option: str, value: str, known: tuple[str, str]) -> None:

@@ -154,7 +154,7 @@ def libmtl_sequences(gradients, losses):
     """Methods with a state: one module for all steps."""
     from LibMTL.weighting import DB_MTL, ExcessMTL, GradNorm, MoCo, SDMGrad
 
-    np.all = np.all  # an older name, which NumPy took away
+    vars(np)["alltrue"] = np.all  # an older name, which NumPy took away
     methods = {
         "moco": (
             MoCo,
