@@ -34,7 +34,8 @@ def test_mistyped_flags(message):
     assert message(f"{streets}:smoke,with=2").startswith(
         "config argument 'with=2' is not known; known: smoke, arch=, backbone=, width=, protocol= "
     )
-    there = ", ".join(f"{ROOT}/configs/{name}.py" for name in ("cityscapes", "nyuv2", "own_network", "streets"))
+    names = ("cityscapes", "nyuv2", "own_network", "own_schedule", "streets")
+    there = ", ".join(f"{ROOT}/configs/{name}.py" for name in names)
     assert message(f"--config={ROOT}/configs/kitti.py").endswith(f"there is no such file; in its folder: {there}")
 
 
