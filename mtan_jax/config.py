@@ -42,9 +42,10 @@ def default_config() -> ConfigDict:
     config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})  # focus; share of the new in the average
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})  # smoothness; epochs
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
-    # Reads a second batch a step, with its own `data.workers`. epsilon: 0 is exact; primary: (task, ...) or None.
-    config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1, "epsilon": 0.01})
-    config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)
+    # Auto-Lambda reads a second batch a step, with `data.workers` of its own.
+    auto_lambda = {"meta_rate": 1e-4, "initial": 0.1, "epsilon": 0.01}
+    config.weighting_options.auto_lambda = ConfigDict(auto_lambda)  # of the weights; step of a derivative, 0: exact
+    config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
     # Of methods that combine gradients: "shared" (backbone | all_but_heads) and "backward" (together | one_by_one) too.
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear
     config.weighting_options.mgda = ConfigDict({"normalize": "none"})  # none | l2 | loss | loss+
