@@ -84,12 +84,12 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
             r"layout: got 'npy'; expected one of 'release', ",
         ),
         ({"weighting": "dwaa"}, rf"unknown weighting 'dwaa' .*; known: {', '.join(METHODS)}"),
-        ({"weighting": "static+gradnorm"}, r"unknown weighting 'gradnorm' .*; known: dwa, equal"),
+        ({"weighting": "static+gradnrm"}, rf"unknown weighting 'gradnrm' .*; known: {', '.join(METHODS)}"),
         (
             {"weighting_options__dwa": {"temp": 2.0}},
             r"unknown option 'temp' of weighting 'dwa'; known: temperature, va",
         ),
-        ({"weighting_options__pcgrd": {}}, r"unknown weighting 'pcgrd' in .* options; known: dwa, equal"),
+        ({"weighting_options__pcgrd": {}}, rf"unknown weighting 'pcgrd' in .* options; known: {', '.join(METHODS)}"),
         ({"weighting": "dwa", "weighting_options__dwa__variant": "liu"}, r"dwa variant is 'liu': 'mtan' or 'nash'"),
         ({"weighting": "schedule"}, r"schedule weights: missing \['depth', 'normal', 'semantic'\]"),
         (

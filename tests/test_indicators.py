@@ -9,6 +9,7 @@ import optax
 import pytest
 import tiny
 import toy_config
+import whole_run
 
 from mtan_jax import indicators, parallel, steps
 from mtan_jax.experiment import Experiment
@@ -101,6 +102,17 @@ def test_they_cost_nothing_where_no_method_looks(accumulate):
         compiled = step.lower(state, tiny.make_batch()).compile()
         programs.append((compiled.cost_analysis()["flops"], compiled.as_text().count(" = ")))
     assert programs[0] == programs[1]
+
+
+def test_a_run_weighs_by_them(tmp_path):
+    run = whole_run.Run(
+        "toy_config", tmp_path / "data", tmp_path, weighting="dtp", duration="3 steps", log_every="1 steps"
+    )
+    whole_run.train_here(run.experiment(), tmp_path / "run")
+    lines = [line for line in whole_run.read_metrics(tmp_path / "run") if line["split"] == "train"]
+    weights = [[line[f"weights/{name}"] for name in tiny.NAMES] for line in lines]
+    assert np.isfinite(weights).all()
+    assert (np.ptp(weights, axis=0) > 0).all()
 
 
 def test_a_task_without_one_is_refused_before_training():

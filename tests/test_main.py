@@ -59,18 +59,17 @@ def test_summary_needs_no_directory(run_main, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weighting", ["auto_lambda", "dtp"])
-def test_methods_that_need_more_of_the_step_train_the_scenes(weighting, tmp_path, run_main):
+def test_auto_lambda_trains_the_scenes(tmp_path, run_main):
     arguments = (
         f"--config={ROOT}/configs/streets.py:smoke",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.data_dir={tmp_path / 'data'}",
         "--config.compilation_cache=",
-        f"--config.weighting={weighting}",
+        "--config.weighting=auto_lambda",
         "--config.log_every=1 steps",
     )
     run_main(*arguments)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["weighting"] == weighting
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["weighting"] == "auto_lambda"
     lines = [line for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     assert all(math.isfinite(line[f"{task}/loss"]) for line in lines for task in ("semantic", "depth", "normal"))
     assert lines[0]["weights/depth"] != lines[-1]["weights/depth"]

@@ -108,8 +108,7 @@ def combined(
         shared: which parameters all tasks share. Published codes differ: "all_but_heads" (Nash-MTL, FAMO) or
             "backbone" (CAGrad: without the attention masks of single tasks); or a function of a parameter's path, such
             as ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
-        backward: "together", one batched pass for all tasks, or "one_by_one": one pass after the
-            other, which takes a longer program to compile.
+        backward: "together", one batched pass for all tasks, or "one_by_one", a longer program to compile.
 
     Raises:
         ValueError: no task, one named twice, or an unknown choice.
