@@ -102,18 +102,24 @@ def test_the_derivative_is_that_of_the_second_loss_after_the_step(epsilon, toler
         params = {"shared": jnp.asarray(rng.normal(size=(5, 4))), "heads": jnp.asarray(rng.normal(size=(4, 3)))}
         optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9))
         tx = chain(TASKS, optimizer, epsilon=epsilon, primary=("depth", "normal"))
-        state = tx.init(params)
-        updates, state = tx.update(regression_gradients(TASKS, params, *(x[0] for x in batch)), state, params)
-        params = optax.apply_updates(params, updates)
-        gradients = regression_gradients(TASKS, params, *(x[1] for x in batch))
-
-        def second_loss(lambdas):
-            updates, _ = tx_inner.update(gradients.scale(lambdas), state.inner, params)
-            return regression(optax.apply_updates(params, updates), *(x[1] for x in batch[2:]))[1:].sum()
-
         tx_inner = optax.chain(sum_tasks(TASKS), optimizer)
-        expected = jax.grad(second_loss)(state.lambdas.astype(float))
-        _, new = tx.update(gradients, state, params)
+
+        @jax.jit
+        def second_step(params):
+            updates, state = tx.update(
+                regression_gradients(TASKS, params, *(x[0] for x in batch)), tx.init(params), params
+            )
+            params = optax.apply_updates(params, updates)
+            gradients = regression_gradients(TASKS, params, *(x[1] for x in batch))
+
+            def second_loss(lambdas):
+                updates, _ = tx_inner.update(gradients.scale(lambdas), state.inner, params)
+                return regression(optax.apply_updates(params, updates), *(x[1] for x in batch[2:]))[1:].sum()
+
+            expected = jax.grad(second_loss)(state.lambdas.astype(float))
+            return state, tx.update(gradients, state, params)[1], expected
+
+        state, new, expected = second_step(params)
         found = (np.asarray(new.adam.mu, float) - 0.9 * np.asarray(state.adam.mu, float)) / 0.1
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
@@ -274,23 +280,25 @@ def test_bad_options(options, message):
 # In the step.
 
 
-def make_step(model, tx, devices, accumulate=1):
+@functools.cache
+def make_step(make_model, devices, accumulate, epsilon):
+    """The state at the start, and the step."""
     axis_name = None if devices == 1 else parallel.AXIS
+    tx = tiny.make_tx("auto_lambda", optax.sgd(0.01), auto_lambda={"epsilon": epsilon})
+    model = make_model(axis_name)
     step = steps.make_train_step(
         model, tiny.TASKS, tx, key=jax.random.key(0), axis_name=axis_name, accumulate=accumulate
     )
-    return jax.jit(step) if devices == 1 else parallel.map_train_step(step)
+    return jax.device_get(tiny.make_state(model, tx)), jax.jit(step) if devices == 1 else parallel.map_train_step(step)
 
 
-def run_step(make_model, devices, second=1, accumulate=1, **options):
+def run_step(make_model, devices, second=1, accumulate=1, epsilon=0.01):
     """The state after one step, with a second batch of another seed."""
-    tx = tiny.make_tx("auto_lambda", optax.sgd(0.01), auto_lambda=options)
-    model = make_model(None if devices == 1 else parallel.AXIS)
+    state, step = make_step(make_model, devices, accumulate, epsilon)
     batch = tiny.make_batch()
     if second is not None:
         batch["second"] = tiny.make_batch(second)
-    placed = batch if devices == 1 else parallel.place_batch(batch)
-    return jax.device_get(make_step(model, tx, devices, accumulate)(tiny.make_state(model, tx), placed))
+    return jax.device_get(step(state, batch if devices == 1 else parallel.place_batch(batch)))
 
 
 def plain(axis_name):
