@@ -104,14 +104,14 @@ def test_every_task_has_a_mask_at_every_stage_of_the_new_network(experiment):
     assert all(set(params[stage]) == set(TASKS) for stage in sizes)
 
 
-@pytest.mark.parametrize("name", ["attention", "mtan", "stage"])
+@pytest.mark.parametrize("name", ["attention", "features", "mtan", "stage"])
 def test_attention_knows_no_backbone(name):
     tree = ast.parse((ROOT / "mtan_jax" / "models" / f"{name}.py").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     ours = {module for module in imported if module.startswith("mtan_jax")}
     # Not the package either, which holds the names of all backbones.
-    allowed = ("attention", "layers", "network", "stage")
+    allowed = ("attention", "features", "layers", "network", "stage")
     assert ours <= {f"mtan_jax.models.{module}" for module in allowed} | {"mtan_jax.tasks"}
 
 

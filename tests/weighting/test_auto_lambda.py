@@ -151,7 +151,8 @@ def test_four_devices_are_one_and_the_state_keeps_its_types(epsilon, problem):
     for (params, state), (other_params, other_state) in zip(one, four, strict=True):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other_params, params)
         np.testing.assert_allclose(other_state.lambdas, state.lambdas, rtol=1e-5)
-        np.testing.assert_allclose(other_state.adam.mu, state.adam.mu, rtol=2e-4, atol=1e-6)
+        # The quotient divides the rounding of losses of about 1 by 2 epsilon. Seen: 1.3e-6.
+        np.testing.assert_allclose(other_state.adam.mu, state.adam.mu, rtol=2e-4, atol=5e-6)
         jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail("changed"), state, start)
     assert np.ptp(one[-1][1].lambdas) > 0.01
 

@@ -110,7 +110,9 @@ def test_a_second_step_compiles_nothing(name, options):
     @jax.jit
     def step(losses, state):
         traced.append(name)
-        given = TaskGradients(TASKS, losses, jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent)
+        given = TaskGradients(
+            TASKS, losses, jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent, indicators=jnp.full(3, 0.5)
+        )
         return tx.update(given, state)[1]
 
     state = step(jnp.ones(3), tx.init(jnp.zeros(3)))
@@ -120,8 +122,7 @@ def test_a_second_step_compiles_nothing(name, options):
 
 @each_method
 def test_one_task_keeps_the_direction_of_its_gradient(name, options, follow):
-    if "weights" in options:
-        options = {"weights": {"depth": options["weights"]["depth"]}}
+    options = {key: {"depth": value["depth"]} if isinstance(value, dict) else value for key, value in options.items()}
     factors, _ = follow(METHODS[name](("depth",), **options), ("depth",), np.full((6, 1), 0.7))
     assert (factors > 0).all()
     if name in ("equal", "dwa", "rlw", "geometric"):  # which weigh tasks against each other only
