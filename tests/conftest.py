@@ -21,19 +21,23 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 
+MARKS = ("slow", "long")  # of tests that run only when asked for; see pyproject.toml
+
+
 def pytest_addoption(parser):
-    parser.addoption("--runslow", action="store_true", help="run the tests marked slow too")
+    for name in MARKS:
+        parser.addoption(f"--run{name}", action="store_true", help=f"run the tests marked {name} too")
 
 
 def pytest_collection_modifyitems(config, items):
     # The longest first, or one process would be left with them at the end while the other has nothing to do.
     items.sort(key=lambda item: item.path.name != "test_whole_runs.py")
-    if config.getoption("--runslow"):
-        return
-    skip = pytest.mark.skip(reason="slow: run with --runslow")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    for name in MARKS:
+        if not config.getoption(f"--run{name}"):
+            skip = pytest.mark.skip(reason=f"{name}: run with --run{name}")
+            for item in items:
+                if name in item.keywords:
+                    item.add_marker(skip)
 
 
 @pytest.fixture

@@ -108,8 +108,11 @@ def get_config(arg=None):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", COMPOSITIONS)
+# One of them is enough for CI.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if i else pytest.mark.slow) for i, name in enumerate(COMPOSITIONS)],
+)
 def test_streets_trains_under_pmap(name, tmp_path_factory, tmp_path, run_main):
     file = tmp_path / "config.py"
     file.write_text(CONFIG.format(streets=str(STREETS), name=name))

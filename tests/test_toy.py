@@ -84,7 +84,7 @@ def test_front_is_what_no_point_of_a_grid_dominates():
 # separate; the first is met after 2100 steps.
 CALM = {"cagrad": (1, 2, 4), "nash": (1, 3)}
 ROUNDING = 2e-3  # theirs in float32, ours in float64; two steps of Adam's 1e-3
-slow = pytest.mark.slow
+slow = pytest.mark.long
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ STEPS_PER_EPOCH = 100  # for methods that count epochs
 LEFT_OUT = {
     "static": "weights of the user's own; equal is one of them",
     "schedule": "weights of the user's own",
+    "dtp": "looks at how well tasks are done, of which a loss alone says nothing",
+    "auto_lambda": "learns from a second batch; here there is only one",
 }
 NAMES = tuple(name for name in METHODS if name not in LEFT_OUT)
 

@@ -323,7 +323,7 @@ def test_the_step_is_the_same_on_one_and_four_devices(epsilon):
     np.testing.assert_array_equal(other.window.loss_total, one.window.loss_total)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_exact_derivative_of_a_whole_network():
     with jax.enable_x64(True):
         make_model = functools.partial(tiny.make_model, dtype=jnp.float64, param_dtype=jnp.float64)

@@ -32,7 +32,7 @@ REFERENCE = pathlib.Path(__file__).parent.parent / "reference" / "features.npz"
 
 def slow(*values):
     """Values of a parameter that are left to the slow tests: each is compiled anew."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+    return [pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 each_method = pytest.mark.parametrize("method", ["imtl_g", *slow("mgda", "aligned_mtl")])
@@ -238,7 +238,7 @@ def relative(found, expected):
 
 each_size = pytest.mark.parametrize(
     ("tasks", "rows"),
-    [(k, b) if (k, b) == (3, 8) else pytest.param(k, b, marks=pytest.mark.slow) for k in (2, 3, 10) for b in (1, 8)],
+    [(k, b) if (k, b) == (3, 8) else pytest.param(k, b, marks=pytest.mark.long) for k in (2, 3, 10) for b in (1, 8)],
 )
 
 # Rounding of float64 alone, but the eigenvalues of the Gram matrices differ 8e8-, 2e7- and 1e12-fold. Seen: 3.1e-12,
@@ -267,7 +267,7 @@ def test_numbers_of_the_authors_of_aligned_mtl(scale, tasks, rows):
             assert relative(run("aligned_mtl", problem, scale=scale)[0]["shared"], expected) < BOUND[tasks]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_size
 def test_heads_have_the_weighted_gradient_where_libmtl_leaves_the_plain_one(tasks, rows):
     with jax.enable_x64(True):
@@ -310,7 +310,7 @@ def test_numbers_of_mgda(kind, tasks, rows):
         assert close >= (15 if tasks == 3 else 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_size
 def test_mgda_compares_the_gradients_of_all_rows(tasks, rows):
     with jax.enable_x64(True):
@@ -445,7 +445,7 @@ def assert_same(found, expected, tolerance):
         assert max(np.abs(a - b).max() for a, b in pairs) < tolerance * largest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ["split", "mtan"])
 def test_gram_matrix_of_a_network_is_that_of_what_stands_behind_its_backbone(arch):
     model = ARCHITECTURES[arch](small(), tiny.TASKS)
@@ -461,7 +461,7 @@ def test_gram_matrix_of_a_network_is_that_of_what_stands_behind_its_backbone(arc
     assert optax.tree.norm(jax.tree.map(np.subtract, found.params, plain.params)) < 1e-5 * optax.tree.norm(moved)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ["split", "mtan"])
 def test_four_devices_are_one(arch):
     """Attention's BatchNorms mix the rows of all devices, so a device's features matter to the others' losses."""
@@ -472,7 +472,7 @@ def test_four_devices_are_one(arch):
     assert_same(four, one, 2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accumulation_sees_the_features_of_all_parts():
     model = Split(small(), tiny.TASKS)
 
@@ -491,7 +491,7 @@ def test_accumulation_sees_the_features_of_all_parts():
     assert_same(parts, whole, 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_backward_pass_of_the_backbone_is_run_once():
     """XLA drops what is not asked for: the backbone's part of each task's pass."""
 
