@@ -94,7 +94,7 @@ def test_indicators_are_of_the_whole_batch_on_devices_and_in_parts():
     assert found[4, 2][0] == pytest.approx(accuracy, abs=0.1)  # BatchNorm sees other rows
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_they_cost_nothing_where_no_method_looks(accumulate):
     programs = []
     for tasks in (tiny.TASKS, tuple(dataclasses.replace(task, indicator=None) for task in tiny.TASKS)):

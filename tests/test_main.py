@@ -58,7 +58,7 @@ def test_summary_needs_no_directory(run_main, capsys):
     assert "width 0.0625" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_lambda_trains_the_scenes(tmp_path, run_main):
     arguments = (
         f"--config={ROOT}/configs/streets.py:smoke",

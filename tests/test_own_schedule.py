@@ -87,7 +87,7 @@ def test_its_weights_are_in_the_log_and_in_tensorboard_and_another_is_refused(tm
         run_main(*arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_streets_trains_with_it(tmp_path, run_main):
     run_main(
         f"--config={CONFIG}:smoke",

@@ -310,7 +310,7 @@ def moments(state):
     return optax.tree_utils.tree_get(state.opt_state, "mu")
 
 
-@pytest.mark.parametrize("epsilon", [0.01, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("epsilon", [0.01, pytest.param(0.0, marks=pytest.mark.long)])
 def test_the_step_is_the_same_on_one_and_four_devices(epsilon):
     one, four = (run_step(plain, devices, epsilon=epsilon) for devices in (1, 4))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), four.params, one.params)
@@ -333,7 +333,7 @@ def test_the_exact_derivative_of_a_whole_network():
     np.testing.assert_allclose(quotient, exact, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_derivative_in_parts():
     exact, quotient = (moments(run_step(plain, 4, accumulate=2, epsilon=epsilon)) for epsilon in (0.0, 0.01))
     assert (np.abs(exact) > 1e-6).all()
