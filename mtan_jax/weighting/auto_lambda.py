@@ -1,6 +1,5 @@
 """Auto-Lambda: weights learned by looking one step ahead, at a second batch."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, check_tasks, check_updates
+from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates
 
 
 class AutoLambdaState(NamedTuple):
@@ -99,8 +98,8 @@ def auto_lambda(
     tasks = check_tasks(tasks)
     rates = {"meta_rate": meta_rate, "initial": initial, "epsilon": epsilon, "learning_rate": learning_rate}
     for name, value in rates.items():
-        if not callable(value) and not 0 <= value < math.inf:
-            raise ValueError(f"auto_lambda {name} is {value}: a finite number of at least 0 is needed")
+        if not callable(value):
+            check_number("auto_lambda", name, value, least=0)
     chosen = tasks if primary is None else check_tasks(primary)
     unknown = [name for name in chosen if name not in tasks]
     if unknown:

@@ -1,6 +1,5 @@
 """Dynamic task prioritization."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
 
 # What k counts as at least: a weight is at most 46.
 _SMALLEST = 1e-20
@@ -63,8 +62,7 @@ def dtp(
     if set(by_task) != set(tasks):
         raise ValueError(f"dtp gamma is for {sorted(by_task)}: one for each of {list(tasks)} is needed, or one number")
     for task, power in by_task.items():
-        if not 0 <= power < math.inf:
-            raise ValueError(f"dtp gamma of {task!r} is {power}: a finite number of at least 0 is needed")
+        check_number("dtp", f"gamma of {task!r}", power, least=0)
     powers = np.array([by_task[task] for task in tasks], np.float32)
     if not 0 < alpha <= 1:
         raise ValueError(f"dtp alpha is {alpha}: a number above 0 and at most 1 is needed")
