@@ -126,7 +126,10 @@ def broken(results: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    stored = json.loads((pathlib.Path(__file__).parent / "results.json").read_text())
+    path = pathlib.Path(__file__).parent / "results.json"
+    if not path.exists():
+        sys.exit(f"error: {path} is not there; run.py measures and writes it")
+    stored = json.loads(path.read_text())
     for is_above, line in found(stored):
         sys.stdout.write(f"{'above  ' if is_above else 'unclear' if is_above is None else 'within '} {line}\n")
     sys.exit(any(is_above for is_above, _ in found(stored)))
