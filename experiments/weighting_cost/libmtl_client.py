@@ -4,7 +4,7 @@ import argparse
 import json
 import pathlib
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class LibMTL:
         }
         command = [arguments.torch, str(FOLDER / "libmtl_process.py"), *(f"--{key}={options[key]}" for key in options)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self._ask("ready")
+        self.ready = self.ask("ready")
 
     def difference(self, losses: Program) -> float:
         """The largest relative difference of the losses of both networks before the first step.
@@ -79,26 +79,19 @@ class LibMTL:
             raise SystemExit(f"losses of ours {ours}, of the authors' network {theirs}: not the same network")
         return found
 
-    def make(self, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Makes `PARTS`, of equal weighting, and those of our methods that LibMTL has.
-
-        Returns:
-            For each what was noted: its name in LibMTL and the bytes that its steps hold at most.
-        """
-        found: dict[str, dict[str, Any]] = {}
+    def make(self, methods: Sequence[str]) -> dict[str, "LibMTLProgram"]:
+        """Makes `PARTS`, of equal weighting, and those of our methods that LibMTL has."""
+        found = {}
         for name in (*PARTS, *methods):
             if name in LIBMTL or name in PARTS:
                 kind = LIBMTL.get(name, "EW")
-                found[name] = {"method": kind, **self._ask("memory", kind)}
-                self._ask("make", name, kind)
+                built = {"method": kind, **self.ask("memory", kind)}
+                self.ask("make", name, kind)
+                found[name] = LibMTLProgram(self, name, built)
         return found
 
-    def runner(self, name: str) -> Callable[[int], dict[str, float]]:
-        """What takes a step of a method; of "losses" and "optimizer", that part of it."""
-        order = name if name in ("losses", "optimizer") else "step"
-        return lambda turn: self._ask(order, name, str(turn))
-
-    def _ask(self, *order: str) -> dict[str, Any]:
+    def ask(self, *order: str) -> dict[str, Any]:
+        """Gives an order; the answer."""
         print(*order, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
@@ -107,6 +100,23 @@ class LibMTL:
         if "error" in answer:
             raise SystemExit(f"LibMTL, {' '.join(order)}: {answer['error']}")
         return answer
+
+
+class LibMTLProgram:
+    """What takes a step of a method; of "losses" and "optimizer", that part of it.
+
+    Attributes:
+        built: name of the method in LibMTL and the bytes that its steps hold at most.
+        seen: nothing more.
+    """
+
+    def __init__(self, process: LibMTL, name: str, built: dict[str, Any]):
+        self.built, self.seen, self._process, self._name = built, {}, process, name
+        self._order = name if name in ("losses", "optimizer") else "step"
+
+    def run(self, turn: int) -> dict[str, float]:
+        """Runs once; milliseconds of wall time, and of all threads of the process."""
+        return self._process.ask(self._order, self._name, str(turn))
 
 
 def _channels_first(batches: Sequence[Any]) -> dict[str, np.ndarray]:

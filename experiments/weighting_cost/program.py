@@ -42,9 +42,9 @@ class Program:
         return {"wall_ms": round(1e3 * wall, 2), "cpu_ms": round(1e3 * cpu, 2)}
 
     @property
-    def is_finite(self) -> bool:
-        """Whether all that the last run gave is."""
-        return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(jax.device_get(self.found)))
+    def seen(self) -> dict[str, bool]:
+        """Whether all that the last run gave is finite."""
+        return {"finite": all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(jax.device_get(self.found)))}
 
 
 def build(mapped: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:

@@ -18,14 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import jax
 import optax
 from check import broken
 from libmtl_client import LibMTL
-from program import Maker
+from program import Maker, Program
 from report import write
 
 from mtan_jax.weighting import METHODS
@@ -40,7 +40,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "weights": {"semantic": 1.0, "depth": optax.linear_schedule(1.0, 0.1, transition_steps=1000), "normal": 1.0}
     },
 }
+PROGRAMS_AT_ONCE = 6  # more take more maps of memory than Linux gives a process, 65,530
 ONE_BY_ONE = ("mgda", "moco", "pcgrad")  # weights alone; a state of all tasks' gradients; gradients that are changed
+
+
+class Runs(Protocol):
+    """What takes turns.
+
+    Attributes:
+        built: what was noted when it was made.
+        seen: what is noted after it has run.
+    """
+
+    built: dict[str, Any]
+    seen: dict[str, Any]
+
+    def run(self, turn: int) -> dict[str, float]:
+        """Runs once; its times."""
 
 
 def main() -> None:
@@ -115,14 +131,29 @@ def programs_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[
 
 
 def measure(arguments: argparse.Namespace, maker: Maker, libmtl: LibMTL | None) -> dict[str, Any]:
-    """Compiles everything, then takes turns."""
+    """Compiles and takes turns, a part of the methods after another."""
     maker.load(libmtl.weights if libmtl else None)
-    programs, skipped = {BASE: maker.step("equal", {})}, {}
-    programs |= {"losses": maker.losses(), "optimizer": maker.optimizer()}
-    for label, program in programs.items():
+    parts = {BASE: maker.step("equal", {}), "losses": maker.losses(), "optimizer": maker.optimizer()}
+    for label, program in parts.items():
         say(f"{label}: {program.built}")
-    difference = libmtl.difference(programs["losses"]) if libmtl else None
-    for label, method, options in programs_of(arguments):
+    difference = libmtl.difference(parts["losses"]) if libmtl else None
+    records = take_turns(arguments.rounds, "ours", parts, parts[BASE])
+    skipped: dict[str, str] = {}
+    steps = list(programs_of(arguments))
+    for start in range(0, len(steps), PROGRAMS_AT_ONCE):
+        programs = make(maker, steps[start : start + PROGRAMS_AT_ONCE], skipped)
+        records += take_turns(arguments.rounds, "ours", programs, parts[BASE])
+    if libmtl:
+        theirs = libmtl.make(arguments.methods)
+        records += take_turns(arguments.rounds, "LibMTL", theirs, theirs[BASE])
+    head = {"num_tasks": len(maker.experiment.tasks), "losses_differ_by": difference}
+    return head | {"skipped": skipped, "records": records}
+
+
+def make(maker: Maker, steps: list[tuple[str, str, dict[str, Any]]], skipped: dict[str, str]) -> dict[str, Program]:
+    """Compiles steps; notes in `skipped` which the network does not have."""
+    programs = {}
+    for label, method, options in steps:
         try:
             programs[label] = maker.step(method, OPTIONS.get(method, {}) | options)
         except ValueError as error:
@@ -132,33 +163,34 @@ def measure(arguments: argparse.Namespace, maker: Maker, libmtl: LibMTL | None) 
             say(f"{label}: left out: {error}")
         else:
             say(f"{label}: {programs[label].built}")
-    theirs = libmtl.make(arguments.methods) if libmtl else {}
-    records = [{"library": "ours", "name": name} | program.built for name, program in programs.items()]
-    records += [{"library": "LibMTL", "name": name} | built for name, built in theirs.items()]
-    for turn in range(-1, arguments.rounds):  # that of -1 warms up
-        times = alternate({name: program.run for name, program in programs.items()}, turn)
-        times += alternate({name: libmtl.runner(name) for name in theirs}, turn) if libmtl else []
+    return programs
+
+
+def take_turns(rounds: int, library: str, programs: Mapping[str, Runs], base: Runs) -> list[dict[str, Any]]:
+    """Runs all of them in turn, `rounds` times after one to warm up; a record each."""
+    records = [{"library": library, "name": name} | program.built for name, program in programs.items()]
+    for turn in range(-1, rounds):
+        times = alternate(programs, base, turn)
         if turn >= 0:
             for record, of_turn in zip(records, times, strict=True):
                 for key, value in of_turn.items():
                     record.setdefault(key, []).append(value)
-        say(f"round {turn + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}")
-    for record, program in zip(records, programs.values(), strict=False):
-        record["finite"] = program.is_finite
-    head = {"num_tasks": len(maker.experiment.tasks), "losses_differ_by": difference}
-    return head | {"skipped": skipped, "records": records}
+    say(f"{library}: took turns, load {os.getloadavg()[0]:.1f}")
+    for record, program in zip(records, programs.values(), strict=True):
+        record |= program.seen
+    return records
 
 
-def alternate(runs: Mapping[str, Callable[[int], dict[str, float]]], turn: int) -> list[dict[str, float]]:
-    """Runs each once, `BASE` before and after each of them.
+def alternate(programs: Mapping[str, Runs], base: Runs, turn: int) -> list[dict[str, float]]:
+    """Runs each once, and `base` before and after each of them.
 
     Returns:
-        For each its times, and with "base_" before the key the means of the two of `BASE` beside it.
+        For each its times, and with "base_" before the key the means of the two of `base` beside it.
     """
-    found, before = [], runs[BASE](turn)
-    for name, run in runs.items():
-        times = before if name == BASE else run(turn)
-        after = runs[BASE](turn)
+    found, before = [], base.run(turn)
+    for program in programs.values():
+        times = before if program is base else program.run(turn)
+        after = base.run(turn)
         found.append(times | {f"base_{key}": round((before[key] + after[key]) / 2, 2) for key in times})
         before = after
     return found

@@ -79,7 +79,10 @@ def drop_signs(gradients: Float[Array, "t ..."], threshold: Float[Array, "..."],
         threshold: at each element a number from 0 to 1: gradients below 0 are left out where P is above it.
         leak: share of what is left out that is kept.
     """
-    size = jnp.abs(gradients).sum(0)
-    positive = 0.5 * (1 + gradients.sum(0) / jnp.where(size > 0, size, 1))
-    kept = jnp.where(gradients > 0, positive > threshold, positive < threshold)
-    return (gradients * jnp.where(kept, 1, jnp.asarray(leak, gradients.dtype))).sum(0)
+    # Row by row: XLA for CPUs takes 20 times as long for a sum over the first axis.
+    zero = jnp.zeros((), gradients.dtype)
+    above = sum((jnp.maximum(row, 0) for row in gradients), zero)
+    below = sum((jnp.minimum(row, 0) for row in gradients), zero)
+    size = above - below
+    positive = above / jnp.where(size > 0, size, 1)  # P, without the sums of both signs
+    return jnp.where(positive > threshold, above + leak * below, below + leak * above)
