@@ -13,56 +13,89 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.models.attention import AttentionMasks, TaskAttention, _MaskVariables, attention_mask
-from mtan_jax.models.layers import Conv, Numerics, max_pool, resize, upsample, xavier_normal
+from mtan_jax.models.attention import AttentionMasks, Moments, Pointwise, TaskAttention, _MaskVariables
+from mtan_jax.models.layers import (
+    Conv,
+    Numerics,
+    batch_moments,
+    max_pool,
+    normalise,
+    resize,
+    upsample,
+    xavier_normal,
+)
 from mtan_jax.models.network import predict
 from mtan_jax.models.stage import Backbone, Stage, Trunk
 from mtan_jax.tasks import Task
 
 
-class UnrolledMasks(AttentionMasks):
-    """`AttentionMasks`, one task after another: each task's mask is computed on its own."""
+def attention_masks(
+    look: Float[Array, "*t b h w c"],
+    attended: Float[Array, "t b h w e"] | None,
+    hidden: Pointwise,
+    output: Pointwise,
+    running: tuple[Moments, Moments] | None = None,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, "t b h w d"], tuple[Moments, Moments]]:
+    """`mtan_jax.models.attention.attention_mask` for all tasks at once, without the fusions that it has by now."""
+    dtype = look.dtype
+    channels = look.shape[-1]
+    kernel = hidden.kernel.astype(dtype)
+    # [u ; a_t] W_t as a sum: what tasks share is read once and never copied a task.
+    x = jnp.einsum("bhwc,tcd->tbhwd" if look.ndim == 4 else "tbhwc,tcd->tbhwd", look, kernel[:, :channels])
+    if attended is not None:
+        x = x + jnp.einsum("tbhwc,tcd->tbhwd", attended, kernel[:, channels:])
+    x, hidden_moments = _bias_and_norm(x, hidden, running and running[0], axis_name)
+    x = jnp.einsum("tbhwc,tcd->tbhwd", nn.relu(x), output.kernel.astype(dtype))
+    x, output_moments = _bias_and_norm(x, output, running and running[1], axis_name)
+    return nn.sigmoid(x), (hidden_moments, output_moments)
+
+
+def _bias_and_norm(
+    x: Float[Array, "t b h w d"], layer: Pointwise, running: Moments | None, axis_name: str | None
+) -> tuple[Float[Array, "t b h w d"], Moments]:
+    x = x + jnp.expand_dims(layer.conv_bias, (1, 2, 3)).astype(x.dtype)
+    moments = Moments(*batch_moments(x, axis_name)) if running is None else running
+    return normalise(x, *moments, layer.scale, layer.bias), moments
+
+
+class BatchedMasks(AttentionMasks):
+    """`AttentionMasks`, all tasks at once."""
 
     @nn.compact
     def __call__(
-        self, look: Float[Array, "b h w c"], attended: list[Float[Array, "1 b h w e"]] | None, *, train: bool
-    ) -> list[Float[Array, "1 b h w d"]]:
-        channels = look.shape[-1] + (0 if attended is None else attended[0].shape[-1])
+        self, look: Float[Array, "b h w c"], attended: Float[Array, "t b h w e"] | None, *, train: bool
+    ) -> Float[Array, "t b h w d"]:
+        channels = look.shape[-1] + (0 if attended is None else attended.shape[-1])
         sizes = (channels, self.hidden, self.features)
+        layers = [_MaskVariables(sizes, self.numerics.param_dtype, name=task) for task in self.tasks]
+        (hidden, output), running = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[layer() for layer in layers])
         axis_name = None if self.is_initializing() else self.numerics.axis_name
-        masks = []
-        for i, task in enumerate(self.tasks):
-            layer = _MaskVariables(sizes, self.numerics.param_dtype, name=task)
-            (hidden, output), running = jax.tree.map(lambda leaf: leaf[None], layer())
-            a = None if attended is None else attended[i]
-            mask, moments = attention_mask(look, a, hidden, output, None if train else running, axis_name)
-            if train and not self.is_initializing():
-                layer.update(jax.tree.map(lambda leaf: leaf[0], moments))
-            masks.append(mask)
+        masks, moments = attention_masks(look, attended, hidden, output, None if train else running, axis_name)
+        if train and not self.is_initializing():
+            for i, layer in enumerate(layers):
+                layer.update(jax.tree.map(lambda leaf, i=i: leaf[i], moments))
         return masks
 
 
-class UnrolledAttention(TaskAttention):
-    """`TaskAttention`, one task after another.
-
-    The convolutions that tasks share are called once a task, so each task enters their running averages in turn.
-    """
+class BatchedAttention(TaskAttention):
+    """`TaskAttention`, all tasks at once."""
 
     @nn.compact
-    def __call__(self, stages: dict[str, Stage], *, train: bool) -> list[Float[Array, "b h w c"]]:
+    def __call__(self, stages: dict[str, Stage], *, train: bool) -> Float[Array, "t b h w c"]:
         attended: Any = None
         for name, stage in stages.items():
             shared = stage.shared(name=f"{name}_shared") if stage.shared else None
             if stage.resample == "up" and attended is not None:
-                attended = [upsample(a) for a in attended]
-                attended = [shared(a, train=train) for a in attended] if shared else attended
-            masks = UnrolledMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
-            attended = [mask * stage.gate[None] for mask in masks(stage.look, attended, train=train)]
+                attended = upsample(attended)
+                attended = shared(attended, train=train) if shared else attended
+            masks = BatchedMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
+            attended = stage.gate[None] * masks(stage.look, attended, train=train)
             if stage.resample != "up" and shared:
-                attended = [shared(a, train=train) for a in attended]
+                attended = shared(attended, train=train)
             if stage.resample == "down":
-                attended = [max_pool(a)[0] for a in attended]
-        return [a[0] for a in attended]
+                attended, _ = max_pool(attended)
+        return attended
 
 
 class _ConvVariables(nn.Module):
@@ -142,7 +175,7 @@ def predict_batched(conv: Callable[..., Array]) -> Callable[..., dict[str, Array
     return predict_together
 
 
-MASKS = {"batched": TaskAttention, "unrolled": UnrolledAttention}
+MASKS = {"batched": BatchedAttention, "unrolled": TaskAttention}
 HEADS = {
     "unrolled": predict,
     "grouped": predict_batched(grouped_conv),

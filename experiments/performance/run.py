@@ -1,0 +1,238 @@
+"""Our step and input pipeline beside the authors' in PyTorch, the loop, checkpoints, the time to the first step.
+
+    python experiments/performance/run.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b> \
+        --torch=<a Python with PyTorch>
+
+writes results.json beside this file and prints README.md's tables. --only=steps (or pipeline, loop, start) measures a
+part and leaves the others as they are in results.json.
+
+    python experiments/performance/run.py --device=cuda --mtan=... --torch=...
+
+measures the steps alone, at NYUv2's size on one GPU, and writes results_gpu.json.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from loop import measure_loop
+from pipeline import measure_pipeline
+from start import measure_start
+from steps import MULTIPLICATION, Ours
+
+FOLDER = pathlib.Path(__file__).parent
+ROOT = FOLDER.parent.parent
+PARTS = ["steps", "pipeline", "loop", "start"]
+# label -> ours (arch, backbone), theirs
+NETWORKS = {
+    "MTAN, SegNet": (("mtan", "segnet"), "mtan"),
+    "split, SegNet": (("split", "segnet"), "split"),
+    "MTAN, ResNet-50": (("mtan", "resnet50"), "resnet_mtan"),
+}
+# What a device measures if nothing else is asked for. A GPU is given as many steps at a time as outlast its start.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"only": PARTS, "size": (128, 256), "rows": [2], "precisions": ["float32"], "rounds": 7, "times": 1},
+    "cuda": {"only": ["steps"], "size": (288, 384), "rows": [8, 2], "precisions": ["tf32", "bfloat16"]}
+    | {"rounds": 5, "times": 5},
+}
+RESULTS = {"cpu": "results.json", "cuda": "results_gpu.json"}
+
+
+def main() -> None:
+    """Runs the experiment."""
+    arguments = parse()
+    jax.config.update("jax_platforms", arguments.device)
+    jax.config.update("jax_enable_compilation_cache", False)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU PyTorch needs its part
+    path = arguments.out / RESULTS[arguments.device]
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results |= {"jax": jax.__version__, "python": sys.version.split()[0], "cores": os.cpu_count()}
+    results |= {"jaxlib": importlib.metadata.version("jaxlib"), "device": jax.devices()[0].device_kind}
+    parts = {
+        "steps": lambda: measure_networks(arguments),
+        "pipeline": lambda: [pipeline_beside_theirs(arguments)],
+        "loop": lambda: [measure_loop(arguments.data_dir)],
+        "start": lambda: [measure_start(arguments.data_dir)],
+    }
+    for name in arguments.only:
+        for found in parts[name]():
+            results[name] = results.get(name, {}) | found | {"commit": commit()}
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            say(json.dumps(found, indent=1))
+    say(table(results.get("steps", {})))
+
+
+def parse() -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mtan", type=pathlib.Path, required=True, help="checkout of the authors' code")
+    parser.add_argument("--torch", default=sys.executable, help="a Python with PyTorch")
+    parser.add_argument("--device", default="cpu", choices=list(DEFAULTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="what to measure")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--size", nargs=2, type=int, help="height and width of the images")
+    parser.add_argument("--rows", nargs="+", type=int, help="images a step")
+    parser.add_argument("--precisions", nargs="+", choices=list(MULTIPLICATION))
+    layouts = ["contiguous_format", "channels_last"]
+    parser.add_argument("--layouts", nargs="+", default=layouts[:1], choices=layouts, help="of PyTorch's arrays")
+    parser.add_argument("--xla", nargs="+", default=[], help="XLA's options for our steps, name=value")
+    parser.add_argument("--rounds", type=int, help="turns of either side")
+    parser.add_argument("--times", type=int, help="steps a turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument("--data_dir", help="prepared data sets")
+    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of the results")
+    arguments = parser.parse_args()
+    for name, value in DEFAULTS[arguments.device].items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
+
+
+class Theirs:
+    """A process with PyTorch, of a script beside this one.
+
+    Attributes:
+        built: what it said of itself when it was ready.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, script: str, **options: Any):
+        command = [arguments.torch, str(FOLDER / script), f"--mtan={arguments.mtan.resolve()}"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        # As it is installed: this process' own path has JAX' packages.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, env=environment, **pipes)
+        self.built = json.loads(self._answer())
+
+    def run(self, what: str, times: int | None = None) -> float:
+        """Gives an order; the seconds it took, or those of one of so many times."""
+        what = what if times is None else f"{what} {times}"
+        print(what, file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process of PyTorch has ended; its message stands above")
+        return line
+
+
+def measure_networks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A record of each network, by label; where one fails, as by memory, the next may not."""
+    asked = (arguments.networks, arguments.rows, arguments.precisions, arguments.layouts)
+    for name, rows, precision, layout in itertools.product(*asked):
+        labels = [name] if arguments.device == "cpu" else [name, f"{rows} images", precision]
+        labels += [layout] if layout == "channels_last" else []
+        label = ", ".join(labels + arguments.xla)
+        try:
+            yield {label: measure_steps(arguments, name, rows, precision, layout)}
+        except RuntimeError as error:
+            yield {label: {"error": str(error)}}
+
+
+def measure_steps(arguments: argparse.Namespace, name: str, rows: int, precision: str, layout: str) -> dict[str, Any]:
+    """Both sides in turn, `rounds` times after two to warm up."""
+    (arch, backbone), theirs = NETWORKS[name]
+    size, on_gpu = tuple(arguments.size), arguments.device != "cpu"
+    mine = build_ours(arch, backbone, size, rows, precision, tuple(arguments.xla))
+    options = {"reference": ROOT / "tests" / "reference", "network": theirs, "rows": rows, "threads": arguments.threads}
+    options |= {"height": size[0], "width": size[1]}
+    options |= {"device": arguments.device, "precision": precision, "layout": layout}
+    other = Theirs(arguments, "torch_side.py", **options)
+    sides: dict[str, Any] = {"ours": mine, "theirs": other}
+    found: dict[str, Any] = {side: dict(process.built) for side, process in sides.items()}
+    try:
+        for what in ("train", "infer"):
+            times: dict[str, list[float]] = {side: [] for side in sides}
+            for turn in range(-2, arguments.rounds):
+                for side, process in sides.items():
+                    seconds = process.run(what, arguments.times if turn >= 0 else 1)
+                    if turn >= 0:
+                        times[side].append(round(seconds, 5))
+                if on_gpu and turn < 0:
+                    other.run("peak")  # that of cuDNN's trials
+            if on_gpu and what == "train":
+                found["theirs"]["peak_gigabytes"] = round(other.run("peak"), 2)
+            for side, values in times.items():
+                found[side][f"{what}_seconds"] = values
+            ratios = sorted(a / b for a, b in zip(*times.values(), strict=True))
+            found[f"{what}_ratio"] = round(statistics.median(ratios), 3)
+            found[f"{what}_ratio_range"] = [round(ratios[0], 3), round(ratios[-1], 3)]
+    finally:
+        other.close()
+    return found | {"size": size, "rows": rows, "precision": precision, "load": round(os.getloadavg()[0], 1)}
+
+
+@functools.lru_cache(maxsize=1)
+def build_ours(
+    arch: str, backbone: str, size: tuple[int, int], rows: int, precision: str, options: tuple[str, ...]
+) -> Ours:
+    """Our side, which stays where PyTorch's alone changes.
+
+    Args:
+        arch: see `Ours`.
+        backbone: see there.
+        size: see there.
+        rows: see there.
+        precision: see there.
+        options: XLA's, "name=value" each, the value as JSON.
+    """
+    pairs = (option.split("=", 1) for option in options)
+    return Ours(arch, backbone, size, rows, precision, {name: json.loads(value) for name, value in pairs})
+
+
+def pipeline_beside_theirs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The input pipeline beside the authors' data set in a DataLoader."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_pipeline(pathlib.Path(folder), functools.partial(Theirs, arguments))
+
+
+def table(found: dict[str, Any]) -> str:
+    """README.md's table of steps."""
+    head = "| network | step, ours, s | PyTorch, s | ratio | prediction, ours, s | PyTorch, s | ratio |"
+    lines = [head, "|---" * 7 + "|"]
+    for name, record in found.items():
+        if "train_ratio" not in record:
+            continue
+        cells = []
+        for what in ("train", "infer"):
+            medians = [statistics.median(record[side][f"{what}_seconds"]) for side in ("ours", "theirs")]
+            low, high = record[f"{what}_ratio_range"]
+            cells += [
+                *(f"{value:.3g}" for value in medians),
+                f"{record[f'{what}_ratio']:.2f} ({low:.2f} to {high:.2f})",
+            ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def commit() -> str:
+    """Of this repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Convolution; on CPUs its gradient with respect to the kernel in pieces, on TPUs of pairs of pixels."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from mtan_jax.models import pixel_pairs
+
+# On CPUs the gradient of the kernel is a convolution with a "kernel" as large as the image, which XLA leaves to Eigen.
+# Of whole batches it reaches a tenth to a half of what Eigen reaches forwards, of pieces of this many pixels of one
+# image 2 to 5 times that (docs/performance.md). Small images and few channels gain nothing, and each piece is an
+# instruction of the program.
+PIECE = 2048
+LEAST_PIXELS, LEAST_CHANNELS, MOST_PIECES = 512, 32, 32
+
+Images = Float[Array, "b h w c"]
+Kernel = Float[Array, "k l c d"]
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_OF_KERNEL = ("CHWN", "IHWO", "HWNC")  # the same convolution with examples in the place of channels
+
+
+def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Float[Array, "b H W d"]:
+    """Convolution, padded by `dilation * (k // 2)` zeros on every side."""
+    paired = stride == dilation == 1 and pixel_pairs.suits(*x.shape[-2:], among=pixel_pairs.CONVOLVED)
+    if kernel.shape[:2] != (1, 1) or stride != 1:
+        return _convolve(x, kernel, stride, dilation, paired)
+    return pixel_pairs.on_tpus(_in_pairs, _product, x, kernel) if paired else _product(x, kernel)
+
+
+def _product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
+    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])  # on CPUs twice as fast as a convolution
+
+
+def _in_pairs(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
+    return pixel_pairs.split(_plain(pixel_pairs.join(x), pixel_pairs.kernel_of_pairs(kernel), 1, 1))
+
+
+def _plain(x: Images, kernel: Kernel, stride: int, dilation: int) -> Float[Array, "b H W d"]:
+    sides = tuple((dilation * (size // 2),) * 2 for size in kernel.shape[:2])
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), sides, rhs_dilation=(dilation,) * 2, dimension_numbers=_LAYOUT
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: bool) -> Float[Array, "b H W d"]:
+    plain = functools.partial(_plain, stride=stride, dilation=dilation)
+    return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel) if paired else plain(x, kernel)
+
+
+def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, *settings), (x, kernel)
+
+
+def _backward(
+    stride: int, dilation: int, paired: bool, kept: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    plain = functools.partial(_gradients, stride, dilation)
+    return pixel_pairs.on_tpus(_gradients_in_pairs, plain, *kept, cotangent) if paired else plain(*kept, cotangent)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _gradients_in_pairs(x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
+    return jax.vjp(_in_pairs, x, kernel)[1](cotangent)
+
+
+def _gradients(stride: int, dilation: int, x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
+    (for_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, dilation), x)(cotangent)
+
+    def whole(x: Images, cotangent: Images) -> Kernel:
+        return jax.linear_transpose(lambda kernel: _plain(x, kernel, stride, dilation), kernel)(cotangent)[0]
+
+    rows = _rows(x.shape, kernel.shape, stride, dilation)
+    if rows is None:
+        return for_x, whole(x, cotangent)
+    in_pieces = functools.partial(_in_pieces, rows)
+    return for_x, lax.platform_dependent(x, cotangent, cpu=in_pieces, default=whole)
+
+
+def _rows(images: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int) -> int | None:
+    """Rows of a piece; None where pieces gain nothing, or are not provided for."""
+    batch, height, width, _ = images
+    if kernel[:2] != (3, 3) or stride != 1 or dilation != 1:
+        return None
+    if height * width < LEAST_PIXELS or min(kernel[2:]) < LEAST_CHANNELS or batch > MOST_PIECES:
+        return None
+    pieces = min(max(height * width // PIECE, 1), MOST_PIECES // batch)
+    return -(-height // pieces)
+
+
+def _in_pieces(rows: int, x: Images, cotangent: Images) -> Kernel:
+    """The gradient of a 3x3 kernel as a sum over pieces of `rows` rows of one image."""
+    batch, height, _, _ = x.shape
+    total: Array | float = 0.0
+    for image in range(batch):
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first, last = max(top - 1, 0), min(bottom + 1, height)  # a row more on either side, where there is one
+            total += lax.conv_general_dilated(
+                x[image : image + 1, first:last],
+                cotangent[image : image + 1, top:bottom],
+                (1, 1),
+                ((first - (top - 1), (bottom + 1) - last), (1, 1)),
+                dimension_numbers=_OF_KERNEL,
+            )
+    return jnp.asarray(total)

@@ -1,0 +1,63 @@
+"""Gradients of convolutions, in pieces and whole, against those that JAX derives itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mtan_jax.models import convolution
+from mtan_jax.models.convolution import convolve
+
+# images, kernel, stride, dilation; rows of a piece, or None: whole
+CASES = [
+    ((2, 64, 64, 32), (3, 3, 32, 40), 1, 1, 32),
+    ((3, 50, 41, 33), (3, 3, 33, 32), 1, 1, 50),
+    ((1, 75, 64, 32), (3, 3, 32, 32), 1, 1, 38),  # the last piece is shorter
+    ((2, 8, 8, 40), (3, 3, 40, 40), 1, 1, None),  # few pixels
+    ((2, 32, 32, 8), (3, 3, 8, 40), 1, 1, None),  # few channels
+    ((2, 32, 32, 32), (3, 3, 32, 32), 2, 1, None),
+    ((2, 32, 32, 32), (3, 3, 32, 32), 1, 2, None),
+    ((2, 9, 8, 4), (7, 7, 4, 5), 2, 1, None),
+    ((2, 9, 8, 4), (1, 1, 4, 5), 1, 1, None),
+    ((2, 9, 8, 4), (1, 1, 4, 5), 2, 1, None),
+]
+
+
+def plain(x, kernel, stride, dilation):
+    side = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        *(x, kernel, (stride, stride), ((side, side),) * 2),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("images", "kernel", "stride", "dilation", "rows"), CASES)
+def test_convolution_and_its_gradients(images, kernel, stride, dilation, rows):
+    assert convolution._rows(images, kernel, stride, dilation) == rows
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        arguments = jnp.asarray(rng.normal(size=images)), jnp.asarray(rng.normal(size=kernel))
+        expected, pull_expected = jax.vjp(lambda x, k: plain(x, k, stride, dilation), *arguments)
+        found, pull = jax.vjp(lambda x, k: convolve(x, k, stride=stride, dilation=dilation), *arguments)
+        assert_close(found, expected)
+        cotangents = jnp.asarray(rng.normal(size=(2, *expected.shape)))
+        both = jax.jit(jax.vmap(pull))(cotangents)  # as the gradients of two tasks
+        for i, cotangent in enumerate(cotangents):
+            for one, all_of_them, wanted in zip(jax.jit(pull)(cotangent), both, pull_expected(cotangent), strict=True):
+                assert_close(one, wanted)
+                assert_close(all_of_them[i], wanted)
+
+
+def test_pieces_are_for_cpus_alone():
+    def gradient(kernel):
+        return jax.grad(lambda kernel: convolve(jnp.ones((2, 64, 64, 32)), kernel).sum())(kernel)
+
+    traced = jax.jit(gradient).trace(jnp.ones((3, 3, 32, 32)))
+    cpu, tpu = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu"))
+    assert cpu.count("stablehlo.convolution") >= tpu.count("stablehlo.convolution") + 3  # 4 pieces in place of one
