@@ -32,7 +32,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, flow, *, train):
-        x, memory = flow
+        x, memory = flow.x, flow.memory
         if self.resample == "up":
             x, memory = jnp.concatenate([upsample(x), memory[0]], axis=-1), memory[1:]
         layer = functools.partial(ConvNorm, self.features, numerics=self.numerics)

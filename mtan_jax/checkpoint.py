@@ -4,6 +4,7 @@ The position in the data is not stored: batches are a function of seed and step 
 step is part of the state. So a run may be resumed on another number of processes and workers.
 """
 
+import concurrent.futures
 import functools
 import json
 import logging
@@ -68,6 +69,11 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self._drop_damaged_metrics()
+        # Before orbax writes in the background it prepares, some tenths of a second for a thousand arrays. One process
+        # leaves that to a thread too. Several synchronise in it, by collectives that must not come between a step's.
+        self._alone = jax.process_count() == 1
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: concurrent.futures.Future[None] | None = None
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 self._folder,
@@ -90,10 +96,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first."""
+        self._wait()
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best value of the metric; None where none was evaluated."""
+        self._wait()
         scored = [
             (checkpoint.metrics[self._best_metric], checkpoint.step)
             for checkpoint in self._checkpointer.checkpoints
@@ -113,19 +121,31 @@ class Checkpoints:
         Raises:
             CheckpointError: this checkpoint, or the one before, could not be written.
         """
-        # pmap's outputs live on one process' devices; as NumPy arrays, process 0 writes them.
-        arrays = jax.tree.map(np.asarray, serialization.to_state_dict(jax.device_get(state)))
-        step = int(arrays["step"])
+        self._wait()
+        # pmap's outputs live on one process' devices; as NumPy arrays, process 0 writes them. The step to come may
+        # take the memory of those on a CPU, so they are copied.
+        arrays = jax.tree.map(np.array, serialization.to_state_dict(jax.device_get(state)))
         finite = metrics is not None and np.isfinite(metrics.get(self._best_metric, np.nan))
+        self._writing = self._writer.submit(self._write, arrays, metrics if finite else None)
+        if not self._alone:
+            self._wait()
+
+    def _write(self, arrays: Any, metrics: dict[str, float] | None) -> None:
+        write = self._checkpointer.save if self._alone else self._checkpointer.save_async
+        write(
+            int(arrays["step"]),
+            arrays,
+            metrics=metrics,
+            custom_metadata={"crc32": checksum(arrays)},
+            force=True,  # otherwise orbax skips a step while another is being written
+            overwrite=True,
+        )
+
+    def _wait(self) -> None:
+        """Until the thread is done with the last checkpoint; raises a CheckpointError where that failed."""
+        writing, self._writing = self._writing, None
         try:
-            self._checkpointer.save_async(
-                step,
-                arrays,
-                metrics=metrics if finite else None,
-                custom_metadata={"crc32": checksum(arrays)},
-                force=True,  # otherwise orbax skips a step while another is being written
-                overwrite=True,
-            )
+            _ = writing and writing.result()
         except Exception as error:
             raise self._not_written(error) from error
 
@@ -151,6 +171,31 @@ class Checkpoints:
                 "all of them share"
             )
         return None if state is None else parallel.place_state(state)
+
+    def arrays(self) -> dict[str, Any]:
+        """The newest checkpoint as nested dictionaries of NumPy arrays, whatever its structure.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"no checkpoint in {self._folder}; train first, with --mode=train")
+        try:
+            arrays = jax.tree.map(np.asarray, self._checkpointer.load(steps[-1]))
+            self._check(steps[-1], arrays)
+        except Exception as error:  # orbax raises many kinds
+            raise CheckpointError(
+                f"checkpoint {steps[-1]} in {self._folder} is damaged ({_first_line(error)})"
+            ) from error
+        return arrays
+
+    def _check(self, step: int, arrays: Any) -> None:
+        stored = self._checkpointer.metadata(step).custom_metadata
+        if not stored or "crc32" not in stored:
+            raise ValueError("its checksum is lost")
+        if stored["crc32"] != checksum(arrays):
+            raise ValueError("its arrays differ from those that were saved")
 
     def _restore(self, template: TrainState, which: str) -> TrainState | None:
         damaged: dict[int, str] = {}
@@ -194,19 +239,21 @@ class Checkpoints:
         Raises:
             CheckpointError: the last checkpoint could not be written.
         """
+        self._writer.shutdown()
         try:
-            self._checkpointer.close()
+            try:
+                self._wait()
+            finally:
+                self._checkpointer.close()  # raises what failed in the background, again
+        except CheckpointError:
+            raise
         except Exception as error:
             raise self._not_written(error) from error
 
     def _read(self, step: int, template: TrainState) -> TrainState:
         shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), serialization.to_state_dict(template))
         arrays = self._checkpointer.load(step, shapes)
-        stored = self._checkpointer.metadata(step).custom_metadata
-        if not stored or "crc32" not in stored:
-            raise ValueError("its checksum is lost")
-        if stored["crc32"] != checksum(arrays):
-            raise ValueError("its arrays differ from those that were saved")
+        self._check(step, arrays)
         for (path, array), wanted in zip(jax.tree.leaves_with_path(arrays), jax.tree.leaves(shapes), strict=True):
             if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
                 name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -13,24 +13,31 @@ def default_config() -> ConfigDict:
     """Every field there is, with its default. Files under configs/ change what their experiment changes."""
     config = ConfigDict()
     config.seed = 0  # of parameters, order of the data, augmentation
-    config.tasks = ("semantic", "depth", "normal")  # names in mtan_jax.tasks.TASKS, or Tasks of your own
+    config.tasks = ("semantic", "depth", "normal")  # names in mtan_jax.tasks.TASKS, or Tasks of your own; or of sets
 
     config.data = ConfigDict()
     config.data.name = "streets"  # a name in mtan_jax.data.DATASETS
     config.data.data_dir = config_dict.placeholder(str)  # prepared data sets; None: ~/tensorflow_datasets
     config.data.raw_dir = config_dict.placeholder(str)  # the raw release; not needed by streets
     config.data.options = ConfigDict()  # keyword arguments of the data set's builder
-    config.data.augment = False  # random scale, crop and flip, as the authors do
+    config.data.augment = False  # random scale, crop and flip, as the authors do; of sets of images crop and flip
     config.data.workers = 0  # processes that read and augment; 0: threads of this one
 
+    config.mixing = ConfigDict()  # of sets of labelled images, each a task
+    config.mixing.order = "random"  # random | in_turn | whole_sets: how steps choose their sets
+    config.mixing.temperature = 1.0  # of "random": 1 by size, larger is more even
+    config.mixing.tasks_per_step = 1  # sets in a batch, with equal shares
+    config.mixing.tasks = ()  # those that are trained on; (): all
+    config.mixing.until = ConfigDict()  # of "whole_sets": {task: epochs after which it is left out}
+
     config.model = ConfigDict()
-    config.model.arch = "mtan"  # a name in mtan_jax.models.ARCHITECTURES
-    config.model.backbone = "segnet"  # a name in mtan_jax.models.BACKBONES
+    config.model.arch = "mtan"  # a name in mtan_jax.models.ARCHITECTURES; or in IMAGE_ARCHITECTURES, of sets of images
+    config.model.backbone = "segnet"  # a name in mtan_jax.models.BACKBONES; or in IMAGE_BACKBONES
     config.model.width = 1.0  # multiplies the channels of every layer but the heads' last
     config.model.dtype = "float32"  # of the computation; "bfloat16" on TPUs and GPUs
     config.model.param_dtype = "float32"  # of parameters and running statistics
     config.model.sync_batch_norm = True  # moments over all devices; False: each device its own
-    config.model.init_from = config_dict.placeholder(str)  # file of PyTorch weights to start from; None: random
+    config.model.init_from = config_dict.placeholder(str)  # PyTorch weights, or a working directory; None: random
 
     # Or (("dwa", {"temperature": 2.0}), my_method); see docs/weighting.md.
     config.weighting = config_dict.FieldReference("equal", field_type=object)  # names in METHODS, joined by "+"
@@ -68,8 +75,11 @@ def default_config() -> ConfigDict:
     config.optimizer.name = "adam"  # adam | adamw | sgd
     config.optimizer.options = ConfigDict()  # further keyword arguments of the optax optimiser
     config.optimizer.learning_rate = 1e-4  # before the schedule
-    config.optimizer.schedule = "constant"  # constant | halve | cosine
+    config.optimizer.weight_decay = 0.0  # added to the gradient, times the parameters (L2); adamw has its own
+    config.optimizer.schedule = "constant"  # constant | halve | cosine | pieces
     config.optimizer.halve_every = "100 epochs"  # for "halve"
+    config.optimizer.pieces = ()  # for "pieces": (("50 epochs", rate from then on), ...)
+    config.optimizer.absent_tasks = "step"  # "rest": steps without examples of a task leave what is its own alone
     config.optimizer.warmup = config_dict.placeholder(str)  # duration of linear growth from 0; None: none
     config.optimizer.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient; None: any
 
@@ -88,7 +98,10 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "1 epochs"  # and at the end
     config.checkpoint.keep = 2  # newest checkpoints that stay, besides the best
-    config.checkpoint.best_metric = config_dict.placeholder(str)  # None: the main metric of the first task
+    config.checkpoint.best_metric = config_dict.placeholder(str)  # None: first task's main metric, mean/accuracy
+
+    config.plan = ConfigDict()
+    config.plan.topology = config_dict.placeholder(str)  # for --mode=plan: a TPU's kind and sides, such as "v5e:2x4"
 
     config.compilation_cache = "~/.cache/mtan_jax"  # compiled programs, kept from run to run; "" for none
     return config
@@ -100,9 +113,9 @@ def _of_any_type(value: object) -> config_dict.FieldReference:
 
 
 # Fields whose keys are the user's.
-OPEN_FIELDS = ("data.options", "weighting_options", "optimizer.options")
+OPEN_FIELDS = ("data.options", "mixing.until", "weighting_options", "optimizer.options")
 # Fields that do not change results, so a run may be resumed with others. (A resumed run does not read `init_from`.)
-FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "model.init_from", "compilation_cache")
+FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "model.init_from", "plan.topology", "compilation_cache")
 # Fields that hold a length of training.
 DURATIONS = ("duration", "log_every", "eval.every", "checkpoint.every", "optimizer.halve_every", "optimizer.warmup")
 # The least that makes sense in these fields.
@@ -131,6 +144,7 @@ class Argument:
         backbone: `config.model.backbone`.
         width: `config.model.width`.
         protocol: "paper" (as in the paper) or "benchmark" (as in the later benchmarks, with augmentation).
+        sets: `config.tasks`, names joined by "+".
     """
 
     smoke: bool = False
@@ -138,10 +152,15 @@ class Argument:
     backbone: str | None = None
     width: float | None = None
     protocol: Protocol | None = None
+    sets: tuple[str, ...] | None = None
 
     @classmethod
-    def parse(cls, text: str | None) -> "Argument":
+    def parse(cls, text: str | None, keys: tuple[str, ...] = ("arch", "backbone", "width", "protocol")) -> "Argument":
         """Reads "smoke" and "key=value" pairs, joined by commas.
+
+        Args:
+            text: what stands after ':'.
+            keys: those that the configuration has a use for.
 
         Raises:
             ArgumentError: for anything else; it lists what is known.
@@ -149,10 +168,9 @@ class Argument:
         values: dict = {}
         for item in filter(None, (text or "").split(",")):
             key, equals, value = item.partition("=")
-            known = [field.name for field in dataclasses.fields(cls)]
-            if key not in known or (key == "smoke") == bool(equals):
+            if key not in ("smoke", *keys) or (key == "smoke") == bool(equals):
                 raise ArgumentError(
-                    f"config argument {item!r} is not known; known: smoke, {', '.join(f'{k}=' for k in known[1:])} "
+                    f"config argument {item!r} is not known; known: smoke, {', '.join(f'{k}=' for k in keys)} "
                     "joined by commas, as in configs/streets.py:smoke,width=0.25"
                 )
             values[key] = True if key == "smoke" else value
@@ -161,6 +179,8 @@ class Argument:
                 values["width"] = float(values["width"])
             except ValueError:
                 raise ArgumentError(f"config argument width={values['width']}: a number is needed") from None
+        if "sets" in values:
+            values["sets"] = tuple(values["sets"].split("+"))
         if values.get("protocol", "paper") not in get_args(Protocol):
             raise ArgumentError(
                 f"config argument protocol={values['protocol']}: known: {', '.join(get_args(Protocol))}"

@@ -5,12 +5,13 @@ from typing import Literal
 
 import numpy as np
 
-from mtan_jax.metrics import DepthMetric, NormalMetric, SemanticMetric
+from mtan_jax.metrics import AccuracyMetric, DepthMetric, NormalMetric, SemanticMetric
 
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     **SemanticMetric.higher_is_better,
     **DepthMetric.higher_is_better,
     **NormalMetric.higher_is_better,
+    **AccuracyMetric.higher_is_better,
 }
 
 

@@ -1,18 +1,18 @@
 """Lengths of training in the unit that suits: "200 epochs", "30000 steps", "1e6 examples"."""
 
 import math
+from collections.abc import Callable
 
 UNITS = ("steps", "epochs", "examples")
 
 
-def to_steps(duration: str, *, examples_per_epoch: int, batch_size: int) -> int:
+def to_steps(duration: str, *, epochs_to_steps: Callable[[float], float], batch_size: int) -> int:
     """Number of training steps in a duration, rounded up.
-
-    Batches run on across epochs, so an epoch of n examples is n / batch_size steps, whole or not.
 
     Args:
         duration: a number above 0 and one of steps, epochs, examples (the singular will do).
-        examples_per_epoch: size of the training split.
+        epochs_to_steps: from a number of epochs to steps, whole or not; batches run on across epochs, so an epoch of n
+            examples is n / batch_size steps.
         batch_size: of all devices together.
 
     Raises:
@@ -29,5 +29,5 @@ def to_steps(duration: str, *, examples_per_epoch: int, batch_size: int) -> int:
             f"duration {duration!r}: a number above 0 and a unit are needed, as in '200 epochs', "
             f"'30000 steps' or '1e6 examples'"
         )
-    steps = {"steps": value, "epochs": value * examples_per_epoch / batch_size, "examples": value / batch_size}[unit]
+    steps = {"steps": value, "epochs": epochs_to_steps(value), "examples": value / batch_size}[unit]
     return max(math.ceil(steps), 1)

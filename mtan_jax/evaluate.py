@@ -11,7 +11,7 @@ from mtan_jax import parallel
 from mtan_jax.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.constants import best_constants
 from mtan_jax.delta_m import delta_m
-from mtan_jax.experiment import Batch, Experiment
+from mtan_jax.experiment import MEAN_ACCURACY, Batch, Experiment
 from mtan_jax.metrics import Accumulator, LossMetric
 from mtan_jax.state import TrainState
 
@@ -30,7 +30,8 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
 
     Returns:
         `task/loss` and the task's metrics by "task/metric", the same on every process; `delta_m` too, both ways, where
-        `config.eval.single_task` has the values to compare with.
+        `config.eval.single_task` has the values to compare with. Of sets of labelled images `mean/accuracy` too, and
+        with such values `decathlon/score`, for which they are the baseline's.
     """
     protocol = experiment.config.eval.protocol
     accumulators = {
@@ -47,7 +48,12 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
         for name, (metric_states, losses) in accumulators.items()
         for metric, value in {**losses.compute(), **metric_states.compute()}.items()
     }
+    accuracies = {name.removesuffix("/accuracy"): metrics[name] for name in metrics if name.endswith("/accuracy")}
     single_task = dict(experiment.config.eval.single_task)
+    if experiment.is_mixture:
+        metrics[MEAN_ACCURACY] = sum(accuracies.values()) / len(accuracies)
+        if single_task:
+            metrics["decathlon/score"] = experiment.score(accuracies)
     if single_task:
         chosen = {name: metrics[name] for name in single_task if name in metrics}
         for average in ("metrics", "tasks"):

@@ -4,32 +4,39 @@ import dataclasses
 import functools
 import inspect
 import logging
+import pathlib
 import types
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import ml_collections
 import numpy as np
 import optax
 from flax import linen as nn
+from flax import traverse_util
 
-from mtan_jax import duration, parallel, steps, weighting
+from mtan_jax import adopt, duration, parallel, steps, weighting
 from mtan_jax.config import DURATIONS, check_fields
-from mtan_jax.data import DATASETS, augment, pipeline
-from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data import DATASETS, augment, mixture, pipeline
+from mtan_jax.data.builder import DenseBuilder
+from mtan_jax.data.image_sets import ImageSets
+from mtan_jax.data.itinerary import Itinerary
+from mtan_jax.decathlon_score import decathlon_score
 from mtan_jax.delta_m import delta_m
 from mtan_jax.interop import files, names, torch
 from mtan_jax.metrics import check_protocol
-from mtan_jax.models import SHARE_FEATURES, build_model
+from mtan_jax.models import IMAGE_BACKBONES, SHARE_FEATURES, build_model
 from mtan_jax.models.features import abstract_features
-from mtan_jax.optimizer import build_optimizer, build_schedule
+from mtan_jax.optimizer import build_optimizer, build_schedule, rest_absent
 from mtan_jax.state import TrainState
 from mtan_jax.tasks import Task, build_tasks
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
+
+MEAN_ACCURACY = "mean/accuracy"  # over sets of labelled images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,13 +45,13 @@ class Experiment:
 
     Attributes:
         config: as given, its fields checked.
-        builder: of the data set.
+        builder: of the data set; several where it is `ImageSets`.
         tasks: in the order of all arrays over tasks.
         model: the network.
     """
 
     config: ml_collections.ConfigDict
-    builder: DenseBuilder
+    builder: DenseBuilder | ImageSets
     tasks: tuple[Task, ...]
     model: nn.Module
 
@@ -57,7 +64,7 @@ class Experiment:
         """
         check_fields(config)
         check_protocol(config.eval.protocol)
-        builder = _build_dataset(config.data)
+        builder = _build_dataset(config)
         tasks = build_tasks(config.tasks, builder.data_info)
         for task in tasks:
             if task.target not in builder.targets:
@@ -65,7 +72,14 @@ class Experiment:
                     f"config.tasks: task {task.name!r} needs the target {task.target!r}; {config.data.name} has "
                     f"{', '.join(builder.targets)}"
                 )
-        experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS))
+        if isinstance(builder, ImageSets) != (config.model.backbone in IMAGE_BACKBONES):
+            raise ValueError(
+                f"config.model.backbone = {config.model.backbone!r} does not suit config.data.name = "
+                f"{config.data.name!r}: {', '.join(IMAGE_BACKBONES)} are for sets of labelled images, others for dense "
+                "tasks"
+            )
+        groups = config.mixing.tasks_per_step if isinstance(builder, ImageSets) else 1
+        experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS, groups))
         experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
         experiment._check_values()
         return experiment
@@ -73,19 +87,24 @@ class Experiment:
     def _check_values(self) -> None:
         """Makes what needs the data with stand-ins for them, so that no mistake shows only when they are prepared."""
         config = self.config
-        to_steps = functools.partial(duration.to_steps, examples_per_epoch=1, batch_size=1)
         for name in DURATIONS:
             text = functools.reduce(getattr, name.split("."), config)
             try:
-                _ = None if text is None else to_steps(text)
+                _ = None if text is None else self._to_steps_without_data(text)
             except ValueError as error:
                 raise ValueError(f"config.{name}: {error}") from error
-        self._build_tx(build_schedule(config.optimizer, 1, to_steps), steps_per_epoch=1)
+        tx = self._tx_without_data()
+        jax.eval_shape(tx.init, self.abstract_variables()["params"])
         without = [task.name for task in self.tasks if task.indicator is None]
         if self._needs.indicators and without:
             raise ValueError(
                 f"config.weighting = {config.weighting!r} looks at how well each task is done, and of "
                 f"{', '.join(without)} it cannot: give Task.indicator, such as mtan_jax.indicators.right_class"
+            )
+        if self._needs.features and self.is_mixture:
+            raise ValueError(
+                f"config.weighting = {config.weighting!r} with wrt='features' is for dense tasks: of images of single "
+                "tasks no features are read by several tasks"
             )
         image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
         if self._needs.features and not abstract_features(self.model, self.abstract_variables(), image):
@@ -94,8 +113,12 @@ class Experiment:
                 f"config.model.arch = {config.model.arch!r} with {len(self.tasks)} tasks has none, "
                 f"{', '.join(SHARE_FEATURES)} with several tasks have"
             )
+        if self.is_mixture:
+            self._itinerary(dict.fromkeys(self._trained, config.batch_size))
         _ = self.best_metric
         single_task = dict(config.eval.single_task)
+        if single_task and self.is_mixture:
+            self.score(dict.fromkeys(self.task_names, 0.0))
         if single_task:
             delta_m({name: 1.0 for name in single_task if name in self._metrics}, single_task)
 
@@ -107,13 +130,22 @@ class Experiment:
         """
         parallel.check_batch_size(self.config.eval.batch_size, "config.eval.batch_size")
         if train:
-            parallel.check_batch_size(self.config.batch_size, "config.batch_size", self.config.accumulate)
+            self._check_train_batch_size()
+
+    def _check_train_batch_size(self, devices: int | None = None) -> None:
+        groups = self.config.mixing.tasks_per_step if self.is_mixture else 1
+        parallel.check_batch_size(self.config.batch_size, "config.batch_size", self.config.accumulate, groups, devices)
 
     # What the network is and was made for.
 
     @property
-    def data_info(self) -> DataInfo:
+    def data_info(self) -> Any:  # DataInfo, or ImageSetsInfo
         return self.builder.data_info
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether each image belongs to one task."""
+        return isinstance(self.builder, ImageSets)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -123,7 +155,8 @@ class Experiment:
     def best_metric(self) -> tuple[str, bool]:
         """The metric by which the best checkpoint is kept, and whether higher is better."""
         known = self._metrics
-        name = self.config.checkpoint.best_metric or f"{self.tasks[0].name}/{self.tasks[0].main_metric}"
+        first = MEAN_ACCURACY if self.is_mixture else f"{self.tasks[0].name}/{self.tasks[0].main_metric}"
+        name = self.config.checkpoint.best_metric or first
         if name not in known:
             raise ValueError(f"config.checkpoint.best_metric = {name!r} is not known; known: {', '.join(known)}")
         return name, known[name]
@@ -131,11 +164,23 @@ class Experiment:
     @property
     def _metrics(self) -> dict[str, bool]:
         """Names of all metrics, and whether higher is better."""
-        return {
+        metrics = {
             f"{task.name}/{metric}": higher
             for task in self.tasks
             for metric, higher in task.metric().higher_is_better.items()
         }
+        return metrics | ({MEAN_ACCURACY: True} if self.is_mixture else {})
+
+    def score(self, accuracies: dict[str, float]) -> float:
+        """The score of the Visual Decathlon, relative to the accuracies in `config.eval.single_task`."""
+        baseline = dict(self.config.eval.single_task)
+        wanted = {f"{name}/accuracy" for name in self.task_names}
+        if set(baseline) != wanted or not all(0 <= value < 1 for value in baseline.values()):
+            raise ValueError(
+                f"config.eval.single_task = {baseline}: of every set the accuracy is needed, from 0 to below 1, as "
+                f"('{self.task_names[0]}/accuracy', 0.6)"
+            )
+        return decathlon_score(accuracies, {name: 1 - baseline[f"{name}/accuracy"] for name in self.task_names})
 
     def abstract_variables(self) -> Any:
         """Shapes and types of the network's variables."""
@@ -151,14 +196,28 @@ class Experiment:
         """The kinds of PyTorch file that there are for the network."""
         return names.layouts(self.config.model.arch, self.config.model.backbone, self.task_names)
 
-    def load_weights(self) -> dict[tuple[str, ...], np.ndarray]:
+    def load_weights(self) -> dict[tuple[str, ...], Any]:
         """The variables that `config.model.init_from` holds, by (collection, *path); none where it is not set.
 
         Raises:
             WeightsError: the file cannot be read or does not fit the network; the message says in what.
+            CheckpointError: the run whose working directory it is has no checkpoint, or a damaged one.
         """
         if self.config.model.init_from is None:
+            if "frozen" in self.abstract_variables():
+                raise files.WeightsError(
+                    f"config.model.arch = {self.config.model.arch!r} adapts a trained network: name the run of that "
+                    "with --config.model.init_from=WORKDIR"
+                )
             return {}
+        if pathlib.Path(self.config.model.init_from).is_dir():
+            source, tasks = adopt.read_run(pathlib.Path(self.config.model.init_from))
+            wanted = traverse_util.flatten_dict(dict(self.abstract_variables()))
+            return adopt.adopt(source, tasks, wanted, self.task_names)
+        if not pathlib.Path(self.config.model.init_from).suffix:
+            raise files.WeightsError(
+                f"config.model.init_from = {self.config.model.init_from!r}: there is no such working directory"
+            )
         path = files.checked_path(self.config.model.init_from)
         return torch.load(path, self.abstract_variables(), self.weight_layouts)
 
@@ -166,11 +225,22 @@ class Experiment:
 
     def to_steps(self, text: str) -> int:
         """From a duration such as "20 epochs" to steps; the data set must be prepared."""
-        return duration.to_steps(text, examples_per_epoch=self._size("train"), batch_size=self.config.batch_size)
+        return duration.to_steps(text, epochs_to_steps=self._epochs_to_steps, batch_size=self.config.batch_size)
 
     @property
     def steps_per_epoch(self) -> float:
-        return self._size("train") / self.config.batch_size
+        return self._epochs_to_steps(1)
+
+    def epoch_at(self, step: int) -> float:
+        """How many epochs the steps so far make."""
+        if isinstance(self.builder, ImageSets):
+            return self._train_itinerary.steps_to_epochs(step)
+        return step / self.steps_per_epoch
+
+    def _epochs_to_steps(self, epochs: float) -> float:
+        if isinstance(self.builder, ImageSets):
+            return self._train_itinerary.epochs_to_steps(epochs)
+        return epochs * self.builder.info.splits["train"].num_examples / self.config.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -189,13 +259,31 @@ class Experiment:
         return self._build_tx(self.learning_rate, steps_per_epoch=max(round(self.steps_per_epoch), 1))
 
     def _build_tx(self, learning_rate: optax.Schedule, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+        optimizer = build_optimizer(self.config.optimizer, learning_rate)
+        absent = self.config.optimizer.absent_tasks
+        if absent not in ("step", "rest"):
+            raise ValueError(f"config.optimizer.absent_tasks = {absent!r} is not known; known: step, rest")
+        if absent == "rest" and self.config.optimizer.name != "sgd":
+            raise ValueError(
+                f"config.optimizer.absent_tasks = 'rest' with config.optimizer.name = {self.config.optimizer.name!r}: "
+                "its count of steps is that of all tasks, and the first steps of a task that comes late would be far "
+                "too large; use sgd, or absent_tasks = 'step'"
+            )
         return weighting.build_weighting(
             self.config.weighting,
             self.task_names,
-            build_optimizer(self.config.optimizer, learning_rate),
+            rest_absent(optimizer, self.task_names) if absent == "rest" else optimizer,
             options=self._weighting_options,
             defaults={"steps_per_epoch": steps_per_epoch, "learning_rate": learning_rate},
         )
+
+    def _to_steps_without_data(self, text: str) -> int:
+        return duration.to_steps(text, epochs_to_steps=lambda epochs: epochs, batch_size=1)
+
+    def _tx_without_data(self) -> optax.GradientTransformationExtraArgs:
+        """The same chain as `tx` with stand-ins for lengths that only the data know."""
+        schedule = build_schedule(self.config.optimizer, 1, self._to_steps_without_data)
+        return self._build_tx(schedule, steps_per_epoch=1)
 
     @property
     def _needs(self) -> weighting.Needs:
@@ -210,10 +298,9 @@ class Experiment:
         """The state before the first step, on every device of this process."""
         # Hundreds of random number generators run once: optimising them would take longer than anything else here.
         make_state = jax.jit(self._make_state, compiler_options={"xla_backend_optimization_level": 0})
-        loaded = self.load_weights()
+        loaded, shapes = self.load_weights(), self.abstract_variables()
         if loaded:
-            shapes = self.abstract_variables()
-            total = len(jax.tree.leaves((shapes["params"], shapes["batch_stats"])))
+            total = len(jax.tree.leaves({name: shapes[name] for name in shapes if name != "masks"}))
             log.info("%d of the network's %d arrays are from %s", len(loaded), total, self.config.model.init_from)
         return parallel.place_state(make_state(jax.random.key(self.config.seed), loaded))
 
@@ -226,15 +313,59 @@ class Experiment:
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Batch], TrainState]:
-        parallel.check_batch_size(self.config.batch_size, "config.batch_size", self.config.accumulate)
-        step = steps.make_train_step(
-            *(self.model, self.tasks, self.tx),
+        self._check_train_batch_size()
+        return parallel.map_train_step(self._make_train_step(self.tx))
+
+    def _make_train_step(self, tx: optax.GradientTransformation) -> Callable[[TrainState, Batch], TrainState]:
+        return steps.make_train_step(
+            *(self.model, self.tasks, tx),
             key=jax.random.key(self.config.seed),
             axis_name=parallel.AXIS,
             accumulate=self.config.accumulate,
             features=self._needs.features,
+            groups=self.config.mixing.tasks_per_step if self.is_mixture else None,
         )
-        return parallel.map_train_step(step)
+
+    def planned_step(self, devices: Sequence[Any]) -> tuple[Any, TrainState, Batch]:
+        """The step of training on devices that need not be there, and the shapes of its state and batch.
+
+        It needs no data: lengths in epochs are taken to be others than they are, which changes constants of the
+        program alone.
+
+        Raises:
+            ValueError: the devices cannot share a batch.
+        """
+        self._check_train_batch_size(len(devices))
+        rows = self.config.batch_size // len(devices)
+        tx = self._tx_without_data()
+        size, count = self.data_info.image_size, len(self.tasks)
+        state = jax.eval_shape(
+            lambda key: steps.create_state(self.model, tx, key, size, count), jax.random.key(self.config.seed)
+        )
+        batch = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((len(devices), rows, *leaf.shape[1:]), leaf.dtype), self._abstract_batch()
+        )
+        return parallel.map_train_step(self._make_train_step(tx), devices), state, batch
+
+    def _abstract_batch(self) -> Batch:
+        """Shapes and types of a batch of one image."""
+
+        def array(*shape: int, dtype: Any = np.float32) -> Any:
+            return jax.ShapeDtypeStruct((1, *shape), dtype)
+
+        size, flags = self.data_info.image_size, {name: array(dtype=np.bool_) for name in self._targets}
+        if isinstance(self.builder, ImageSets):
+            kinds = dict.fromkeys(self._targets, array(dtype=np.int32))
+        else:
+            channels = {name: self.builder.targets[name].channels for name in self._targets}
+            kinds = {
+                name: array(*size, dtype=np.int32) if count is None else array(*size, count)
+                for name, count in channels.items()
+            }
+        batch = {"image": array(*size, 3), "targets": kinds, "labelled": flags, "weight": array()}
+        if self.is_mixture:
+            batch["task"] = array(dtype=np.int32)
+        return batch | ({"second": batch} if self._needs.second_batch else {})
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Any, Batch], Any]:
@@ -254,7 +385,7 @@ class Experiment:
             self.builder.prepare()
         parallel.wait_for_all("data prepared")
         if jax.process_index() > 0:
-            object.__setattr__(self, "builder", _build_dataset(self.config.data))  # reads what process 0 wrote
+            object.__setattr__(self, "builder", _build_dataset(self.config))  # reads what process 0 wrote
             self.builder.prepare()
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
@@ -266,6 +397,19 @@ class Experiment:
         return pipeline.with_second(batches, self._stream(start_step, pipeline.second_seed(seed)))
 
     def _stream(self, start_step: int, seed: int) -> Generator[Batch, None, None]:
+        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        if isinstance(self.builder, ImageSets):
+            return mixture.train_batches(
+                {name: self.builder.builders[name].as_data_source("train") for name in self._trained},
+                self.data_info,
+                self._train_itinerary,
+                seed=seed,
+                steps=self.total_steps,
+                start_step=start_step,
+                augment=self.config.data.augment,
+                workers=self.config.data.workers,
+                **processes,
+            )
         change = functools.partial(augment.augment, inverse_depth=self.data_info.inverse_depth)
         return pipeline.train_batches(
             self.builder.as_data_source("train"),
@@ -273,50 +417,82 @@ class Experiment:
             global_batch_size=self.config.batch_size,
             seed=seed,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             augment=change if self.config.data.augment else None,
             workers=self.config.data.workers,
+            **processes,
+        )
+
+    @property
+    def _trained(self) -> tuple[str, ...]:
+        """The sets that are trained on."""
+        names = tuple(self.config.mixing.tasks) or self._targets
+        unknown = [name for name in names if name not in self._targets]
+        if unknown:
+            raise ValueError(f"config.mixing.tasks has {unknown[0]!r}; the tasks are {', '.join(self._targets)}")
+        return names
+
+    @functools.cached_property
+    def _train_itinerary(self) -> Itinerary:
+        builders = cast(ImageSets, self.builder).builders
+        splits = {name: builders[name].info.splits for name in self._trained}
+        return self._itinerary({name: of_set["train"].num_examples for name, of_set in splits.items()})
+
+    def _itinerary(self, sizes: dict[str, int]) -> Itinerary:
+        mixing = self.config.mixing
+        unknown = [name for name in mixing.until if name not in self._targets]
+        if unknown:
+            raise ValueError(
+                f"config.mixing.until has {unknown[0]!r}; the tasks are {', '.join(self._targets)}; "
+                "--config.mixing.until={} leaves out none"
+            )
+        return Itinerary(
+            mixing.order,
+            sizes,
+            self.config.batch_size,
+            groups=mixing.tasks_per_step,
+            temperature=mixing.temperature,
+            until=dict(mixing.until),
+            seed=self.config.seed,
         )
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """This process' part of one pass over a split."""
-        return pipeline.eval_batches(
-            self.builder.as_data_source(split),
-            targets=self._targets,
-            global_batch_size=self.config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return self._one_pass(split, jax.process_index(), jax.process_count())
 
     def whole_split(self, split: str) -> Iterator[Batch]:
         """One pass over a split, all of it on this process."""
+        return self._one_pass(split, 0, 1)
+
+    def _one_pass(self, split: str, process_index: int, process_count: int) -> Iterator[Batch]:
+        processes = {"process_index": process_index, "process_count": process_count}
+        if isinstance(self.builder, ImageSets):
+            sources = {name: self.builder.builders[name].as_data_source(split) for name in self._targets}
+            return mixture.eval_batches(sources, self.data_info, batch_size=self.config.eval.batch_size, **processes)
         return pipeline.eval_batches(
             self.builder.as_data_source(split),
             targets=self._targets,
             global_batch_size=self.config.eval.batch_size,
-            process_index=0,
-            process_count=1,
+            **processes,
         )
 
     @property
     def _targets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(task.target for task in self.tasks))
 
-    def _size(self, split: str) -> int:
-        return self.builder.info.splits[split].num_examples
 
-
-def _build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder:
-    if config.name not in DATASETS:
-        raise ValueError(f"config.data.name = {config.name!r} is not known; known: {', '.join(sorted(DATASETS))}")
-    builder = DATASETS[config.name]
-    options = {key: _plain(value) for key, value in config.options.items()}
-    known = [name for name in inspect.signature(builder).parameters if name not in ("data_dir", "raw_dir")]
+def _build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSets:
+    data = config.data
+    if data.name not in DATASETS:
+        raise ValueError(f"config.data.name = {data.name!r} is not known; known: {', '.join(sorted(DATASETS))}")
+    builder: Any = DATASETS[data.name]
+    options = {key: _plain(value) for key, value in data.options.items()}
+    known = [name for name in inspect.signature(builder).parameters if name not in ("data_dir", "raw_dir", "datasets")]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise ValueError(f"config.data.options.{unknown[0]} is not known to {config.name}; known: {', '.join(known)}")
-    return builder(data_dir=config.data_dir, raw_dir=config.raw_dir, **options)
+        raise ValueError(f"config.data.options.{unknown[0]} is not known to {data.name}; known: {', '.join(known)}")
+    if issubclass(builder, ImageSets):
+        options["datasets"] = tuple(dict.fromkeys(getattr(task, "target", task) for task in config.tasks))
+    return builder(data_dir=data.data_dir, raw_dir=data.raw_dir, **options)
 
 
 def _plain(value: Any) -> Any:

@@ -55,6 +55,35 @@ def panel(
     return figure
 
 
+def sheet(title: str, images: Sequence[Float[np.ndarray, "h w 3"]], lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Images of one set, each under its predicted class: green where that is right, red with the true class else.
+
+    Args:
+        title: of the figure.
+        images: in 0..1.
+        lines: for each at least "predicted" and "class", None where it is unknown.
+    """
+    columns = min(max(len(images), 1), 8)
+    rows = max(math.ceil(len(images) / columns), 1)
+    figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, image, line in zip(axes, images, lines, strict=False):
+        truth, predicted = line["class"], line["predicted"]
+        text = _short(predicted) if truth in (None, predicted) else f"{_short(predicted)}\nnot {_short(truth)}"
+        _show(axis, image, "")
+        colour = "black" if truth is None else "tab:green" if truth == predicted else "tab:red"
+        axis.set_title(text, fontsize=7, color=colour)
+    for axis in axes[len(images) :]:
+        axis.remove()
+    return figure
+
+
+def _short(name: str, most: int = 20) -> str:
+    """The end of a name that would run into its neighbour's."""
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
 def curves(path: pathlib.Path) -> Figure:
     """The losses of each task, in training and on other splits, and the weights, over the steps of a run.
 
@@ -108,6 +137,8 @@ def _draw_examples(
     grid = part.add_gridspec(len(heights), 1 + len(tasks), height_ratios=heights)
     _show(part.add_subplot(grid[0, 0]), np.clip(image, 0, 1), "image")
     for column, task in enumerate(tasks, start=1):
+        if task.picture is None:
+            raise ValueError(f"{task.name} is a task of whole images, which no panel shows")
         target, prediction = targets.get(task.target), predictions[task.name]
         if targets:
             axis = part.add_subplot(grid[0, column])

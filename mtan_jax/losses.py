@@ -1,4 +1,4 @@
-"""Losses of dense tasks, as a sum over defined pixels and their number.
+"""Losses, as a sum over what is defined and its number: over pixels in dense tasks, over images in classification.
 
 Sum and number stay apart because the loss of a batch spread over devices is psum(sum) / psum(count): a mean of the
 devices' means would weigh pixels unequally. Rows without a label add nothing, whatever they hold: every term is
@@ -14,14 +14,16 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
 
 
-def defined_pixels(target: Shaped[Array, "b h w ..."], labelled: Bool[Array, "b"]) -> Bool[Array, "b h w"]:
+def defined_pixels(target: Shaped[Array, "b ..."], labelled: Bool[Array, "b"]) -> Bool[Array, "b ..."]:
     """Pixels that count: not void in a class map (-1), not 0 over all channels elsewhere, in a labelled row.
+
+    A class an image [b] counts as a class map of one pixel.
 
     Works on NumPy arrays too, and then returns one.
     """
     is_class_map = jnp.issubdtype(target.dtype, jnp.integer)
     defined = target >= 0 if is_class_map else (target != 0).any(axis=-1)
-    return defined & labelled[:, None, None]
+    return defined & labelled.reshape(-1, *(1,) * (defined.ndim - 1))
 
 
 def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -30,9 +32,9 @@ def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def cross_entropy(
-    prediction: Float[Array, "b h w c"], target: Int[Array, "b h w"], labelled: Bool[Array, "b"]
+    prediction: Float[Array, "b *hw c"], target: Int[Array, "b *hw"], labelled: Bool[Array, "b"]
 ) -> SumAndCount:
-    """Cross-entropy of class maps.
+    """Cross-entropy of class maps, or of a class an image.
 
     Args:
         prediction: log-probabilities.
@@ -44,7 +46,7 @@ def cross_entropy(
     """
     valid = defined_pixels(target, labelled)
     # A comparison with every class instead of a gather, whose gradient is a scatter: slow on TPUs.
-    classes = jnp.arange(prediction.shape[-1], dtype=jnp.int32)[None, None, None]
+    classes = jnp.arange(prediction.shape[-1], dtype=jnp.int32).reshape((1,) * target.ndim + (-1,))
     is_target = target.astype(jnp.int32)[..., None] == classes
     chosen = jnp.where(is_target & valid[..., None], at_least_float32(prediction), 0)
     return -chosen.sum(), _count(valid, chosen)
@@ -88,5 +90,5 @@ def cosine(
     return jnp.where(valid, 1 - dot, 0).sum(), _count(valid, dot)
 
 
-def _count(valid: Bool[Array, "b h w"], summed: Float[Array, "..."]) -> Float[Array, ""]:
+def _count(valid: Bool[Array, "b ..."], summed: Float[Array, "..."]) -> Float[Array, ""]:
     return valid.sum(dtype=jnp.int32).astype(summed.dtype)

@@ -117,6 +117,42 @@ class SemanticMetric(Metric):
 
 
 @flax.struct.dataclass
+class AccuracyMetric(Metric):
+    """Classes of whole images. `compute` gives `accuracy` (top-1), 0..1.
+
+    Attributes:
+        right: images whose class is the likeliest.
+        count: labelled images.
+    """
+
+    right: Int[Array, ""]
+    count: Int[Array, ""]
+    batch_averaged: ClassVar[bool] = False
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True}
+
+    @classmethod
+    def empty(cls, protocol: Protocol = "exact") -> Self:
+        """No images yet; both protocols are the same here."""
+        check_protocol(protocol)
+        return cls(right=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32))
+
+    def update(
+        self, prediction: Float[Array, "b *_ c"], target: Int[Array, "b *_"], labelled: Bool[Array, "b"]
+    ) -> Self:
+        """Adds a batch of log-probabilities (or any scores: the largest counts); targets are -1 where unknown."""
+        valid = defined_pixels(target, labelled)
+        right = valid & (jnp.argmax(prediction, axis=-1) == target)
+        return dataclasses.replace(
+            self,
+            right=self.right + right.sum(dtype=jnp.int32),
+            count=self.count + valid.sum(dtype=jnp.int32),
+        )
+
+    def compute(self) -> dict[str, float]:
+        return {"accuracy": _ratio(self.right, self.count)}
+
+
+@flax.struct.dataclass
 class DepthMetric(Metric):
     """Depth errors. `compute` gives `abs_error`, in the unit of the target, and `rel_error`, a fraction.
 

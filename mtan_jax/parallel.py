@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -70,21 +70,28 @@ def ending_together() -> Iterator[None]:
         os._exit(1)  # the connection breaks, which ends the others
 
 
-def check_batch_size(batch_size: int, field: str, accumulate: int = 1) -> None:
-    """Raises a ValueError unless every device gets the same number of rows, divisible into `accumulate` parts."""
-    parts = jax.device_count() * accumulate
+def check_batch_size(
+    batch_size: int, field: str, accumulate: int = 1, groups: int = 1, devices: int | None = None
+) -> None:
+    """Raises a ValueError unless every device gets as many rows as others, in `accumulate` parts of `groups` tasks.
+
+    `devices` is their number; None: those that there are.
+    """
+    devices = jax.device_count() if devices is None else devices
+    parts = devices * accumulate * groups
     if batch_size % parts or batch_size < 1:
         nearest = max(round(batch_size / parts), 1) * parts
         raise ValueError(
-            f"{field} = {batch_size} cannot be divided among {jax.device_count()} devices"
+            f"{field} = {batch_size} cannot be divided among {devices} devices"
             + (f" and {accumulate} parts of accumulation" if accumulate > 1 else "")
+            + (f" and {groups} tasks a step" if groups > 1 else "")
             + f"; {nearest} would do"
         )
 
 
-def map_train_step(step: Callable) -> Callable:
-    """`(state, placed batch) -> state` on all devices; the state given is consumed."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+def map_train_step(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
+    """`(state, placed batch) -> state` on all devices, or on those given; the state given is consumed."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
 
 
 def map_eval_step(step: Callable) -> Callable:
@@ -107,6 +114,12 @@ def place_batch(batch: Any) -> Any:
     devices = jax.local_device_count()
     split = jax.tree.map(lambda x: np.reshape(x, (devices, x.shape[0] // devices, *x.shape[1:])), batch)
     return jax.device_put(split, _sharding(PartitionSpec(AXIS)))
+
+
+def fill_rows(batch: Any) -> Any:
+    """Repeats the last row until every device of this process gets as many as the others."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda x: np.pad(x, [(0, -len(x) % devices)] + [(0, 0)] * (x.ndim - 1), mode="edge"), batch)
 
 
 def place_ahead(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:

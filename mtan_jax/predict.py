@@ -74,12 +74,12 @@ def _predict(
     stages = stage_names(experiment.model, state.variables, experiment.data_info.image_size)
     done = 0
     for batch in batches:
-        image = parallel.place_batch(_fill(batch["image"], jax.local_device_count()))
-        predictions, masks = jax.device_get(experiment.predict_step(state.variables, image))
+        inputs = parallel.place_batch(parallel.fill_rows({"image": batch["image"]}))
+        predictions, masks = jax.device_get(experiment.predict_step(state.variables, inputs))
         for row, name in enumerate(batch["id"]):
             if not batch["weight"][row]:
                 continue  # fills the last batch up
-            device, place = divmod(row, image.shape[1])
+            device, place = divmod(row, inputs["image"].shape[1])
             example = {
                 "image": batch["image"][row],
                 "predictions": {key: value[device, place] for key, value in predictions.items()},
@@ -133,8 +133,3 @@ def _read_image(path: pathlib.Path, image_size: tuple[int, int]) -> Float[np.nda
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); remove it or repair it") from error
     return np.asarray(resized, np.float32) / 255
-
-
-def _fill(image: Float[np.ndarray, "b h w 3"], devices: int) -> Float[np.ndarray, "c h w 3"]:
-    """Adds empty rows until every device gets the same number."""
-    return np.pad(image, [(0, -len(image) % devices), (0, 0), (0, 0), (0, 0)])

@@ -50,6 +50,7 @@ class TrainState:
         batch_stats: running statistics of BatchNorm.
         opt_state: state of the chain of weighting methods and optimiser.
         window: what has been summed since the last log line.
+        frozen: arrays of the network that training leaves as they are.
     """
 
     step: Int32[Array, ""]
@@ -57,8 +58,9 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     window: Window
+    frozen: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
         """The network's variables."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats, "frozen": self.frozen}

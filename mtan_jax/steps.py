@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mtan_jax.metrics import LossMetric, Protocol, State
 from mtan_jax.models.features import abstract_features
@@ -25,6 +26,8 @@ Batch = dict[str, Any]
 SECOND = "second"
 # The key under which the step itself adds what is added to the features that tasks share.
 ZEROS = "zeros"
+# The key under which a batch says which task a row belongs to, where each image belongs to one.
+TASK = "task"
 
 
 class Terms(NamedTuple):
@@ -53,8 +56,28 @@ class Terms(NamedTuple):
         return jnp.where(counted, self.right_sums / jnp.where(counted, self.right_counts, 1), jnp.nan)
 
 
-# (params, batch_stats, batch, key) -> (terms, batch_stats)
-Forward = Callable[[Any, Any, Batch, jax.Array], tuple[Terms, Any]]
+class Network(NamedTuple):
+    """The variables of a network, by collection."""
+
+    params: Any
+    batch_stats: Any
+    frozen: Any
+
+
+# (network, batch, key) -> (terms, batch_stats)
+Forward = Callable[[Network, Batch, jax.Array], tuple[Terms, Any]]
+
+
+class Rows(NamedTuple):
+    """Values for some rows of an array.
+
+    Attributes:
+        positions: of the rows.
+        values: one row each.
+    """
+
+    positions: Int[Array | np.ndarray, "n"]
+    values: Float[Array | np.ndarray, "n ..."]
 
 
 def create_state(
@@ -63,7 +86,7 @@ def create_state(
     key: jax.Array,
     image_size: tuple[int, int],
     num_tasks: int,
-    loaded: Mapping[tuple[str, ...], Array] = types.MappingProxyType({}),
+    loaded: Mapping[tuple[str, ...], Array | Rows] = types.MappingProxyType({}),
 ) -> TrainState:
     """The state before the first step. Parameters depend on the key and on names, not on the image's size.
 
@@ -73,10 +96,13 @@ def create_state(
         key: of the random initial values.
         image_size: height and width.
         num_tasks: number of tasks.
-        loaded: arrays that take the place of initial values, by (collection, *path).
+        loaded: arrays, or rows of arrays, that take the place of initial values, by (collection, *path).
     """
     variables = model.init(key, jnp.zeros((1, *image_size, 3)), train=False)
-    variables = traverse_util.unflatten_dict(traverse_util.flatten_dict(variables) | dict(loaded))
+    flat = traverse_util.flatten_dict(variables)
+    for path, value in loaded.items():
+        flat[path] = flat[path].at[value.positions].set(value.values) if isinstance(value, Rows) else value
+    variables = traverse_util.unflatten_dict(flat)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -84,6 +110,7 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(params),
         window=Window.empty(num_tasks),
+        frozen=variables.get("frozen", {}),
     )
 
 
@@ -96,6 +123,7 @@ def make_train_step(
     axis_name: str | None = None,
     accumulate: int = 1,
     features: bool = False,
+    groups: int | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the step of training.
 
@@ -112,6 +140,7 @@ def make_train_step(
         axis_name: of the devices; None on one device outside pmap.
         accumulate: number of parts.
         features: whether `TaskGradients.feature_pullback` is given, for networks whose tasks share features.
+        groups: number of tasks in a batch, where each image belongs to one task; None where images have all targets.
 
     Returns:
         `(state, batch) -> state`; what is to be logged is summed in `state.window`. A batch may hold another one under
@@ -125,7 +154,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         def task_losses(params: Any, zeros: Any, batch: Batch) -> tuple[Float[Array, "t"], tuple[Terms, Any]]:
             key_of_step = jax.random.fold_in(key, state.step)
-            terms, batch_stats = forward(params, state.batch_stats, batch | {ZEROS: zeros}, key_of_step)
+            network = Network(params, state.batch_stats, state.frozen)
+            terms, batch_stats = forward(network, batch | {ZEROS: zeros}, key_of_step)
             if axis_name is not None:
                 terms = lax.psum(terms, axis_name)
             return terms.losses, (terms, batch_stats)
@@ -149,8 +179,10 @@ def make_train_step(
             second_losses_at=losses_of(batch[SECOND]) if SECOND in batch else None,
             indicators=terms.indicators if has_indicators else None,
             feature_pullback=(lambda cotangent: pullback(cotangent)[1]) if features else None,
+            chosen=None if groups is None else first[TASK][:groups],
         )
-        updates, opt_state = tx.update(task_gradients, state.opt_state, state.params)
+        update = optax.with_extra_args_support(tx).update
+        updates, opt_state = update(task_gradients, state.opt_state, state.params, present=task_gradients.present)
         if axis_name is not None:  # the same already where BatchNorm is synchronised
             batch_stats = lax.pmean(batch_stats, axis_name)
         step = state.step + 1
@@ -160,6 +192,7 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
             window=_extend(state.window, step, terms, task_weights(opt_state), updates),
+            frozen=state.frozen,
         )
 
     return train_step
@@ -176,10 +209,14 @@ def _feature_zeros(model: nn.Module, state: TrainState, batch: Batch) -> dict[st
 def _forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
     """One pass of this device's rows through the network."""
 
-    def forward(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
-        variables = {"params": params, "batch_stats": batch_stats, **batch[ZEROS]}
+    def forward(network: Network, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
+        variables = {**network._asdict(), **batch[ZEROS]}
         predictions, updates = model.apply(
-            variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            *(variables, batch["image"]),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+            **_tasks_of_rows(batch),
         )
         columns = []
         for task in tasks:
@@ -196,20 +233,20 @@ def _forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
 def _in_parts(forward: Forward, accumulate: int) -> Forward:
     """The same in parts, one after the other, and again in the backward pass."""
 
-    def forward_in_parts(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
+    def forward_in_parts(network: Network, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
         parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
         keys = jax.random.split(key, accumulate)
 
         @jax.checkpoint
         def part(carry: tuple[Terms, Any], part: tuple[Batch, jax.Array]) -> tuple[tuple[Terms, Any], None]:
             totals, batch_stats = carry
-            terms, batch_stats = forward(params, batch_stats, *part)
+            terms, batch_stats = forward(network._replace(batch_stats=batch_stats), *part)
             return (jax.tree.map(jnp.add, totals, terms), batch_stats), None
 
         first = jax.tree.map(lambda x: x[0], (parts, keys))
-        shapes = jax.eval_shape(forward, params, batch_stats, *first)[0]
+        shapes = jax.eval_shape(forward, network, *first)[0]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return lax.scan(part, (zeros, batch_stats), (parts, keys))[0]
+        return lax.scan(part, (zeros, network.batch_stats), (parts, keys))[0]
 
     return forward_in_parts
 
@@ -237,7 +274,7 @@ def make_eval_step(
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, tuple[State, LossMetric]]:
-        predictions: Any = model.apply(variables, batch["image"], train=False)
+        predictions: Any = model.apply(variables, batch["image"], train=False, **_tasks_of_rows(batch))
         states: dict[str, tuple[State, LossMetric]] = {}
         for task in tasks:
             prediction, target = predictions[task.name], batch["targets"][task.target]
@@ -249,13 +286,21 @@ def make_eval_step(
     return eval_step
 
 
-def make_predict_step(
-    model: nn.Module,
-) -> Callable[[Any, Float[Array, "b h w 3"]], tuple[dict[str, Array], dict[str, Array]]]:
-    """Makes the step of prediction: `(variables, image) -> ({task: prediction}, {stage: masks [t, b, h, w, c]})`."""
+def _tasks_of_rows(batch: Batch) -> dict[str, Any]:
+    """What a network is told besides the images."""
+    return {"tasks": batch[TASK]} if TASK in batch else {}
 
-    def predict_step(variables: Any, image: Float[Array, "b h w 3"]) -> tuple[dict[str, Array], dict[str, Array]]:
-        predictions, shown = model.apply(variables, image, train=False, mutable=["masks"])
+
+def make_predict_step(model: nn.Module) -> Callable[[Any, Batch], tuple[dict[str, Array], dict[str, Array]]]:
+    """Makes the step of prediction: `(variables, batch) -> ({task: prediction}, {stage: masks [t, b, h, w, c]})`.
+
+    Of the batch it takes the images and, where each belongs to one task, the tasks.
+    """
+
+    def predict_step(variables: Any, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
+        predictions, shown = model.apply(
+            variables, batch["image"], train=False, mutable=["masks"], **_tasks_of_rows(batch)
+        )
         shown = shown.get("masks", {})
         modules = [part["attention"] for part in (shown, *shown.values()) if "attention" in part]  # one, or one a task
         stages = modules[0] if modules else ()
@@ -270,7 +315,7 @@ def stage_names(model: nn.Module, variables: Any, image_size: tuple[int, int]) -
 
     def note(variables: Any) -> None:
         image = jnp.zeros((1, *image_size, 3))
-        names.extend(make_predict_step(model)(variables, image)[1])
+        names.extend(make_predict_step(model)(variables, {"image": image})[1])
 
     jax.eval_shape(note, variables)
     return tuple(names)

@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, UInt8
 
 from mtan_jax import centres, indicators, losses, pictures
 from mtan_jax.data.builder import DataInfo
-from mtan_jax.metrics import DepthMetric, Metric, NormalMetric, SemanticMetric
+from mtan_jax.data.image_sets import ImageSetsInfo
+from mtan_jax.metrics import AccuracyMetric, DepthMetric, Metric, NormalMetric, SemanticMetric
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A dense task. A new one takes one `Task`, given to `build_tasks` in place of a name.
+    """A task, dense or of whole images. A new one takes one `Task`, given to `build_tasks` in place of a name.
 
     Attributes:
         name: prefix of the task's metrics, name of its head and of its attention modules.
@@ -30,7 +31,7 @@ class Task:
         constant: defined target pixels [n] or [n, c] -> the prediction [channels] that is best for `main_metric`;
             None where there is none to compare with.
         picture: (prediction or target [h, w, ...], data info, target or None) -> RGB picture; the target
-            sets the scale.
+            sets the scale; None for a task of whole images.
         indicator: (prediction, target, labelled) -> (sum, count) over the pixels that count in the loss, the ratio
             being from 0, all wrong, to 1; for the weighting methods that look at it. See `mtan_jax.indicators`; None:
             none.
@@ -44,7 +45,7 @@ class Task:
     activation: Callable[[Float[Array, "b h w c"]], Float[Array, "b h w c"]]
     main_metric: str
     constant: Callable[[Any], Float[np.ndarray, "c"]] | None
-    picture: Callable[[np.ndarray, DataInfo, np.ndarray | None], UInt8[np.ndarray, "h w 3"]]
+    picture: Callable[[np.ndarray, DataInfo, np.ndarray | None], UInt8[np.ndarray, "h w 3"]] | None
     indicator: Callable[..., losses.SumAndCount] | None = None
 
     def __post_init__(self) -> None:
@@ -109,6 +110,22 @@ def normal() -> Task:
     )
 
 
+def classification(name: str, num_classes: int) -> Task:
+    """Classes of whole images, the target being the set that the images are of: cross-entropy, top-1 accuracy."""
+    return Task(
+        name=name,
+        channels=num_classes,
+        target=name,
+        loss=losses.cross_entropy,
+        metric=AccuracyMetric.empty,
+        activation=log_softmax,
+        main_metric="accuracy",
+        constant=functools.partial(centres.majority_class, num_classes=num_classes),
+        picture=None,
+        indicator=indicators.right_class,
+    )
+
+
 TASKS: dict[str, Callable[[DataInfo], Task]] = {
     "semantic": lambda data_info: semantic(len(data_info.classes)),
     "depth": lambda data_info: depth(),
@@ -116,22 +133,23 @@ TASKS: dict[str, Callable[[DataInfo], Task]] = {
 }
 
 
-def build_tasks(names: Sequence[str | Task], data_info: DataInfo) -> tuple[Task, ...]:
+def build_tasks(names: Sequence[str | Task], data_info: DataInfo | ImageSetsInfo) -> tuple[Task, ...]:
     """Makes the tasks of a run, in the order given.
 
     Args:
-        names: names of known tasks and tasks of one's own, mixed.
+        names: names of known tasks and tasks of one's own, mixed. Of sets of labelled images: names of sets.
         data_info: what the tasks need to know of the data set.
 
     Raises:
         ValueError: for an unknown name, a name that occurs twice, or no task at all.
     """
-    unknown = [name for name in names if isinstance(name, str) and name not in TASKS]
+    known = _known_tasks(data_info)
+    unknown = [name for name in names if isinstance(name, str) and name not in known]
     if unknown:
-        raise ValueError(f"Unknown task {', '.join(map(repr, unknown))}; known tasks: {', '.join(TASKS)}.")
-    tasks = tuple(TASKS[name](data_info) if isinstance(name, str) else name for name in names)
+        raise ValueError(f"Unknown task {', '.join(map(repr, unknown))}; known tasks: {', '.join(known)}.")
+    tasks = tuple(known[name]() if isinstance(name, str) else name for name in names)
     if not tasks:
-        raise ValueError(f"No tasks given; known tasks: {', '.join(TASKS)}.")
+        raise ValueError(f"No tasks given; known tasks: {', '.join(known)}.")
     found = [task.name for task in tasks]
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
@@ -139,7 +157,16 @@ def build_tasks(names: Sequence[str | Task], data_info: DataInfo) -> tuple[Task,
     return tasks
 
 
-def log_softmax(outputs: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def _known_tasks(data_info: DataInfo | ImageSetsInfo) -> dict[str, Callable[[], Task]]:
+    if isinstance(data_info, ImageSetsInfo):
+        return {
+            name: functools.partial(classification, name, len(image_set.classes))
+            for name, image_set in data_info.sets.items()
+        }
+    return {name: functools.partial(make, data_info) for name, make in TASKS.items()}
+
+
+def log_softmax(outputs: Float[Array, "b *hw c"]) -> Float[Array, "b *hw c"]:
     """Log-probabilities over channels, computed in at least float32."""
     return jax.nn.log_softmax(losses.at_least_float32(outputs), axis=-1)
 

@@ -72,7 +72,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
             pause = time.perf_counter()
             if is_evaluated:
                 metrics = evaluate.evaluate(experiment, state)
-                writer.write(step, step / experiment.steps_per_epoch, "val", metrics)
+                writer.write(step, experiment.epoch_at(step), "val", metrics)
             if is_saved:
                 checkpoints.save(state, metrics if is_evaluated else None)
             logger.leave_out(time.perf_counter() - pause)
@@ -87,7 +87,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
 def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, metrics: dict[str, float]) -> None:
     """Writes and prints what the run came to: its last metrics beside the best constants', and curves."""
     step = experiment.total_steps
-    epoch = step / experiment.steps_per_epoch
+    epoch = experiment.epoch_at(step)
     lines = read_metrics(workdir / METRICS_FILE)
     if not any(line["split"] == "val_constant" for line in lines):
         writer.write(step, epoch, "val_constant", evaluate.evaluate_constants(experiment))
@@ -139,7 +139,7 @@ class WindowLogger:
             metrics[f"weights/{name}"] = float(window.weights[i] / window.steps)
         metrics["learning_rate"] = float(experiment.learning_rate(step - 1))
         timing = {"steps_per_second": float(window.steps) / (now - self._last_time)}
-        self._writer.write(step, step / experiment.steps_per_epoch, "train", metrics, timing)
+        self._writer.write(step, experiment.epoch_at(step), "train", metrics, timing)
         self._last_time = now
 
     def check(self, window: Window) -> None:

@@ -29,12 +29,12 @@ def test_mistyped_flags(message):
     assert message() == "--config is needed, as in --config=configs/streets.py"
     assert message(CONFIG) == "--workdir is needed, as in --workdir=runs/streets"
     assert message(CONFIG, "--wrokdir=a") == "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"
-    assert "<train|eval|predict|export|summary>" in message(CONFIG, "--mode=test")
+    assert "<train|eval|predict|export|summary|plan>" in message(CONFIG, "--mode=test")
     assert message(CONFIG, "run") == "unknown arguments: run; flags look like --workdir=runs/streets"
     assert message(f"{streets}:smoke,with=2").startswith(
         "config argument 'with=2' is not known; known: smoke, arch=, backbone=, width=, protocol= "
     )
-    names = ("cityscapes", "nyuv2", "own_network", "own_schedule", "streets")
+    names = ("cityscapes", "decathlon", "mini_decathlon", "nyuv2", "own_network", "own_schedule", "streets")
     there = ", ".join(f"{ROOT}/configs/{name}.py" for name in names)
     assert message(f"--config={ROOT}/configs/kitti.py").endswith(f"there is no such file; in its folder: {there}")
 

@@ -108,11 +108,8 @@ def get_config(arg=None):
 """
 
 
-# One of them is enough for CI.
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.long if i else pytest.mark.slow) for i, name in enumerate(COMPOSITIONS)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMPOSITIONS)
 def test_streets_trains_under_pmap(name, tmp_path_factory, tmp_path, run_main):
     file = tmp_path / "config.py"
     file.write_text(CONFIG.format(streets=str(STREETS), name=name))

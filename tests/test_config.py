@@ -68,5 +68,5 @@ def test_every_field_has_a_comment():
     lines = inspect.getsource(config_module.default_config).splitlines()
     fields = [line.strip() for line in lines if re.match(r"\s+config\.[\w.]+ = ", line)]
     sections = [line for line in fields if line.endswith("= ConfigDict()")]
-    assert len(sections) == 5  # data, model, optimizer, eval, checkpoint
+    assert len(sections) == 6  # data, model, optimizer, eval, checkpoint, plan
     assert [line for line in fields if "  # " not in line and line not in sections] == []

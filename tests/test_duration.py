@@ -21,10 +21,10 @@ from mtan_jax.duration import to_steps
     ],
 )
 def test_nyuv2_in_batches_of_2(text, steps):
-    assert to_steps(text, examples_per_epoch=795, batch_size=2) == steps
+    assert to_steps(text, epochs_to_steps=lambda epochs: epochs * 795 / 2, batch_size=2) == steps
 
 
 @pytest.mark.parametrize("text", ["", "200", "epochs", "200 hours", "0 steps", "-1 epochs", "nan steps", "inf steps"])
 def test_messages(text):
     with pytest.raises(ValueError, match=rf"^duration '{text}': a number above 0 and a unit.*'200 epochs'"):
-        to_steps(text, examples_per_epoch=795, batch_size=2)
+        to_steps(text, epochs_to_steps=lambda epochs: epochs * 795 / 2, batch_size=2)

@@ -10,16 +10,19 @@ import numpy as np
 import optax
 import pytest
 import toy_config
+import toy_sets_config
 from toy_data import ToyBuilder
 
 from mtan_jax import config as config_module
+from mtan_jax import duration, main, train, workdir, writers
 from mtan_jax import experiment as experiment_module
-from mtan_jax import main, train, workdir, writers
 from mtan_jax.checkpoint import Checkpoints
-from mtan_jax.config import FREE_FIELDS, default_config
+from mtan_jax.config import FREE_FIELDS, ArgumentError, default_config
 from mtan_jax.data import DATASETS
 from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.itinerary import Itinerary
 from mtan_jax.experiment import Experiment
+from mtan_jax.optimizer import build_schedule
 from mtan_jax.weighting import METHODS
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -62,7 +65,10 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
     [
         ({"tasks": ("semantic", "sdf")}, r"Unknown task 'sdf'; known tasks: semantic, depth, normal"),
         ({"tasks": ("depth", "depth")}, r"Task 'depth' is given more than once"),
-        ({"model__arch": "mtn"}, r"config\.model\.arch = 'mtn' is not known; known: cross_stitch, dense, mtan"),
+        (
+            {"model__arch": "mtn"},
+            r"config\.model\.arch = 'mtn' is not known; known: cross_stitch, deep_adaptation, dense, .*, mtan",
+        ),
         (
             {"model__backbone": "vgg"},
             r"config\.model\.backbone = 'vgg' is not known; known: resnet101, resnet50",
@@ -70,7 +76,10 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
         ({"model__dtype": "bf16"}, r"config\.model\.dtype = 'bf16' is not known; known: bfloat16, float16, float32"),
         ({"model__param_dtype": "half"}, r"config\.model\.param_dtype = 'half' is not known; known: bfloat16"),
         ({"model__width": 0.0}, r"config\.model\.width = 0\.0: it multiplies channel counts, so it must be above 0"),
-        ({"data__name": "kitti"}, r"config\.data\.name = 'kitti' is not known; known: cityscapes, nyuv2, streets"),
+        (
+            {"data__name": "kitti"},
+            r"config\.data\.name = 'kitti' is not known; known: cityscapes, decathlon, mini_decathlon, nyuv2, streets",
+        ),
         (
             {"data__name": "streets", "data__options": {"size": 64}},
             r"config\.data\.options\.size is not known to streets; known: image_size, train_examples, val_examples",
@@ -204,7 +213,10 @@ class Recorder:
         monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", recorded)
 
 
-def test_every_field_is_read(tmp_path, run_main, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "schedule"), [(toy_config, "halve"), (toy_sets_config, "pieces")], ids=["dense", "sets"]
+)
+def test_every_field_is_read(module, schedule, tmp_path, run_main, monkeypatch):
     # By what trains, not by what only checks or compares all fields.
     monkeypatch.setattr(experiment_module, "check_fields", lambda config: None)
     monkeypatch.setattr(Experiment, "_check_values", lambda experiment: None)
@@ -218,14 +230,21 @@ def test_every_field_is_read(tmp_path, run_main, monkeypatch):
 
     monkeypatch.setattr(main, "run", recorded)
     run_main(
-        f"--config={toy_config.__file__}",
+        f"--config={module.__file__}",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.data_dir={tmp_path / 'data'}",
-        "--config.optimizer.schedule=halve",
+        f"--config.optimizer.schedule={schedule}",
         "--config.duration=1 steps",
     )
-    assert config_module._leaves(default_config()) - found["recorder"].read == set()
-    assert set(FREE_FIELDS) < found["recorder"].read
+    # Fields of schedules and of sets of images are read where they mean something.
+    elsewhere = {
+        toy_config: lambda name: name.startswith("mixing.") or name == "optimizer.pieces",
+        toy_sets_config: lambda name: name == "optimizer.halve_every",
+    }[module]
+    unread = config_module._leaves(default_config()) - found["recorder"].read
+    planned = {"plan.topology"}  # of --mode=plan: tests/test_plan.py
+    assert {name for name in unread if not elsewhere(name)} == planned
+    assert set(FREE_FIELDS) - planned < found["recorder"].read
 
 
 # What is not finite.
@@ -300,9 +319,54 @@ SIZES = {
 }
 
 
+IMAGE_SIZES = {"mini_decathlon": (32, 32), "decathlon": (72, 72)}
+
+
+@pytest.mark.parametrize("name", IMAGE_SIZES)
+def test_configuration_files_of_sets_of_images(name):
+    experiment = Experiment.from_config(load_config(name))
+    assert experiment.data_info.image_size == IMAGE_SIZES[name]
+    assert experiment.task_names == tuple(experiment.data_info.sets)
+    assert load_config(name, "arch=piggyback,width=0.5").model.arch == "piggyback"
+    smoke = load_config(name, "smoke")
+    assert smoke.duration == "4 steps"
+    assert set(smoke.weighting_options.static.weights) == set(experiment.task_names)
+    with pytest.raises(ArgumentError, match="config argument 'protocol=paper' is not known; known: smoke, arch="):
+        load_config(name, "protocol=paper")
+
+
+@pytest.mark.parametrize(
+    ("argument", "fields"),
+    [
+        ("sets=imagenet12,arch=split", {}),  # what others adapt
+        ("sets=dtd+svhn", {}),
+        ("arch=series_adapters", {"mixing.tasks": ("dtd",)}),  # a task added later
+    ],
+)
+def test_parts_of_the_decathlon(argument, fields):
+    config = load_config("decathlon", argument)
+    for name, value in fields.items():
+        config.update_from_flattened_dict({name: value})
+    Experiment.from_config(config)
+
+
+def test_the_authors_schedule_of_the_decathlon():
+    """Halved every 50 of 400 epochs; from epoch 300 without ImageNet, at 0.01 (their script)."""
+    config = load_config("decathlon")
+    sizes = dict.fromkeys(config.tasks, 1280) | {"imagenet12": 128_000}
+    itinerary = Itinerary(config.mixing.order, sizes, config.batch_size, until=dict(config.mixing.until))
+    to_steps = functools.partial(duration.to_steps, epochs_to_steps=itinerary.epochs_to_steps, batch_size=128)
+    rate = build_schedule(config.optimizer, to_steps(config.duration), to_steps)
+    assert itinerary.epochs_to_steps(1) == 1000 + 9 * 10
+    assert to_steps(config.duration) == 300 * 1090 + 100 * 90
+    theirs = {0: 0.1, 49: 0.1, 50: 0.05, 120: 0.025, 299: 0.1 * 0.5**5, 300: 0.01, 349: 0.01, 350: 0.005, 399: 0.005}
+    for epoch, expected in theirs.items():
+        assert rate(itinerary.epochs_to_steps(epoch)) == pytest.approx(expected), epoch
+
+
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_configuration_files(name):
-    assert {path.stem for path in CONFIGS.glob("*.py")} == set(SIZES)
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {*SIZES, *IMAGE_SIZES}
     experiment = Experiment.from_config(load_config(name))
     assert experiment.data_info.image_size == SIZES[name]
     # As a resumed run compares: functions, which each reading of the file makes anew, by what they give.

@@ -48,7 +48,7 @@ def test_an_unknown_name_ends_in_one_message(tmp_path):
 def test_help_shows_how_to_call_it_and_every_mode():
     result = call("--help")
     command = "--config=configs/streets.py --workdir=runs/streets"
-    for words in (command, "<train|eval|predict|export|summary>", "--images", "--output"):
+    for words in (command, "<train|eval|predict|export|summary|plan>", "--images", "--output"):
         assert words in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
 

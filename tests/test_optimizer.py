@@ -25,7 +25,7 @@ def make_config(**fields):
 
 
 def make_schedule(total_steps=100, **fields):
-    to_steps = functools.partial(duration.to_steps, examples_per_epoch=30, batch_size=10)
+    to_steps = functools.partial(duration.to_steps, epochs_to_steps=lambda epochs: epochs * 3, batch_size=10)
     return build_schedule(make_config(**fields), total_steps, to_steps)
 
 

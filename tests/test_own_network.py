@@ -97,7 +97,7 @@ def test_borders_by_hand(own):
 
 def test_every_task_has_a_mask_at_every_stage_of_the_new_network(experiment):
     image = jnp.zeros((2, 16, 24, 3))
-    masks = jax.eval_shape(make_predict_step(experiment.model), experiment.abstract_variables(), image)[1]
+    masks = jax.eval_shape(make_predict_step(experiment.model), experiment.abstract_variables(), {"image": image})[1]
     sizes = {"down1": (16, 24, 8), "down2": (8, 12, 16), "middle": (4, 6, 32), "up2": (8, 12, 16), "up1": (16, 24, 8)}
     assert {name: mask.shape for name, mask in masks.items()} == {k: (4, 2, *size) for k, size in sizes.items()}
     params = experiment.abstract_variables()["params"]["attention"]
@@ -126,7 +126,7 @@ def test_scenes_pass_the_network_the_losses_and_metrics_and_the_panel(own, tmp_p
         lambda x: np.abs(rng.normal(0.2, 0.1, x.shape), dtype=x.dtype), experiment.abstract_variables()
     )
     batch = next(experiment.eval_batches("val"))
-    predictions, masks = jax.jit(make_predict_step(experiment.model))(variables, batch["image"])
+    predictions, masks = jax.jit(make_predict_step(experiment.model))(variables, {"image": batch["image"]})
     edges = batch["targets"]["edges"]
     assert batch["labelled"]["edges"].tolist() == batch["labelled"]["semantic"].tolist()
     np.testing.assert_array_equal(edges < 0, batch["targets"]["semantic"] < 0)

@@ -124,6 +124,17 @@ def test_second_batches_of_two_processes_are_those_of_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_share_the_images_of_every_set_of_a_step(tmp_path):
+    options = {"mixing.tasks_per_step": 2, "batch_size": 16, "duration": "3 steps", "log_every": "1 steps"}
+    options |= {"optimizer.learning_rate": 0.005, "eval.every": "3 steps", "checkpoint.best_metric": "mean/accuracy"}
+    run = whole_run.Run("toy_sets_config", tmp_path / "data", tmp_path / "output", **options)
+    experiment = run.experiment()
+    whole_run.train_here(experiment, tmp_path / "alone")
+    run.finish(run.start(tmp_path / "two", processes=2))
+    assert_close_runs(experiment, tmp_path / "two", tmp_path / "alone", 1e-4)
+
+
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_the_others_soon(run, tmp_path):
     started = run.start(tmp_path, "--config.data.name=nyuv2", "--config.data.raw_dir=nowhere", processes=2)
     for process in started:

@@ -157,7 +157,7 @@ def test_evaluation_is_the_same_on_one_and_four_devices_and_with_padding():
 def test_masks_are_between_0_and_1_for_every_stage_and_task():
     model = tiny.make_model()
     variables = tiny.make_state(model, tiny.make_tx()).variables
-    predictions, masks = jax.jit(steps.make_predict_step(model))(variables, tiny.make_batch()["image"])
+    predictions, masks = jax.jit(steps.make_predict_step(model))(variables, tiny.make_batch())
     assert set(masks) == {"encoder_0", "encoder_1", "decoder_1", "decoder_0"}
     assert masks["decoder_0"].shape == (3, 8, 16, 16, 4)
     assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks.values())

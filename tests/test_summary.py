@@ -3,6 +3,9 @@
 import pathlib
 import runpy
 
+import pytest
+import toy_sets_config
+
 from mtan_jax.experiment import Experiment
 from mtan_jax.models.backbones.segnet import segnet
 from mtan_jax.summary import count, stage_table, summary
@@ -61,6 +64,25 @@ def test_stages_of_segnet_by_hand():
     assert "layer_4".ljust(16) + "16x32x2048".rjust(15) * 2 + "     512       -         -" in table.splitlines()
 
 
+def test_wide_resnet_of_image_sets(tmp_path):
+    """By hand: every group halves the sides; a sixteenth of the channels 16, 64, 128, 256."""
+    config = toy_sets_config.get_config()
+    config.data.data_dir = str(tmp_path)
+    text = summary(Experiment.from_config(config))
+    stages = [tuple(line.split()) for line in text.splitlines() if line.startswith(("stem ", "group_"))]
+    assert stages == [
+        ("stem", "16x16x1", "16x16x1", "1", "yes", "down"),
+        ("group_0", "8x8x4", "8x8x4", "4", "yes", "down"),
+        ("group_1", "4x4x8", "4x4x8", "8", "yes", "down"),
+        ("group_2", "2x2x16", "2x2x16", "16", "yes", "-"),
+    ]
+    table = numbers(text)
+    stem, norms = 27 + 1, 2 * (1 + 4 + 4 + 8 + 8 + 16 + 16)
+    blocks = sum(9 * a * b + 9 * b * b + a * b + 3 * b for a, b in ((1, 4), (4, 8), (8, 16)))
+    assert table["backbone"] == f"{stem + norms + blocks:,}"
+    assert table["backbone alone"] == f"{stem + norms + blocks:,}"
+
+
 def test_modules_and_parts_add_up():
     experiment = make_experiment("cityscapes", num_classes=19)
     params = experiment.abstract_variables()["params"]
@@ -81,3 +103,23 @@ def test_modules_and_parts_add_up():
     }
     assert shown["shared"] + shown["attention"] + shown["heads"] == shown["total"] == total
     assert shown["heads"] == count([tree for name, tree in params.items() if name.startswith("head_")])
+
+
+# Kept without heads, relative to the backbone of 5,850,528 parameters (papers print those of other backbones).
+RATIOS = {
+    "mtan": "1.6125",  # (10,237,656 - 803,896) / 5,850,528
+    "split": "1.0000",
+    "single": "10.0000",
+    "feature_extraction": "1.0000",
+    # 5,839,280 weights, 4,048 biases, 7,200 of BatchNorm: the first two once, the last ten times, ten bits a weight
+    "piggyback": "1.3230",
+}
+
+
+@pytest.mark.parametrize("arch", RATIOS)
+def test_the_decathlons_networks(arch, tmp_path):
+    config = runpy.run_path(str(CONFIGS / "decathlon.py"))["get_config"](f"arch={arch}")
+    config.data.data_dir = str(tmp_path)
+    table = numbers(summary(Experiment.from_config(config)))
+    assert table["backbone alone"] == "5,850,528"
+    assert table["ratio without heads"] == RATIOS[arch]

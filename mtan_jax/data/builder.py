@@ -1,4 +1,4 @@
-"""The base of every dense data set: a TFDS builder that needs no TensorFlow."""
+"""The base of every data set, and of every dense one: a TFDS builder that needs no TensorFlow."""
 
 import abc
 import contextlib
@@ -75,15 +75,11 @@ class Target:
 TARGETS = {"semantic": Target(None, np.int8), "depth": Target(1, np.float32), "normal": Target(3, np.float32)}
 
 
-class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Images with targets of the same height and width, such as a class map, a depth map and surface normals.
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """What all data sets here share: prepared once, in array_record files, without TensorFlow.
 
-    A prepared example is `{"id": bytes, "image": uint8 or float32 [h, w, 3], target: array, "labelled": {target:
-    bool}}`, stored in array_record files, with the targets that `targets` names. A target for which `labelled` is False
-    holds only undefined pixels.
-
-    Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `examples` and, where there is a raw
-    release, `check_raw` and `raw_files`.
+    Subclasses set `VERSION`, and define `features`, `split_sizes`, `examples` and, where there is a raw release,
+    `check_raw` and `raw_files`.
 
     Args:
         data_dir: where prepared data sets live; None is TFDS' default, `~/tensorflow_datasets`.
@@ -91,8 +87,6 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         variant: names everything that changes the prepared arrays, such as "13-288x384-mat"; one folder each.
     """
 
-    targets: ClassVar[dict[str, Target]] = TARGETS  # those that every example has, by name
-    image_dtype: Any = np.uint8
     # There are no checksums of downloads beside the code; to find that out TFDS would need importlib_resources.
     code_path = None
 
@@ -106,10 +100,9 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         with _quiet_absl():  # TFDS warns of every configuration made at run time
             super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
-    @property
     @abc.abstractmethod
-    def data_info(self) -> DataInfo:
-        """What the data set is, known before it is prepared."""
+    def features(self) -> dict[str, Any]:
+        """The TFDS features of an example, by name."""
 
     @abc.abstractmethod
     def split_sizes(self) -> dict[str, int]:
@@ -169,31 +162,13 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "id": tfds.features.Text(),
-            "labelled": {name: tfds.features.Scalar(dtype=np.bool_) for name in self.targets},
-            # With the default encoding TFDS writes lists of numbers: 30 times slower to prepare.
-            **{
-                name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-                for name, (shape, dtype) in self._arrays().items()
-            },
-        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
+            features=tfds.features.FeaturesDict(self.features()),
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,  # keeps the order of `examples`
         )
-
-    def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of each array of an example."""
-        size = tuple(self.data_info.image_size)
-        targets = {
-            name: (size if target.channels is None else (*size, target.channels), np.dtype(target.dtype))
-            for name, target in self.targets.items()
-        }
-        return {"image": ((*size, 3), np.dtype(self.image_dtype)), **targets}
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager
@@ -204,6 +179,55 @@ class DenseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         seconds = 0.1 if sys.stderr.isatty() else 10  # a log file needs no line every moment
         bar = tqdm(self.examples(split), f"{self.name} {split}", total, unit="image", mininterval=seconds)
         yield from enumerate(map(self._checked, bar))
+
+    def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
+        """The example, if it is what is declared."""
+        return example
+
+
+class DenseBuilder(Builder):
+    """Images with targets of the same height and width, such as a class map, a depth map and surface normals.
+
+    A prepared example is `{"id": bytes, "image": uint8 or float32 [h, w, 3], target: array, "labelled": {target:
+    bool}}`, stored in array_record files, with the targets that `targets` names. A target for which `labelled` is False
+    holds only undefined pixels.
+
+    Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `examples` and, where there is a raw
+    release, `check_raw` and `raw_files`.
+
+    Args:
+        data_dir: see `Builder`.
+        raw_dir: see there.
+        variant: see there.
+    """
+
+    targets: ClassVar[dict[str, Target]] = TARGETS  # those that every example has, by name
+    image_dtype: Any = np.uint8
+
+    @property
+    @abc.abstractmethod
+    def data_info(self) -> DataInfo:
+        """What the data set is, known before it is prepared."""
+
+    def features(self) -> dict[str, Any]:
+        return {
+            "id": tfds.features.Text(),
+            "labelled": {name: tfds.features.Scalar(dtype=np.bool_) for name in self.targets},
+            # With the default encoding TFDS writes lists of numbers: 30 times slower to prepare.
+            **{
+                name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+                for name, (shape, dtype) in self._arrays().items()
+            },
+        }
+
+    def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of each array of an example."""
+        size = tuple(self.data_info.image_size)
+        targets = {
+            name: (size if target.channels is None else (*size, target.channels), np.dtype(target.dtype))
+            for name, target in self.targets.items()
+        }
+        return {"image": ((*size, 3), np.dtype(self.image_dtype)), **targets}
 
     def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
         """The example, if it is what is declared; TFDS' own errors print all its arrays and little else."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Float, Shaped
 
 Example = dict[str, Any]
@@ -12,6 +13,52 @@ Example = dict[str, Any]
 
 class PreparedDataError(ValueError):
     """A prepared data set cannot be read; the message says which and what would do."""
+
+
+class Records:
+    """The stored examples of a split; safe to share among threads and to pickle.
+
+    Args:
+        source: `builder.as_data_source(split)`, or any sequence of examples.
+        encoded: names of pictures that are left as they are stored.
+
+    Raises:
+        ValueError: the source is empty.
+        PreparedDataError: the source cannot be read.
+    """
+
+    def __init__(self, source: Sequence[Any], encoded: Sequence[str] = ()):
+        info = getattr(source, "dataset_info", None)
+        self._folder = None if info is None else os.fspath(info.data_dir)
+        # A TFDS source pickles its builder, which workers could not make again; these two parts are all it takes.
+        self._records = source if info is None else source.data_source  # type: ignore[attr-defined]
+        self._features = None if info is None else info.features
+        self._decoders = {name: tfds.decode.SkipDecoding() for name in encoded}
+        if not len(self._records):
+            raise ValueError(f"{self.name} holds no examples; at least 1 is needed.")
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return "The source" if self._folder is None else f"The data set prepared in {self._folder}"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        try:
+            record = self._records[index]
+            if self._features is None:
+                return record
+            return self._features.deserialize_example_np(record, decoders=self._decoders)
+        except Exception as error:
+            if self._folder is None:
+                raise
+            # array_record and TFDS raise errors of many types for damaged files; none names the way out.
+            raise PreparedDataError(
+                f"{self.name} cannot be read: example {index} is damaged or missing ({error}). "
+                "Delete this folder and run the same command again: it prepares the data set anew."
+            ) from error
 
 
 class Examples:
@@ -30,23 +77,19 @@ class Examples:
     """
 
     def __init__(self, source: Sequence[Any], targets: Sequence[str]):
-        info = getattr(source, "dataset_info", None)
-        self._folder = None if info is None else os.fspath(info.data_dir)
-        # A TFDS source pickles its builder, which workers could not make again; these two parts are all it takes.
-        self._records = source if info is None else source.data_source  # type: ignore[attr-defined]
-        self._features = None if info is None else info.features
+        self._records = Records(source)
         self._targets = tuple(targets)
-        if not len(self._records):
-            raise ValueError(f"{self._name} holds no examples; at least 1 is needed.")
-        found = self._read(0).keys() - {"id", "image", "labelled"}
+        found = self._records[0].keys() - {"id", "image", "labelled"}
         if lacking := [target for target in self._targets if target not in found]:
-            raise ValueError(f"{self._name} has no target {lacking[0]!r}; it has {', '.join(sorted(found)) or 'none'}.")
+            raise ValueError(
+                f"{self._records.name} has no target {lacking[0]!r}; it has {', '.join(sorted(found)) or 'none'}."
+            )
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        example = self._read(index)
+        example = self._records[index]
         name = example["id"]
         return {
             "id": name.decode() if isinstance(name, bytes) else str(name),
@@ -57,29 +100,12 @@ class Examples:
         }
 
     def __repr__(self) -> str:
-        return f"Examples({self._name}, {len(self)})"
-
-    @property
-    def _name(self) -> str:
-        return "The source" if self._folder is None else f"The data set prepared in {self._folder}"
-
-    def _read(self, index: int) -> Example:
-        try:
-            record = self._records[index]
-            return record if self._features is None else self._features.deserialize_example_np(record)
-        except Exception as error:
-            if self._folder is None:
-                raise
-            # array_record and TFDS raise errors of many types for damaged files; none names the way out.
-            raise PreparedDataError(
-                f"{self._name} cannot be read: example {index} is damaged or missing ({error}). "
-                "Delete this folder and run the same command again: it prepares the data set anew."
-            ) from error
+        return f"Examples({self._records.name}, {len(self)})"
 
 
 def blank(example: Example) -> Example:
     """A row that pads a batch: of the same shapes, without an image, labels or weight."""
-    return {
+    return example | {
         "id": "",
         "image": np.zeros_like(example["image"]),
         "targets": {

@@ -67,7 +67,7 @@ def train_batches(
     Raises:
         ValueError: the batch size cannot be divided, the source is empty or lacks a target, or a number is negative.
     """
-    local_batch_size = _local_batch_size(global_batch_size, process_count)
+    local_rows = local_batch_size(global_batch_size, process_count)
     for name, value in (("seed", seed), ("start_step", start_step), ("workers", workers)):
         if value < 0:
             raise ValueError(f"{name} is {value}; it cannot be negative.")
@@ -76,13 +76,7 @@ def train_batches(
     if augment is not None:
         data = data.random_map(augment)
     data = data.slice(slice(start_step * global_batch_size + process_index, _ENDLESS, process_count))
-    data = data.batch(local_batch_size, batch_fn=stack)
-    if workers == 0:
-        return _iterate(data.to_iter_dataset(_READ))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain reads its flags; a program without absl's app has none to parse
-    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return _iterate(data.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, worker_init_fn=_start_worker))
+    return iterate(data.batch(local_rows, batch_fn=stack), workers)
 
 
 def with_second(
@@ -133,10 +127,10 @@ def eval_batches(
     Raises:
         ValueError: the batch size cannot be divided, or the source is empty or lacks a target.
     """
-    local_batch_size = _local_batch_size(global_batch_size, process_count)
-    data = grain.MapDataset.source(_Padded(Examples(source, targets), global_batch_size))
-    data = data.slice(slice(process_index, None, process_count)).batch(local_batch_size, batch_fn=stack)
-    return _iterate(data.to_iter_dataset(_READ))
+    local_rows = local_batch_size(global_batch_size, process_count)
+    data = grain.MapDataset.source(Padded(Examples(source, targets), global_batch_size))
+    data = data.slice(slice(process_index, None, process_count)).batch(local_rows, batch_fn=stack)
+    return iterate(data)
 
 
 def stack(examples: Sequence[Example]) -> Batch:
@@ -148,10 +142,10 @@ def stack(examples: Sequence[Example]) -> Batch:
     return batch
 
 
-class _Padded:
+class Padded:
     """Examples, and blank ones up to a multiple of the batch size."""
 
-    def __init__(self, examples: Examples, batch_size: int):
+    def __init__(self, examples: Any, batch_size: int):
         self._examples = examples
         self._length = -(-len(examples) // batch_size) * batch_size
 
@@ -166,7 +160,12 @@ class _Padded:
         return blank(self._examples[0])
 
 
-def _local_batch_size(global_batch_size: int, process_count: int) -> int:
+def local_batch_size(global_batch_size: int, process_count: int) -> int:
+    """The rows of one process.
+
+    Raises:
+        ValueError: they cannot be divided among the processes.
+    """
     if global_batch_size < 1 or global_batch_size % process_count:
         below = max(global_batch_size // process_count, 1) * process_count
         raise ValueError(
@@ -176,8 +175,16 @@ def _local_batch_size(global_batch_size: int, process_count: int) -> int:
     return global_batch_size // process_count
 
 
-def _iterate(data: grain.IterDataset) -> Generator[Batch, None, None]:
-    iterator = _until_closed(data)
+def iterate(data: grain.MapDataset, workers: int = 0) -> Generator[Batch, None, None]:
+    """Reads ahead, in threads of this process or in `workers` processes; closing or dropping the iterator ends them."""
+    if workers == 0:
+        iterator = _until_closed(data.to_iter_dataset(_READ))
+    else:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads its flags; a program without absl's app has none to parse
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        in_workers = data.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, worker_init_fn=_start_worker)
+        iterator = _until_closed(in_workers)
     _OPEN.add(iterator)
     return iterator
 

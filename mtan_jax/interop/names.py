@@ -7,11 +7,14 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+from mtan_jax.models import IMAGE_BACKBONES
 from mtan_jax.models.backbones import resnet, segnet
 
 Path = tuple[str, ...]
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# What each task has for itself here, and all have in common in the files.
+_LEAVES |= {"own_mean": "running_mean", "own_var": "running_var"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Layout:
 
     Attributes:
         title: what the kind is, for messages.
-        names: path -> the entries that hold the array, stacked along their first axis; () where the file has none.
+        names: path -> the entries that hold the array, stacked along their first axis; () where the file has none. Of
+            an array with an axis of tasks ("own_...") the entry is one row, the same for all tasks.
         ignored: beginnings of the names of entries that the network has no use for.
     """
 
@@ -128,6 +132,29 @@ def _deeplab(path: Path) -> str:
     return f"0.convs.{branch}.{_conv_or_norm(path[1:], 1 if path[0] == 'mean' else 0)}"
 
 
+# The authors' MTAN on Wide ResNet, for images of one task each (visual_decathlon).
+
+
+def _wide_resnet_mtan(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if path[0].startswith("head_"):
+        return (f"linear.{tasks.index(path[0].removeprefix('head_'))}.0.{_LEAVES[path[-1]]}",)
+    stage = path[1].removesuffix("_shared")
+    level = 0 if stage == "stem" else _last_number(stage) + 1
+    if path[0] == "attention":
+        if stage != path[1]:
+            return (f"encoder_block_att.{level}.{_conv_or_norm(path[2:], 0)}",)
+        return (f"encoder_att.{tasks.index(path[2])}.{level}.{_mask(path[3])}",)
+    if level == 0:
+        return (f"conv1.{_LEAVES[path[-1]]}",)
+    if path[2] == "norm":
+        return (f"bn1.{_LEAVES[path[-1]]}",)
+    block = f"layer{level}.{_last_number(path[2])}"
+    if path[3] == "shortcut":
+        return (f"{block}.shortcut.0.{_LEAVES[path[-1]]}",)
+    kind, number = path[3].split("_")
+    return (f"{block}.{'bn' if kind == 'norm' else kind}{int(number) + 1}.{_LEAVES[path[-1]]}",)
+
+
 # torchvision's backbones.
 
 
@@ -191,6 +218,7 @@ _AUTHORS: dict[tuple[str, str], Callable[..., tuple[str, ...]]] = {
         ("mtan", name): functools.partial(_resnet_mtan, layers=resnet.LAYERS[name])
         for name in ("resnet50", "resnet101")
     },
+    **{("mtan", name): _wide_resnet_mtan for name in IMAGE_BACKBONES},
 }
 
 # Architectures whose backbones are not torchvision's.

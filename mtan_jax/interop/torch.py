@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from mtan_jax.interop.files import Arrays, WeightsError, read
 from mtan_jax.interop.names import Layout, Path
+from mtan_jax.parts import is_own
 
 _LISTED = 20
 _DATA_PARALLEL = "module."  # what PyTorch's wrapper for several devices puts before every name
@@ -31,7 +32,8 @@ def to_variables(arrays: Arrays, template: Mapping[str, Any], layouts: Sequence[
 
     Convolutions change their layout from [out, in, h, w] to [h, w, in, out]. Running variances are taken as they are:
     PyTorch's hold the unbiased variance of each batch, ours the biased one, smaller by the factor (n - 1) / n for n
-    pixels.
+    pixels. Where ours have a row a task and the file one for all (running statistics of networks whose images belong to
+    one task each), every task gets a copy.
 
     Args:
         arrays: the entries, as a state_dict names them.
@@ -51,7 +53,7 @@ def to_variables(arrays: Arrays, template: Mapping[str, Any], layouts: Sequence[
     _check(arrays, _entries(leaves, layout), layout, layouts)
     held = {path: (leaf, layout.names(path[1:])) for path, leaf in leaves.items() if layout.names(path[1:])}
     return {
-        path: _to_ours(path, np.concatenate([arrays[name] for name in names])).astype(leaf.dtype)
+        path: _to_ours(path, np.concatenate([arrays[name] for name in names]), leaf.shape).astype(leaf.dtype)
         for path, (leaf, names) in held.items()
     }
 
@@ -63,7 +65,8 @@ def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> Arrays:
     classifier) is not among them.
 
     Raises:
-        WeightsError: the file would hold nothing, or one array of what are several of ours.
+        WeightsError: the file would hold nothing, or one array of what are several of ours: a backbone a task, or
+            running statistics in which tasks differ.
     """
     leaves = traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     arrays: Arrays = {}
@@ -103,6 +106,13 @@ def _parts(path: Path, array: np.ndarray, layout: Layout) -> list[tuple[str, np.
     names = layout.names(path[1:])
     if not names:
         return []
+    if is_own(path):
+        if (array != array[:1]).any():
+            raise WeightsError(
+                f"{layout.title} has one {names[0]} for all tasks; this network has one a task "
+                f"({'/'.join(path)}), and they differ, as they do after training on several tasks"
+            )
+        array = array[0]
     array = _to_theirs(path, array)
     if len(names) == 1:
         return [(names[0], array)]
@@ -141,11 +151,13 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _to_ours(path: Path, array: np.ndarray) -> np.ndarray:
+def _to_ours(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if is_own(path):
+        return np.broadcast_to(array, shape)
     if not path[-1].endswith("kernel"):
         return array
     if path[-1] == "kernel":
-        return array.transpose(2, 3, 1, 0)
+        return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
     return array[:, :, 0, 0].T  # of a mask: a 1x1 convolution as a matrix
 
 
@@ -153,5 +165,5 @@ def _to_theirs(path: Path, array: np.ndarray) -> np.ndarray:
     if not path[-1].endswith("kernel"):
         return array
     if path[-1] == "kernel":
-        return array.transpose(3, 2, 0, 1)
+        return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
     return array.T[:, :, None, None]

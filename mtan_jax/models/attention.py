@@ -1,18 +1,23 @@
 """Soft attention masks, one a task, over the features of a shared stage (Liu et al. 2019, section 3.2)."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
+from mtan_jax.models import pixel_pairs
+from mtan_jax.models.convolution import convolve
 from mtan_jax.models.layers import (
     FLOAT32,
+    Activation,
     Numerics,
-    batch_moments,
     max_pool,
     normalise,
+    normalise_batch,
     update_running,
     upsample,
     xavier_normal,
@@ -21,30 +26,30 @@ from mtan_jax.models.stage import Stage
 
 
 class Pointwise(NamedTuple):
-    """A 1x1 convolution and the BatchNorm after it, one a task."""
+    """A 1x1 convolution and the BatchNorm after it."""
 
-    kernel: Float[Array, "t c d"]
-    conv_bias: Float[Array, "t d"]
-    scale: Float[Array, "t d"]
-    bias: Float[Array, "t d"]
+    kernel: Float[Array, "c d"]
+    conv_bias: Float[Array, " d"]
+    scale: Float[Array, " d"]
+    bias: Float[Array, " d"]
 
 
 class Moments(NamedTuple):
-    """Mean and variance that a BatchNorm divides by, one a task."""
+    """Mean and variance of the input of a BatchNorm."""
 
-    mean: Float[Array, "t d"]
-    var: Float[Array, "t d"]
+    mean: Float[Array, " d"]
+    var: Float[Array, " d"]
 
 
 def attention_mask(
     look: Float[Array, "b h w c"],
-    attended: Float[Array, "t b h w e"] | None,
+    attended: Float[Array, "b h w e"] | None,
     hidden: Pointwise,
     output: Pointwise,
     running: tuple[Moments, Moments] | None = None,
     axis_name: str | None = None,
-) -> tuple[Float[Array, "t b h w d"], tuple[Moments, Moments]]:
-    r"""The masks of all tasks at one stage.
+) -> tuple[Float[Array, "b h w d"], tuple[Moments, Moments]]:
+    r"""The mask of one task at one stage.
 
     Equations (1) to (3) of the paper, without their resampling: with u the features that all tasks look at and a_t what
     task t attended to at the stage before (none at the first),
@@ -60,33 +65,37 @@ def attention_mask(
         axis_name: devices over which the batch's moments are taken.
 
     Returns:
-        The masks in 0..1, and the moments that were used.
+        The mask in 0..1, and the moments that were used.
     """
-    dtype = look.dtype
     channels = look.shape[-1]
-    kernel = hidden.kernel.astype(dtype)
-    # [u ; a_t] W_t as a sum: what tasks share is read once and never copied a task.
-    x = jnp.einsum("bhwc,tcd->tbhwd", look, kernel[:, :channels])
+    kernel = hidden.kernel.astype(look.dtype)
+    # [u ; a_t] W_t as a sum: what tasks share is read where it lies and never copied a task.
+    x = convolve(look, kernel[None, None, :channels])
     if attended is not None:
-        x = x + jnp.einsum("tbhwc,tcd->tbhwd", attended, kernel[:, channels:])
-    x, hidden_moments = _bias_and_norm(x, hidden, running and running[0], axis_name)
-    x = jnp.einsum("tbhwc,tcd->tbhwd", nn.relu(x), output.kernel.astype(dtype))
-    x, output_moments = _bias_and_norm(x, output, running and running[1], axis_name)
-    return nn.sigmoid(x), (hidden_moments, output_moments)
+        x = x + convolve(attended, kernel[None, None, channels:])
+    x, hidden_moments = _norm(x, hidden, running and running[0], axis_name, "relu")
+    x = convolve(x, output.kernel.astype(x.dtype)[None, None])
+    x, output_moments = _norm(x, output, running and running[1], axis_name, "sigmoid")
+    return x, (hidden_moments, output_moments)
 
 
-def _bias_and_norm(
-    x: Float[Array, "t b h w d"], layer: Pointwise, running: Moments | None, axis_name: str | None
-) -> tuple[Float[Array, "t b h w d"], Moments]:
-    x = x + jnp.expand_dims(layer.conv_bias, (1, 2, 3)).astype(x.dtype)
-    moments = Moments(*batch_moments(x, axis_name)) if running is None else running
-    return normalise(x, *moments, layer.scale, layer.bias), moments
+def _norm(
+    x: Float[Array, "b h w d"], layer: Pointwise, running: Moments | None, axis_name: str | None, activation: Activation
+) -> tuple[Float[Array, "b h w d"], Moments]:
+    # The convolution's bias is never added: see layers.BatchNorm.
+    if running is not None:
+        mean, variance = running
+        return normalise(x, mean - layer.conv_bias, variance, layer.scale, layer.bias, activation), running
+    x, (mean, variance) = normalise_batch(x, layer.scale, layer.bias, axis_name, activation)
+    return x, Moments(lax.stop_gradient(mean + layer.conv_bias), variance)
 
 
 class AttentionMasks(nn.Module):
     """The parameters and running statistics of `attention_mask`, each task's under the task's name.
 
-    The masks are shown under the stage's name in the collection "masks" where that is mutable.
+    Looks, attended features and masks are lists, one entry a task. The masks are shown under the stage's name in the
+    collection "masks" where that is mutable, as one array. Where each image belongs to one task, an entry is of a group
+    of images, and `chosen` [g] says of which tasks.
     """
 
     tasks: tuple[str, ...]
@@ -96,20 +105,41 @@ class AttentionMasks(nn.Module):
 
     @nn.compact
     def __call__(
-        self, look: Float[Array, "b h w c"], attended: Float[Array, "t b h w e"] | None, *, train: bool
-    ) -> Float[Array, "t b h w d"]:
-        channels = look.shape[-1] + (0 if attended is None else attended.shape[-1])
+        self,
+        looks: Sequence[Float[Array, "b h w c"]],
+        attended: Sequence[Float[Array, "b h w e"]] | None,
+        *,
+        train: bool,
+        chosen: Any = None,
+    ) -> list[Float[Array, "b h w d"]]:
+        channels = looks[0].shape[-1] + (0 if attended is None else attended[0].shape[-1])
         sizes = (channels, self.hidden, self.features)
         layers = [_MaskVariables(sizes, self.numerics.param_dtype, name=task) for task in self.tasks]
-        per_task = [layer() for layer in layers]
-        (hidden, output), running = jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_task)
+        variables: list[Any] = [layer() for layer in layers]
+        if chosen is not None:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
+            variables = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in chosen]
         axis_name = None if self.is_initializing() else self.numerics.axis_name
-        mask, moments = attention_mask(look, attended, hidden, output, None if train else running, axis_name)
+        masks, moments = [], []
+        for i, ((hidden, output), running) in enumerate(variables):
+            into = None if attended is None else attended[i]
+            mask, found = attention_mask(looks[i], into, hidden, output, None if train else running, axis_name)
+            masks.append(mask)
+            moments.append(found)
         if train and not self.is_initializing():
-            for i, layer in enumerate(layers):
-                layer.update(jax.tree.map(lambda leaf, i=i: leaf[i], moments))
-        self.sow("masks", "mask", mask, reduce_fn=lambda _, new: new, init_fn=lambda: None)
-        return mask
+            self._update(layers, moments, chosen)
+        self.sow("masks", "mask", jnp.stack(masks), reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        return masks
+
+    def _update(self, layers: list[Any], moments: list[tuple[Moments, Moments]], chosen: Any) -> None:
+        if chosen is None:
+            for layer, found in zip(layers, moments, strict=True):
+                layer.update(found)
+            return
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *moments)
+        for i, layer in enumerate(layers):
+            place = jnp.argmax(chosen == i)
+            layer.update(jax.tree.map(lambda leaf, place=place: leaf[place], stacked), (chosen == i).any())
 
 
 class TaskAttention(nn.Module):
@@ -117,7 +147,10 @@ class TaskAttention(nn.Module):
 
     At stage j, task t gates the shared features p_j by its mask: a_t = m_t * p_j (`attention_mask`). Between stages
     a_t passes what all tasks share there and follows the backbone's change of resolution (`Stage.shared`,
-    `Stage.resample`). BatchNorms in what they share see each task's features in turn, as in the authors' code.
+    `Stage.resample`). BatchNorms in what they share see each task's features in turn, as in the authors' code. Where
+    each image belongs to one task, the stages' features are [g, b, h, w, c] and `chosen` [g] says of which tasks.
+
+    Tasks pass one after the other (docs/performance.md has the measurements).
 
     Raises:
         ValueError: attended features reach a stage in another height or width than its own.
@@ -127,28 +160,42 @@ class TaskAttention(nn.Module):
     numerics: Numerics = FLOAT32
 
     @nn.compact
-    def __call__(self, stages: dict[str, Stage], *, train: bool) -> Float[Array, "t b h w c"]:
+    def __call__(self, stages: dict[str, Stage], *, train: bool, chosen: Any = None) -> list[Float[Array, "b h w c"]]:
+        count = len(self.tasks) if chosen is None else chosen.shape[0]
         attended: Any = None
         for name, stage in stages.items():
-            shared = stage.shared(name=f"{name}_shared") if stage.shared else None
+            shared = self._shared(f"{name}_shared", stage, train, chosen) if stage.shared else list
             if stage.resample == "up" and attended is not None:
-                attended = upsample(attended)
-                attended = shared(attended, train=train) if shared else attended
-            if attended is not None and attended.shape[-3:-1] != stage.look.shape[-3:-1]:
+                attended = shared([upsample(a) for a in attended])
+            if attended is not None and attended[0].shape[-3:-1] != stage.look.shape[-3:-1]:
                 raise ValueError(
                     f"stage {name!r} is {_size(stage.look)}, but the features attended to before it come as "
-                    f"{_size(attended)}: a stage that is followed by half the size needs resample='down', one of "
+                    f"{_size(attended[0])}: a stage that is followed by half the size needs resample='down', one of "
                     "double the size resample='up' itself"
                 )
             masks = AttentionMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
-            # In this order: XLA for CPUs of jaxlib 0.10.2 gets the gradient of `masks * gate` wrong for several tasks
+            looks, gates = (
+                [features] * count if chosen is None else list(features) for features in (stage.look, stage.gate)
+            )
+            shown = masks(looks, attended, train=train, chosen=chosen)
+            # In this order: XLA for CPUs of jaxlib 0.10.2 gets the gradient of `mask * gate` wrong for several tasks
             # at once (tests/models/test_attention.py).
-            attended = stage.gate[None] * masks(stage.look, attended, train=train)
-            if stage.resample != "up" and shared:
-                attended = shared(attended, train=train)
+            attended = [pixel_pairs.each_pixel(jnp.multiply, pair) for pair in zip(gates, shown, strict=True)]
+            if stage.resample != "up":
+                attended = shared(attended)
             if stage.resample == "down":
-                attended, _ = max_pool(attended)
+                attended = [max_pool(a)[0] for a in attended]
         return attended
+
+    def _shared(self, name: str, stage: Stage, train: bool, chosen: Any) -> Callable[[list[Array]], list[Array]]:
+        """What tasks share after or before a stage, for each of them in turn."""
+        module = stage.shared(name=name)  # type: ignore[misc]
+
+        def of_one(i: int, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+            options = {} if chosen is None else {"tasks": chosen[i : i + 1]}
+            return module(x[None], train=train, **options)[0]
+
+        return lambda attended: [of_one(i, x) for i, x in enumerate(attended)]
 
 
 def _size(x: Float[Array, "... h w c"]) -> str:
@@ -187,8 +234,9 @@ class _MaskVariables(nn.Module):
     def __call__(self) -> tuple[tuple[Pointwise, ...], tuple[Moments, ...]]:
         return self.layers, tuple(Moments(mean.value, var.value) for mean, var in self.running)
 
-    def update(self, moments: tuple[Moments, ...]) -> None:
-        """Lets the moments of a batch enter the running averages."""
+    def update(self, moments: tuple[Moments, ...], present: Any = True) -> None:
+        """Lets the moments of a batch enter the running averages, where the task is present in it."""
         for variables, new in zip(self.running, moments, strict=True):
             for variable, value in zip(variables, new, strict=True):
-                variable.value = update_running(variable.value, value[None])
+                updated = update_running(variable.value, value[None])
+                variable.value = updated if present is True else jnp.where(present, updated, variable.value)

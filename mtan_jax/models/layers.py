@@ -4,8 +4,10 @@ Arrays are channels-last. Where a layer takes `"... b h w c"`, a leading axis `t
 """
 
 import dataclasses
+import functools
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int8
+
+from mtan_jax.models import pixel_pairs
+from mtan_jax.models.convolution import convolve
 
 # PyTorch's momentum 0.1 is the share of the new value, Flax' and ours that of the old one.
 BATCH_NORM_MOMENTUM = 0.9
@@ -39,6 +44,21 @@ class Numerics:
 
 FLOAT32 = Numerics()
 
+_PIXELS = (-4, -3, -2)  # axes of examples, height and width
+
+Activation = Literal["relu", "sigmoid"] | None
+_ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    None: lambda x: x,
+    "relu": lambda x: jnp.maximum(x, 0),
+    "sigmoid": nn.sigmoid,
+}
+# From the cotangent of an activation's output and that output to the cotangent of its input.
+_DERIVATIVES: dict[Activation, Callable[[Array, Array], Array]] = {
+    None: lambda cotangent, y: cotangent,
+    "relu": lambda cotangent, y: jnp.where(y > 0, cotangent, 0),
+    "sigmoid": lambda cotangent, y: cotangent * y.astype(cotangent.dtype) * (1 - y.astype(cotangent.dtype)),
+}
+
 
 @jax.custom_vjp
 def max_pool(
@@ -49,9 +69,24 @@ def max_pool(
     The first maximum wins, as in PyTorch. Windows are compared pairwise, in slices: a test `window == maximum`
     may fail at the true maximum where XLA computes its two sides in different fusions.
     """
-    top, top_position = _larger(x[..., 0::2, 0::2, :], 0, x[..., 0::2, 1::2, :], 1)
-    bottom, bottom_position = _larger(x[..., 1::2, 0::2, :], 2, x[..., 1::2, 1::2, :], 3)
-    return _larger(top, top_position, bottom, bottom_position)
+    if pixel_pairs.suits(*x.shape[-2:]):
+        return pixel_pairs.on_tpus(_pool_pairs, _pool, x)
+    return _pool(x)
+
+
+def _pool(x: Array) -> tuple[Array, Array]:
+    return _largest([[x[..., i::2, j::2, :] for j in range(2)] for i in range(2)])
+
+
+def _pool_pairs(x: Array) -> tuple[Array, Array]:
+    rows = [pixel_pairs.join(x)[..., i::2, :, :] for i in range(2)]
+    return _largest([jnp.split(row, 2, axis=-1) for row in rows])
+
+
+def _largest(windows: Sequence[Sequence[Array]]) -> tuple[Array, Array]:
+    """Of windows' pixels, by row and column."""
+    (a, b), (c, d) = windows
+    return _larger(*_larger(a, 0, b, 1), *_larger(c, 2, d, 3))
 
 
 def _larger(a: Array, a_position: Array | int, b: Array, b_position: Array | int) -> tuple[Array, Array]:
@@ -73,6 +108,12 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 def max_unpool(x: Float[Array, "*n h w c"], position: Int8[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
     """Puts each value at its position (of `max_pool`) in a 2x2 window of zeros."""
+    if pixel_pairs.suits(2 * x.shape[-2], x.shape[-1]):
+        return pixel_pairs.on_tpus(_unpool_pairs, _unpool, x, position)
+    return _unpool(x, position)
+
+
+def _unpool(x: Array, position: Array) -> Array:
     *batch, height, width, channels = x.shape
     corner = jnp.arange(4, dtype=jnp.int8).reshape((1,) * len(batch) + (1, 2, 1, 2, 1))
     windows = jnp.where(
@@ -81,8 +122,35 @@ def max_unpool(x: Float[Array, "*n h w c"], position: Int8[Array, "*n h w c"]) -
     return windows.reshape(*batch, 2 * height, 2 * width, channels)
 
 
+def _unpool_pairs(x: Array, position: Array) -> Array:
+    *batch, height, width, channels = x.shape
+    # By row of the window, whatever the column, and by pixel of the pair and channel.
+    corner = jnp.repeat(jnp.arange(4, dtype=jnp.int8).reshape((1,) * (x.ndim - 2) + (2, 1, 2)), channels, -1)
+    x, position = (jnp.expand_dims(pixel_pairs.twice(array), -3) for array in (x, position))
+    rows = jnp.where(position == corner, x, jnp.zeros((), x.dtype))
+    return pixel_pairs.split(rows.reshape(*batch, 2 * height, width, 2 * channels))
+
+
 def upsample(x: Float[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
-    """Doubles height and width bilinearly with align_corners=True (the corner pixels keep their values)."""
+    """Doubles height and width bilinearly with align_corners=True (the corner pixels keep their values).
+
+    On TPUs by products with a matrix, which move half the bytes; on others by slices, which CPUs do much faster.
+    """
+    return pixel_pairs.on_tpus(_double_by_products, _double_by_slices, x)
+
+
+def _double_by_products(x: Float[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
+    *batch, height, width, channels = x.shape
+    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    down, across = (jnp.asarray(_bilinear_matrix(size, 2 * size), x.dtype) for size in (height, width))
+    if not pixel_pairs.suits(2 * width, channels):
+        return product("...hwc,Ww->...hWc", product("...hwc,Hh->...Hwc", x, down), across)
+    x = product("...hwc,Wjw->...hWjc", x, across.reshape(width, 2, width))
+    x = product("...hwc,Hh->...Hwc", x.reshape(*batch, height, width, 2 * channels), down)
+    return pixel_pairs.split(x)
+
+
+def _double_by_slices(x: Float[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
     return _double(_double(x, x.ndim - 3), x.ndim - 2)
 
 
@@ -118,12 +186,16 @@ def batch_moments(
     x: Float[Array, "*t b h w c"], axis_name: str | None
 ) -> tuple[Float[Array, "*t c"], Float[Array, "*t c"]]:
     """Mean and biased variance over examples and pixels of all devices on `axis_name`, at least in float32."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    moments = jnp.stack([x.mean((-4, -3, -2)), jnp.square(x).mean((-4, -3, -2))])
+    moments = pixel_pairs.sum_pixels(_power_sums, (x,)) / math.prod(x.shape[axis] for axis in _PIXELS)
     if axis_name is not None:
         moments = lax.pmean(moments, axis_name)
     mean, mean_square = moments
     return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+
+
+def _power_sums(x: Array) -> Array:
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.stack([x.sum(_PIXELS), jnp.square(x).sum(_PIXELS)])
 
 
 def normalise(
@@ -132,12 +204,95 @@ def normalise(
     variance: Float[Array, "*t c"],
     scale: Float[Array, "*t c"],
     bias: Float[Array, "*t c"],
+    activation: Activation = None,
 ) -> Float[Array, "*t b h w c"]:
-    """BatchNorm's affine map, computed at least in float32 and returned in x's type."""
+    """BatchNorm's affine map and an activation, computed at least in float32 and returned in x's type."""
     factor = scale * lax.rsqrt(variance + BATCH_NORM_EPSILON)
     offset = bias - mean * factor
-    factor, offset = (jnp.expand_dims(v, (-4, -3, -2)) for v in (factor, offset))
-    return (x * factor + offset).astype(x.dtype)
+
+    def affine(x: Array, factor: Array, offset: Array) -> Array:
+        y = x * _over_pixels(factor) + _over_pixels(offset)
+        return _ACTIVATIONS[activation](y).astype(x.dtype)
+
+    return pixel_pairs.each_pixel(affine, (x,), (factor, offset))
+
+
+def normalise_batch(
+    x: Float[Array, "*t b h w c"],
+    scale: Float[Array, "*t c"],
+    bias: Float[Array, "*t c"],
+    axis_name: str | None,
+    activation: Activation = None,
+) -> tuple[Float[Array, "*t b h w c"], tuple[Float[Array, "*t c"], Float[Array, "*t c"]]]:
+    """BatchNorm in training: normalises by the batch's own moments.
+
+    Args:
+        x: features.
+        scale: of a channel.
+        bias: of a channel.
+        axis_name: devices over which the moments are taken.
+        activation: what follows.
+
+    Returns:
+        What `normalise` gives, and the moments, `batch_moments`, which are constants to a gradient. That of the former
+        takes in their dependence on x.
+    """
+    mean, variance = batch_moments(lax.stop_gradient(x), axis_name)
+    scale, bias = (jnp.broadcast_to(parameter, mean.shape) for parameter in (scale, bias))
+    return _normalise_by_own(x, mean, variance, scale, bias, activation, axis_name), (mean, variance)
+
+
+# Of its own accord, JAX keeps x in float32, and what leads to the moments, for the backward pass. What is kept here are
+# arrays that are there in any case, the input and the output, in the type of the computation.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _normalise_by_own(
+    x: Array, mean: Array, variance: Array, scale: Array, bias: Array, activation: Activation, axis_name: str | None
+) -> Array:
+    """`normalise` by moments that are those of x itself over all devices on `axis_name`."""
+    del axis_name
+    return normalise(x, mean, variance, scale, bias, activation)
+
+
+def _normalise_forward(
+    x: Array, mean: Array, variance: Array, scale: Array, bias: Array, activation: Activation, axis_name: str | None
+) -> tuple[Array, tuple[Array, ...]]:
+    y = _normalise_by_own(x, mean, variance, scale, bias, activation, axis_name)
+    return y, (x, y, mean, variance, scale)
+
+
+def _normalise_backward(
+    activation: Activation, axis_name: str | None, kept: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, ...]:
+    x, y, mean, variance, scale = kept
+    images, inverse = (x, y, cotangent), lax.rsqrt(variance + BATCH_NORM_EPSILON)
+
+    def parts(x: Array, y: Array, cotangent: Array, mean: Array, inverse: Array) -> tuple[Array, Array]:
+        normed = (x - _over_pixels(mean)) * _over_pixels(inverse)
+        return normed, _DERIVATIVES[activation](cotangent.astype(normed.dtype), y)
+
+    def sums(*arrays: Array) -> Array:
+        normed, gradient = parts(*arrays)
+        return jnp.stack([gradient.sum(_PIXELS), (gradient * normed).sum(_PIXELS)])
+
+    for_bias, for_scale = found = pixel_pairs.sum_pixels(sums, images, (mean, inverse))
+    means = found / math.prod(x.shape[axis] for axis in _PIXELS)
+    if axis_name is not None:
+        means = lax.pmean(means, axis_name)
+
+    def of_input(*arrays: Array) -> Array:
+        normed, gradient = parts(*arrays[:-3])
+        slope, of_bias, of_scale = map(_over_pixels, arrays[-3:])
+        return (slope * (gradient - of_bias - normed * of_scale)).astype(x.dtype)
+
+    for_x = pixel_pairs.each_pixel(of_input, images, (mean, inverse, scale * inverse, *means))
+    return for_x, jnp.zeros_like(mean), jnp.zeros_like(variance), for_scale, for_bias
+
+
+_normalise_by_own.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _over_pixels(values: Float[Array, "*t c"]) -> Float[Array, "*t 1 1 1 c"]:
+    return jnp.expand_dims(values, _PIXELS)
 
 
 def update_running(running: Float[Array, " c"], values: Float[Array, "t c"]) -> Float[Array, " c"]:
@@ -149,31 +304,55 @@ def update_running(running: Float[Array, " c"], values: Float[Array, "t c"]) -> 
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with parameters common to all tasks and statistics for each.
+    """Batch normalisation with parameters common to all tasks and statistics for each, and an activation.
 
     With a leading task axis, each task's features are normalised by their own moments, and the running averages are
     updated once a task, as if the tasks had passed one after the other. The running variance is the biased one, as in
     Flax (PyTorch's is larger by n/(n-1), n being the pixels of the batch).
+
+    `offset` [c] is what should have been added to x: moments of the batch take it away again, so it is never added,
+    and counts in the running mean alone.
     """
 
     numerics: Numerics = FLOAT32
+    activation: Activation = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b h w c"]:
+    def __call__(
+        self, x: Float[Array, "*t b h w c"], *, train: bool, offset: Float[Array, " c"] | float = 0.0
+    ) -> Float[Array, "*t b h w c"]:
         features, dtype = (x.shape[-1],), self.numerics.param_dtype
         scale = self.param("scale", nn.initializers.ones, features, dtype)
         bias = self.param("bias", nn.initializers.zeros, features, dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, features, dtype)
         variance = self.variable("batch_stats", "var", jnp.ones, features, dtype)
-        leading = (1,) * (x.ndim - 4)
+        affine = [parameter.reshape(*(1,) * (x.ndim - 4), -1) for parameter in (scale, bias)]
         if not train:
-            moments = (mean.value.reshape(*leading, -1), variance.value.reshape(*leading, -1))
-        else:
-            moments = batch_moments(x, None if self.is_initializing() else self.numerics.axis_name)
-            if not self.is_initializing():
-                mean.value = update_running(mean.value, moments[0].reshape(-1, *features))
-                variance.value = update_running(variance.value, moments[1].reshape(-1, *features))
-        return normalise(x, *moments, scale.reshape(*leading, -1), bias.reshape(*leading, -1))
+            running = [moment.reshape(affine[0].shape) for moment in (mean.value - offset, variance.value)]
+            return normalise(x, running[0], running[1], affine[0], affine[1], self.activation)
+        axis_name = None if self.is_initializing() else self.numerics.axis_name
+        y, moments = normalise_batch(x, affine[0], affine[1], axis_name, self.activation)
+        if not self.is_initializing():
+            means = moments[0].reshape(-1, *features) + jnp.reshape(jnp.asarray(offset), (1, -1))
+            mean.value = update_running(mean.value, means)
+            variance.value = update_running(variance.value, moments[1].reshape(-1, *features))
+        return y
+
+
+class _Weights(nn.Module):
+    """Kernel and bias of a convolution; the bias is 0 where there is none."""
+
+    shape: tuple[int, int, int, int]
+    use_bias: bool
+    kernel_init: nn.initializers.Initializer
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "k k c d"], Float[Array, " d"] | float]:
+        kernel = self.param("kernel", self.kernel_init, self.shape, self.param_dtype)
+        if not self.use_bias:
+            return kernel, 0.0
+        return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:], self.param_dtype)
 
 
 class Conv(nn.Module):
@@ -190,23 +369,22 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = xavier_normal
     numerics: Numerics = FLOAT32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"]) -> Float[Array, "*t b H W d"]:
-        padding = self.dilation * (self.kernel_size // 2)
-        conv = nn.Conv(
-            self.features,
-            (self.kernel_size, self.kernel_size),
-            strides=self.stride,
-            padding=((padding, padding), (padding, padding)),
-            kernel_dilation=self.dilation,
-            use_bias=self.use_bias,
-            kernel_init=self.kernel_init,
-            dtype=self.numerics.dtype,
-            param_dtype=self.numerics.param_dtype,
-            name="conv",
-        )
-        flat = conv(x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:]))
-        return flat.reshape(*x.shape[:-3], *flat.shape[1:])
+        y, bias = self.without_bias(x)
+        bias = jnp.broadcast_to(jnp.asarray(bias, y.dtype), y.shape[-1:])
+        return pixel_pairs.each_pixel(lambda y, bias: y + _over_pixels(bias), (y,), (bias,))
+
+    @nn.compact
+    def without_bias(
+        self, x: Float[Array, "*t b h w c"]
+    ) -> tuple[Float[Array, "*t b H W d"], Float[Array, " d"] | float]:
+        """The output before the bias is added, and the bias."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel, bias = _Weights(shape, self.use_bias, self.kernel_init, self.numerics.param_dtype, name="conv")()
+        x, kernel = x.astype(self.numerics.dtype), kernel.astype(self.numerics.dtype)
+        flat = x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+        y = convolve(flat, kernel, stride=self.stride, dilation=self.dilation)
+        return y.reshape(*x.shape[:-3], *y.shape[1:]), bias
 
 
 class ConvNorm(nn.Module):
@@ -223,13 +401,13 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:
-        x = Conv(
+        conv = Conv(
             *(self.features, self.kernel_size, self.stride, self.dilation, self.use_bias, self.kernel_init),
             numerics=self.numerics,
             name="conv",
-        )(x)
-        x = BatchNorm(self.numerics, name="norm")(x, train=train)
-        return nn.relu(x) if self.relu else x
+        )
+        x, offset = conv.without_bias(x)
+        return BatchNorm(self.numerics, "relu" if self.relu else None, name="norm")(x, train=train, offset=offset)
 
 
 class Dropout(nn.Module):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ class Flow(NamedTuple):
     Attributes:
         x: features, at first the image.
         memory: what later blocks need besides, the last one first, such as the positions of max-poolings.
+        tasks: where each image belongs to one task, x is [g, b, h, w, c] and this says which task a group is of.
     """
 
-    x: Float[Array, "b h w c"]
+    x: Float[Array, "*g b h w c"]
     memory: tuple[Array, ...] = ()
+    tasks: Any = None  # Int[Array, "g"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +44,14 @@ class Stage:
         ValueError: `look` and `gate` differ in height or width, or `resample` is none of these.
     """
 
-    look: Float[Array, "b h w c"]
-    gate: Float[Array, "b h w d"]
+    look: Float[Array, "*g b h w c"]
+    gate: Float[Array, "*g b h w d"]
     hidden: int
     shared: Callable[..., nn.Module] | None = None
     resample: Literal["down", "up"] | None = None
 
     def __post_init__(self) -> None:
-        if self.look.shape[:3] != self.gate.shape[:3]:
+        if self.look.shape[:-1] != self.gate.shape[:-1]:
             raise ValueError(
                 f"Stage.look is {self.look.shape} and gate {self.gate.shape}: a mask has the height and width of both"
             )
@@ -92,36 +94,43 @@ class Trunk(nn.Module):
         stage, flow = getattr(self, name)(flow, train=train)
         return stage, flow
 
-    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Stage]:
-        """Runs all blocks in order."""
-        flow, stages = start(self.backbone, image), {}
+    def __call__(self, image: Float[Array, "*g b h w 3"], *, train: bool, tasks: Any = None) -> dict[str, Stage]:
+        """Runs all blocks in order; `tasks` [g] where each image belongs to one task."""
+        flow, stages = start(self.backbone, image)._replace(tasks=tasks), {}
         for name in self.backbone.blocks:
             stages[name], flow = self.block(name, flow, train=train)
         return stages
 
 
-def abstract_stages(backbone: Backbone, image_size: tuple[int, int]) -> dict[str, Stage]:
-    """The stages for one image, with shapes in place of arrays; nothing is computed."""
-    stages: dict[str, Stage] = {}
+def abstract_stages(backbone: Backbone, image_size: tuple[int, int], *, grouped: bool) -> dict[str, Stage]:
+    """The stages for one image, with shapes in place of arrays; nothing is computed.
 
-    def run(image: Float[Array, "1 h w 3"]) -> dict[str, tuple[Array, Array]]:
-        stages.update(Trunk(backbone).init_with_output(jax.random.key(0), image, train=False)[0])
+    Args:
+        backbone: of any kind.
+        image_size: height, width.
+        grouped: whether it is one for images of single tasks, [g, b, h, w, c].
+    """
+    stages: dict[str, Stage] = {}
+    rows, tasks = ((1, 1), jnp.zeros(1, jnp.int32)) if grouped else ((1,), None)
+
+    def run(image: Float[Array, "*g 1 h w 3"]) -> dict[str, tuple[Array, Array]]:
+        stages.update(Trunk(backbone).init_with_output(jax.random.key(0), image, train=False, tasks=tasks)[0])
         return {name: (stage.look, stage.gate) for name, stage in stages.items()}
 
-    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32))
+    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((*rows, *image_size, 3), jnp.float32))
     # Not in the order of `shapes`: JAX sorts the keys.
     return {
         name: dataclasses.replace(stage, look=shapes[name][0], gate=shapes[name][1]) for name, stage in stages.items()
     }
 
 
-def start(backbone: Backbone, image: Float[Array, "b h w 3"]) -> Flow:
+def start(backbone: Backbone, image: Float[Array, "*g b h w 3"]) -> Flow:
     """The flow into the first block.
 
     Raises:
         ValueError: where the image's sides do not suit the backbone; it names the nearest that do.
     """
-    sides, multiple = image.shape[1:3], backbone.multiple
+    sides, multiple = image.shape[-3:-1], backbone.multiple
     if any(side % multiple for side in sides):
         fitting = tuple(max(round(side / multiple), 1) * multiple for side in sides)
         raise ValueError(

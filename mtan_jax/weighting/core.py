@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 State = TypeVar("State")
 Value = TypeVar("Value")
@@ -52,6 +52,8 @@ class TaskGradients:
         feature_pullback: from the cotangent of the losses to the gradient with respect to the features that the tasks
             share, those of this device's rows. None where the step was not asked for it.
         axis_name: of the devices that `gradient` averages over; None on one device.
+        chosen: positions, each once, of the tasks that the batch has examples of, where others are known to have none:
+            methods need no backward pass for these. None: any task may have some.
     """
 
     tasks: tuple[str, ...]
@@ -64,6 +66,7 @@ class TaskGradients:
     second_losses_at: Callable[[optax.Params], Float[Array, "t"]] | None = None
     indicators: Float[Array, "t"] | None = None
     feature_pullback: Callable[[Float[Array, "t"]], Any] | None = None
+    chosen: Int[Array, "n"] | None = None
 
     def scale(self, factors: Float[Array, "t"]) -> "TaskGradients":
         """The same losses, each weighted by a further factor.

@@ -17,7 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mtan_jax.parts import SHARED, part_of
+from mtan_jax.parts import SHARED, is_own, part_of
 from mtan_jax.weighting.core import TaskGradients, check_tasks, check_updates
 
 State = TypeVar("State")
@@ -121,12 +121,16 @@ def combined(
         chosen = [is_shared(_keys(path)) for path, _ in flat]
         if not any(chosen):
             found = sorted({"/".join(_keys(path[:1])) for path, _ in flat})
-            raise ValueError(f"{name} shared={shared!r} chooses none of the parameters {found}")
+            raise ValueError(
+                f"{name} shared={shared!r} chooses none of the parameters {found}: the tasks share nothing that is "
+                "trained"
+            )
         return chosen
 
     def init_fn(params: optax.Params) -> GradientMethodState:
         flat, _ = jax.tree.flatten_with_path(params)
-        leaves = tuple(leaf for path, leaf in flat if is_shared(_keys(path)))
+        chosen = mask(flat) if flat else []
+        leaves = tuple(leaf for (_, leaf), c in zip(flat, chosen, strict=True) if c)
         return GradientMethodState(jnp.ones(len(tasks), jnp.float32), init(leaves))
 
     def update_fn(
@@ -236,6 +240,19 @@ def _of_each_task(
 ) -> Any:
     """Gradients of the weighted losses, each leaf [t, ...]."""
     cotangents = jnp.diag(task_gradients.weights * task_gradients.present)
+    chosen = task_gradients.chosen
+    if chosen is not None:
+        cotangents = cotangents[chosen]
+    gradients = _gradients(gradient, cotangents, backward)
+    if chosen is None:
+        return gradients
+    count = len(task_gradients.tasks)
+    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype).at[chosen].set(leaf), gradients)
+
+
+def _gradients(
+    gradient: Callable[[Float[Array, "t"]], Any], cotangents: Float[Array, "n t"], backward: Backward
+) -> Any:
     if backward == "together":
         return jax.vmap(gradient)(cotangents)
     # Unrolled, as XLA for CPUs runs convolutions in a loop many times slower; each waits for the one before.
@@ -258,7 +275,7 @@ def _choose(name: str, shared: Shared, tasks: tuple[str, ...]) -> Callable[[Path
     if shared == "backbone":
         return lambda path: part_of(path, tasks) == SHARED
     if shared == "all_but_heads":
-        return lambda path: not any(key.startswith("head_") for key in path)
+        return lambda path: not (is_own(path) or any(key.startswith("head_") for key in path))
     raise ValueError(f"{name} shared is {shared!r}: 'all_but_heads', 'backbone' or a function of the path is needed")
 
 

@@ -229,9 +229,11 @@ def test_error_of_a_worker_process_arrives_whole(tmp_path):
 
 
 PROGRAM = """
-    import sys, time
+    import signal, sys, time
     import numpy as np
     from mtan_jax.data import pipeline
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores Ctrl-C
 
     class Source:
         def __len__(self):

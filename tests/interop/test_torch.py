@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_config
+import toy_sets_config
 from flax import traverse_util
 from seeded import seeded_image, seeded_state
 
-from mtan_jax import tasks
+from mtan_jax import export, tasks
 from mtan_jax.config import default_config
+from mtan_jax.experiment import Experiment
 from mtan_jax.interop import files, torch
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.interop.names import layouts
@@ -64,6 +66,40 @@ def test_export_then_import_is_exact(arch, backbone):
     back = traverse_util.unflatten_dict(torch.to_variables(torch.to_state_dict(variables, layout), template, (layout,)))
     assert jax.tree.structure(back) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+def test_a_network_of_image_sets(tmp_path):
+    """MTAN on Wide ResNet: the authors keep one row of running statistics for all tasks."""
+    config = toy_sets_config.get_config()
+    config.data.data_dir = str(tmp_path)
+    experiment = Experiment.from_config(config)
+    template = {name: experiment.abstract_variables()[name] for name in ("params", "batch_stats")}
+    (layout,) = experiment.weight_layouts
+    variables = random_variables(template)
+    for path, array in traverse_util.flatten_dict(variables).items():
+        if path[-1].startswith("own_"):
+            array[:] = array[0]
+    arrays = torch.to_state_dict(variables, layout)
+    assert arrays["bn1.running_mean"].shape == (16,)
+    assert arrays["linear.2.0.weight"].shape == (4, 16)
+    config.model.init_from = str(tmp_path / "theirs.npz")
+    files.write(tmp_path / "theirs.npz", arrays)
+    jax.tree.map(np.testing.assert_array_equal, traverse_util.unflatten_dict(experiment.load_weights()), variables)
+    export.check_export(experiment, "ours.npz")
+
+    variables["batch_stats"]["backbone"]["group_2"]["norm"]["own_var"][1] += 1
+    message = r"on wrn10_4 has one bn1\.running_var for all tasks; this network has one a task .*, and they differ"
+    with pytest.raises(WeightsError, match=message):
+        torch.to_state_dict(variables, layout)
+
+    del arrays["encoder_att.1.3.4.running_mean"]
+    arrays["shortcut.0.weight"] = np.zeros((1, 1, 1, 1))
+    with pytest.raises(WeightsError) as error:
+        torch.to_variables(arrays, template, (layout,))
+    assert str(error.value).splitlines()[1:3] == [
+        "  1 missing: encoder_att.1.3.4.running_mean",
+        "  1 not known: shortcut.0.weight",
+    ]
 
 
 def test_what_does_not_fit_is_listed():

@@ -13,7 +13,7 @@ from mtan_jax.models.stage import Stage
 class OneStage(nn.Module):
     @nn.compact
     def __call__(self, features):
-        return TaskAttention(("a", "b", "c"))({"only": Stage(features, features, hidden=4)}, train=True)
+        return jnp.stack(TaskAttention(("a", "b", "c"))({"only": Stage(features, features, hidden=4)}, train=True))
 
 
 def test_gradients_of_all_tasks_at_once_where_xla_sums_a_product_over_tasks_wrongly():

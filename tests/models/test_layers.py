@@ -94,6 +94,67 @@ def test_batch_norm_with_task_axis_is_one_batch_norm_after_another():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates["batch_stats"], running)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid"])
+def test_gradient_of_batch_norm_is_that_of_its_formula(activation, devices):
+    """The gradient that is written out, against what JAX derives from moments and `normalise`."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(2, 3, (devices, 2, 3, 4, 5, 6)))  # devices, tasks, examples, ...
+        scale, bias = jnp.asarray(rng.normal(size=(2, 1, 6)))
+        cotangent = jnp.asarray(rng.normal(size=x.shape))
+        axis_name = "d" if devices > 1 else None
+
+        def written_out(x, scale, bias):
+            return layers.normalise_batch(x, scale, bias, axis_name, activation)[0]
+
+        def derived(x, scale, bias):
+            mean, variance = layers.batch_moments(x, axis_name)
+            return layers.normalise(x, mean, variance, scale, bias, activation)
+
+        def gradients(function):
+            def of_device(x, cotangent):
+                y, pullback = jax.vjp(function, x, scale, bias)
+                return y, pullback(cotangent)
+
+            if axis_name is None:
+                return of_device(x[0], cotangent[0])
+            return jax.pmap(of_device, axis_name)(x, cotangent)
+
+        found, expected = gradients(written_out), gradients(derived)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, expected)
+
+
+def test_batch_norm_keeps_the_type_of_the_computation():
+    x = jnp.linspace(-3, 5, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3).astype(jnp.bfloat16)
+    y, pullback = jax.vjp(lambda x: layers.normalise_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu")[0], x)
+    assert y.dtype == pullback(y)[0].dtype == jnp.bfloat16
+    kept = [leaf for leaf in jax.tree.leaves(pullback) if getattr(leaf, "size", 0) == x.size]
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_a_bias_that_is_not_added_counts_where_it_should():
+    """BatchNorm of x with an offset is BatchNorm of x + offset, in training, in evaluation and in the statistics."""
+    x, offset = jax.random.normal(jax.random.key(0), (2, 4, 5, 3)), jnp.array([1.0, -2.0, 0.5])
+    norm = layers.BatchNorm(activation="relu")
+    variables = norm.init(jax.random.key(1), x, train=False)
+    for train in (True, False):
+        found, stats = norm.apply(variables, x, train=train, offset=offset, mutable=["batch_stats"])
+        expected, expected_stats = norm.apply(
+            variables, x + offset.reshape(1, 1, 1, -1), train=train, mutable=["batch_stats"]
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, expected_stats)
+
+
+def test_doubling_by_products_is_doubling_by_slices():
+    x = jax.random.normal(jax.random.key(0), (3, 2, 5, 6, 4))
+    found, pullback = jax.vjp(layers._double_by_products, x)
+    expected, expected_pullback = jax.vjp(layers.upsample, x)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(pullback(found)[0], expected_pullback(found)[0], atol=1e-5)
+
+
 def test_batch_norm_by_hand():
     x = np.random.default_rng(0).normal(2, 3, (4, 3, 5, 2))
     norm = layers.BatchNorm()

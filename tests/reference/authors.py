@@ -1,8 +1,11 @@
 """The classes of MTAN's authors (github.com/lorenmt/mtan, commit c36c30b), from a checkout; needs PyTorch."""
 
+import ast
 import importlib
 import sys
 import types
+
+import torch
 
 TASKS = ("semantic", "depth", "normal")
 
@@ -65,6 +68,27 @@ def resnet_mtan_class(checkout, patches):
             return [super().forward(image, image.shape[-2:])]
 
     return Network
+
+
+def wide_resnet_class(checkout, patches):
+    """MTAN on Wide ResNet for the Visual Decathlon. The authors' file trains when imported: its networks are cut out.
+
+    Args:
+        checkout: of the authors' repository.
+        patches: old -> new text, such as channel counts.
+    """
+    path = checkout / "visual_decathlon" / "model_wrn_mtan.py"
+    source = path.read_text()
+    for old, new in patches.items():
+        if old not in source:
+            raise ValueError(f"{path} lacks {old!r}; wrong commit?")
+        source = source.replace(old, new)
+    tree = ast.parse(source)
+    needed = ("conv3x3", "wide_basic", "WideResNet")
+    tree.body = [node for node in tree.body if getattr(node, "name", None) in needed]
+    namespace = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "device": torch.device("cpu")}
+    exec(compile(tree, str(path), "exec"), namespace)
+    return namespace["WideResNet"]
 
 
 def import_utils(checkout):

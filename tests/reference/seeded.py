@@ -8,8 +8,14 @@ import numpy as np
 def seeded_image(rows, height, width):
     """Noise in 0..1, coarse and fine, float32 [rows, 3, height, width]."""
     rng = np.random.default_rng(0)
-    coarse = rng.uniform(size=(rows, 3, height // 16, width // 16)).repeat(16, 2).repeat(16, 3)
-    return (0.7 * coarse + 0.3 * rng.uniform(size=coarse.shape)).astype(np.float32)
+    coarse = rng.uniform(size=(rows, 3, -(-height // 16), -(-width // 16))).repeat(16, 2).repeat(16, 3)
+    image = 0.7 * coarse + 0.3 * rng.uniform(size=coarse.shape)
+    return image[..., :height, :width].astype(np.float32)
+
+
+def seeded_labels(rows, classes):
+    """A class a row, int64 [rows]."""
+    return np.random.default_rng(classes).integers(0, classes, rows)
 
 
 def seeded_state(stored, prefix=""):
@@ -30,7 +36,7 @@ def seeded_state(stored, prefix=""):
 def seeded_weights(name, shape):
     """A parameter of PyTorch's name and shape, float32: about as large as trained ones."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if len(shape) == 4:
+    if len(shape) > 1:
         fan_in = np.prod(shape[1:])
         return (rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))).astype(np.float32)
     if name.endswith("weight"):  # scale of a BatchNorm

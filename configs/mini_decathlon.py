@@ -1,0 +1,50 @@
+r"""Six small sets of drawn images, each a task, on one narrow Wide ResNet: the Visual Decathlon for a laptop's CPU.
+
+    python -m mtan_jax.main --config=configs/mini_decathlon.py --workdir=runs/mini
+
+MTAN, all sets from the start. Methods that adapt a trained network need one, such as that of the largest set:
+
+    python -m mtan_jax.main --config=configs/mini_decathlon.py:arch=split,sets=objects --workdir=runs/base
+    python -m mtan_jax.main --config=configs/mini_decathlon.py:arch=series_adapters \
+        --config.model.init_from=runs/base --workdir=runs/series
+
+arch=mtan, split, single (with init_from: finetuning), feature_extraction, series_adapters, parallel_adapters,
+deep_adaptation, piggyback. Needs no data: images are drawn on the first run. Results: experiments/mini_decathlon. After
+':' smoke, arch=, backbone=, width=, sets=shapes+signs.
+"""
+
+from mtan_jax.config import Argument, default_config
+
+
+def get_config(arg=None):
+    """The configuration; `arg` is the text after ':'."""
+    argument = Argument.parse(arg, keys=("arch", "backbone", "width", "sets"))
+    config = default_config()
+    config.tasks = argument.sets or ("objects", "shapes", "textures", "glyphs", "digits", "signs")
+    config.data.name = "mini_decathlon"
+    config.data.options = {"image_size": (32, 32), "seed": 0}
+    config.data.augment = True
+    config.mixing.order = "random"
+    config.mixing.temperature = 2.0  # the smallest set has a tenth of the largest one's images
+    config.model.backbone = "wrn10_4"
+    config.model.width = 0.25
+    config.optimizer.name = "sgd"
+    config.optimizer.options = {"momentum": 0.9, "nesterov": True}
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = "50 steps"
+    config.optimizer.absent_tasks = "rest"
+    config.weighting_options.static.weights = dict.fromkeys(config.tasks, 1.0)
+    config.batch_size = config.eval.batch_size = 32
+    config.duration = "2400 steps"
+    config.log_every = "200 steps"
+    config.eval.every = config.checkpoint.every = "1200 steps"
+    if argument.smoke:
+        config.data.options = {"image_size": (32, 32), "seed": 0, "train_examples": 64, "val_examples": 32}
+        config.model.width = 0.125
+        config.batch_size = config.eval.batch_size = 8
+        config.duration = "4 steps"
+        config.log_every = config.eval.every = config.checkpoint.every = "2 steps"
+    argument.apply(config)
+    return config

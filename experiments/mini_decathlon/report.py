@@ -1,0 +1,102 @@
+"""README.md's table and the figure, from results.json.
+
+    python experiments/mini_decathlon/report.py
+
+writes them again: in README.md, what stands between the two lines of `MARKS`.
+"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mtan_jax.decathlon_score import decathlon_score
+
+FOLDER = pathlib.Path(__file__).parent
+MARKS = ("<!-- from results.json -->", "<!-- end -->")
+BASELINE = "finetuning"  # of the score, as in the challenge
+BASE = "base"
+
+Record = Mapping[str, Any]
+
+
+def main() -> None:
+    """Writes both."""
+    records = json.loads((FOLDER / "results.json").read_text())
+    readme = FOLDER / "README.md"
+    before, _, rest = readme.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    readme.write_text(f"{before}{MARKS[0]}\n\n{table(records)}\n\n{MARKS[1]}{after}")
+    figure(records).savefig(FOLDER / "mini_decathlon.png")
+
+
+def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each method, one a seed."""
+    names = dict.fromkeys(record["method"] for record in records if record["method"] != BASE)
+    return {name: [record for record in records if record["method"] == name] for name in names}
+
+
+def mean_accuracy(record: Record) -> float:
+    """Over the sets."""
+    return statistics.mean(record["accuracy"].values())
+
+
+def scores(records: Sequence[Record]) -> dict[str, list[float]]:
+    """The score of each method's seeds; the baseline is the mean over the seeds of finetuning."""
+    methods = by_method(records)
+    sets = methods[BASELINE][0]["accuracy"]
+    errors = {name: 1 - statistics.mean(r["accuracy"][name] for r in methods[BASELINE]) for name in sets}
+    return {name: [decathlon_score(r["accuracy"], errors) for r in found] for name, found in methods.items()}
+
+
+def table(records: Sequence[Record]) -> str:
+    """Markdown: parameters, accuracies in per cent, their mean and the score; means over seeds and the spread."""
+    methods, points = by_method(records), scores(records)
+    sets = list(next(iter(methods.values()))[0]["accuracy"])
+    one = next(record for record in records if record["method"] == BASE)["parameters"]["kept"]
+    lines = [f"| method | #P. | {' | '.join(sets)} | mean | score | minutes |", "|" + "---|" * (len(sets) + 5)]
+    for name, found in methods.items():
+        cells = [f"{found[0]['parameters']['kept'] / one:.2f}"]
+        cells += [f"{100 * statistics.mean(r['accuracy'][s] for r in found):.1f}" for s in sets]
+        cells += [spread([100 * mean_accuracy(r) for r in found], 1), spread(points[name], 0)]
+        cells.append(f"{statistics.mean(r['minutes'] for r in found):.1f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    seeds, minutes = len(found), sum(record["minutes"] for record in records)
+    lines += ["", f"Means over {seeds} seeds, with the standard deviation over them; {minutes:.0f} minutes in all."]
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def figure(records: Sequence[Record]) -> Figure:
+    """Mean accuracy over parameters, a point a seed."""
+    one = next(record for record in records if record["method"] == BASE)["parameters"]["kept"]
+    drawing = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = drawing.subplots()
+    for i, (name, found) in enumerate(by_method(records).items()):
+        ratio = found[0]["parameters"]["kept"] / one
+        heights = [100 * mean_accuracy(record) for record in found]
+        axes.scatter([ratio] * len(heights), heights, color=f"C{i}", label=name)
+    axes.set(
+        xlabel="parameters without heads, relative to one network",
+        ylabel="mean accuracy over the sets, %",
+        xscale="log",
+        title="mini_decathlon: a point a seed",
+    )
+    ticks = [1, 1.5, 2, 3, 6]
+    axes.set_xticks(ticks, labels=map(str, ticks), minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return drawing
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Eight ways to one network for six sets of images, over several seeds, on the embedded `mini_decathlon`.
+
+    python experiments/mini_decathlon/run.py
+
+trains, seed by seed, a network on the largest set, then every method of `METHODS`, and writes results.json beside this
+file after each run; runs that are in it already are left out. report.py writes README.md's table and the figure.
+"""
+
+import argparse
+import json
+import pathlib
+import runpy
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+
+from mtan_jax import train, workdir
+from mtan_jax.experiment import Experiment
+from mtan_jax.summary import count, kept
+
+FOLDER = pathlib.Path(__file__).parent
+CONFIG = FOLDER.parent.parent / "configs" / "mini_decathlon.py"
+BASE = "base"  # the network that the others adapt: of the set objects alone
+SET = "objects"
+
+# Method -> architecture, and whether it begins with the network of `BASE`. One that does not takes twice as many steps:
+# as many as the base and an adaptation together.
+METHODS: dict[str, tuple[str, bool]] = {
+    "scratch": ("single", False),
+    "feature extraction": ("feature_extraction", True),
+    "finetuning": ("single", True),
+    "series adapters": ("series_adapters", True),
+    "parallel adapters": ("parallel_adapters", True),
+    "deep adaptation": ("deep_adaptation", True),
+    "Piggyback": ("piggyback", True),
+    "MTAN": ("mtan", True),
+}
+
+
+def main() -> None:
+    """Runs what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--data_dir", help="prepared data sets")
+    parser.add_argument("--runs", type=pathlib.Path, help="working directories; left out, they are thrown away")
+    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of results.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = arguments.runs or pathlib.Path(temporary)
+        for seed in range(arguments.seeds):
+            missing = [name for name in arguments.methods if not is_known(name, seed, arguments.out)]
+            needed = (
+                [BASE] if any(METHODS[name][1] for name in missing) or not is_known(BASE, seed, arguments.out) else []
+            )
+            for name in needed + missing:
+                run(name, seed, runs / str(seed), arguments)
+
+
+def is_known(name: str, seed: int, folder: pathlib.Path) -> bool:
+    """Whether a run is in results.json."""
+    return any((record["method"], record["seed"]) == (name, seed) for record in read(folder))
+
+
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of results.json; none without it."""
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def run(name: str, seed: int, folder: pathlib.Path, arguments: argparse.Namespace) -> None:
+    """One run; its record is added to results.json, unless it is there: of a base that others need once more."""
+    jax.clear_caches()
+    start = time.perf_counter()
+    experiment = make(name, seed, folder, arguments.data_dir)
+    experiment.prepare_data()
+    workdir.claim(folder / name, experiment.config, write=True)
+    metrics = train.train(experiment, folder / name)
+    if is_known(name, seed, arguments.out):
+        return
+    record = {"method": name, "seed": seed, "minutes": round((time.perf_counter() - start) / 60, 2)}
+    record |= {"steps": experiment.total_steps, "parameters": parameters(experiment)}
+    record["accuracy"] = {task: round(metrics[f"{task}/accuracy"], 4) for task in experiment.task_names}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    records, path = read(arguments.out), arguments.out / "results.json"
+    path.write_text("[\n" + ",\n".join(f" {json.dumps(r)}" for r in [*records, record]) + "\n]\n")
+    sys.stdout.write(f"{json.dumps(record)}\n")
+    sys.stdout.flush()
+
+
+def make(name: str, seed: int, folder: pathlib.Path, data_dir: str | None) -> Experiment:
+    """The run of a method."""
+    arch, adapts = METHODS.get(name, ("split", False))
+    config = runpy.run_path(str(CONFIG))["get_config"](f"arch={arch}")
+    config.seed = seed
+    config.data.data_dir = data_dir
+    if name == BASE:
+        config.tasks = (SET,)
+    if adapts:
+        config.model.init_from = str(folder / BASE)
+    elif name != BASE:
+        config.duration = f"{2 * int(config.duration.split()[0])} steps"
+    return Experiment.from_config(config)
+
+
+def parameters(experiment: Experiment) -> dict[str, Any]:
+    """Numbers: of all that is kept, heads apart, and of all that is trained."""
+    variables = experiment.abstract_variables()
+    total, heads = kept(variables)
+    return {"kept": total - heads, "heads": heads, "trained": count(variables["params"])}
+
+
+if __name__ == "__main__":
+    main()
