@@ -58,6 +58,7 @@ def main() -> None:
     path = arguments.out / RESULTS[arguments.device]
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"jax": jax.__version__, "python": sys.version.split()[0], "cores": os.cpu_count()}
+    results |= {"arguments": [argument for argument in sys.argv[1:] if "/" not in argument]}
     results |= {"jaxlib": importlib.metadata.version("jaxlib"), "device": jax.devices()[0].device_kind}
     parts = {
         "steps": lambda: measure_networks(arguments),
@@ -135,9 +136,12 @@ class Theirs:
 
 def measure_networks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record of each network, by label; where one fails, as by memory, the next may not."""
+    usual = DEFAULTS[arguments.device]
     asked = (arguments.networks, arguments.rows, arguments.precisions, arguments.layouts)
     for name, rows, precision, layout in itertools.product(*asked):
-        labels = [name] if arguments.device == "cpu" else [name, f"{rows} images", precision]
+        labels = [name]
+        labels += [f"{rows} images"] if usual["rows"] != [rows] else []
+        labels += [precision] if usual["precisions"] != [precision] else []
         labels += [layout] if layout == "channels_last" else []
         label = ", ".join(labels + arguments.xla)
         try:

@@ -9,7 +9,6 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.models import pixel_pairs
 from mtan_jax.models.convolution import convolve
 from mtan_jax.models.layers import (
     FLOAT32,
@@ -22,6 +21,7 @@ from mtan_jax.models.layers import (
     upsample,
     xavier_normal,
 )
+from mtan_jax.models.pixel_pairs import each_pixel
 from mtan_jax.models.stage import Stage
 
 
@@ -180,7 +180,7 @@ class TaskAttention(nn.Module):
             shown = masks(looks, attended, train=train, chosen=chosen)
             # In this order: XLA for CPUs of jaxlib 0.10.2 gets the gradient of `mask * gate` wrong for several tasks
             # at once (tests/models/test_attention.py).
-            attended = [pixel_pairs.each_pixel(jnp.multiply, pair) for pair in zip(gates, shown, strict=True)]
+            attended = [each_pixel(jnp.multiply, pair) for pair in zip(gates, shown, strict=True)]
             if stage.resample != "up":
                 attended = shared(attended)
             if stage.resample == "down":
