@@ -58,8 +58,9 @@ def main() -> None:
     path = arguments.out / RESULTS[arguments.device]
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"jax": jax.__version__, "python": sys.version.split()[0], "cores": os.cpu_count()}
-    results |= {"arguments": [argument for argument in sys.argv[1:] if "/" not in argument]}
-    results |= {"jaxlib": importlib.metadata.version("jaxlib"), "device": jax.devices()[0].device_kind}
+    paths = ("mtan", "torch", "data_dir", "out")
+    results["command"] = {name: value for name, value in vars(arguments).items() if name not in paths}
+    results |= {"jaxlib": importlib.metadata.version("jaxlib")}
     parts = {
         "steps": lambda: measure_networks(arguments),
         "pipeline": lambda: [pipeline_beside_theirs(arguments)],
@@ -180,7 +181,8 @@ def measure_steps(arguments: argparse.Namespace, name: str, rows: int, precision
             found[f"{what}_ratio_range"] = [round(ratios[0], 3), round(ratios[-1], 3)]
     finally:
         other.close()
-    return found | {"size": size, "rows": rows, "precision": precision, "load": round(os.getloadavg()[0], 1)}
+    found |= {"device": jax.devices()[0].device_kind, "size": size, "rows": rows, "precision": precision}
+    return found | {"layout": layout, "load": round(os.getloadavg()[0], 1)}
 
 
 @functools.lru_cache(maxsize=1)
