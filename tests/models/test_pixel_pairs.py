@@ -121,7 +121,7 @@ def test_wide_images_alone_are_joined():
 @pytest.mark.parametrize("train", [True, False])
 def test_a_network_and_its_gradient(train, as_on_tpus):
     task_list = (tasks.semantic(3), tasks.depth())
-    model: nn.Module = ARCHITECTURES["mtan"](segnet.segnet(widths=(8, 16, 16), numerics=FLOAT64), task_list)
+    model: nn.Module = ARCHITECTURES["mtan"](segnet.segnet(widths=(8, 16), numerics=FLOAT64), task_list)
     image = draw(2, 8, 16, 3)
     variables = model.init(jax.random.key(0), image, train=False)
 
@@ -130,11 +130,16 @@ def test_a_network_and_its_gradient(train, as_on_tpus):
         predictions, new = model.apply(state, image, train=train, mutable=["batch_stats"])
         return sum(jnp.sin(3 * y).sum() for y in predictions.values()), (predictions, new)
 
-    gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    expected = gradient(variables["params"], image)
+    def gradient():
+        def traced_anew(params, image):
+            return loss(params, image)
+
+        return jax.jit(jax.grad(traced_anew, argnums=(0, 1), has_aux=True))(variables["params"], image)
+
+    expected = gradient()
     chosen = as_on_tpus()
-    assert_close(gradient(variables["params"], image), expected, 1e-9)
-    assert len(chosen) > 100
+    assert_close(gradient(), expected, 1e-9)
+    assert len(chosen) > 50
 
 
 def test_programs_for_cpus_compute_with_single_pixels():
