@@ -11,7 +11,7 @@ import toy_sets_config
 import whole_run
 from flax import traverse_util
 
-from mtan_jax import evaluate, parallel, steps
+from mtan_jax import adopt, evaluate, parallel, steps
 from mtan_jax.experiment import Experiment
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.models import IMAGE_ARCHITECTURES, build_model
@@ -411,6 +411,39 @@ def test_a_run_that_does_not_fit_is_named(make, base, tmp_path):
         make("split", **{"model.init_from": str(tmp_path / "nowhere")}).load_weights()
     with pytest.raises(WeightsError, match=r"should be the working directory of a run, but .*config\.json"):
         make("split", **{"model.init_from": str(tmp_path)}).init_state()
+
+
+def shapes_of(make, arch, **fields):
+    """Shapes of a network's variables by path, and the names of its tasks."""
+    experiment = make(arch, **fields)
+    return traverse_util.flatten_dict(dict(experiment.abstract_variables())), experiment.task_names
+
+
+@pytest.mark.parametrize("arch", ["split", "piggyback"])
+def test_a_run_of_another_depth_leaves_no_array_random_or_unused(arch, make):
+    networks = {}
+    for depth in ("wrn10_4", "wrn16_4"):
+        shapes, tasks = shapes_of(make, arch, **{"model.backbone": depth})
+        networks[depth] = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}, tasks, shapes
+    (shallow, tasks, shallow_shapes), (deep, _, deep_shapes) = networks.values()
+    with pytest.raises(WeightsError, match=r"has no backbone/group_0/block_1/.* \(\d+ arrays of the backbone in all\)"):
+        adopt.adopt(shallow, tasks, deep_shapes, tasks)
+    with pytest.raises(WeightsError, match=r"has besides backbone/group_0/block_1/.*; config\.model\.backbone must be"):
+        adopt.adopt(deep, tasks, shallow_shapes, tasks)
+
+
+def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make):
+    networks = {arch: shapes_of(make, arch) for arch in IMAGE_ARCHITECTURES}
+    adapters = {"series_adapters", "parallel_adapters"}
+    for (arch, (source, tasks)), (other, (wanted, names)) in itertools.product(networks.items(), repeat=2):
+        arrays = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in source.items()}
+        if {arch, other} == adapters:
+            with pytest.raises(WeightsError, match=r"own_adapter is .* the kind of adapters if both have any"):
+                adopt.adopt(arrays, tasks, wanted, names)
+        else:
+            found = adopt.adopt(arrays, tasks, wanted, names)
+            left = {path for path in wanted.keys() - found.keys() if path[1] == "backbone"}
+            assert all(path[-1].removeprefix("own_") in adopt.ADAPTATIONS for path in left)
 
 
 def test_batches_that_devices_cannot_share_are_named(make):
