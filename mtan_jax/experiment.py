@@ -79,6 +79,13 @@ class Experiment:
                 "tasks"
             )
         groups = config.mixing.tasks_per_step if isinstance(builder, ImageSets) else 1
+        if isinstance(builder, ImageSets):
+            for task in tasks:
+                if task.name != task.target:
+                    raise ValueError(
+                        f"config.tasks: the task {task.name!r} is of the set {task.target!r}; of sets of labelled "
+                        "images each is one task, under the name of the set"
+                    )
         experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS, groups))
         experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
         experiment._check_values()

@@ -1,5 +1,6 @@
 """Networks whose images belong to one task each, in whole runs: what is trained, what stays, what is taken over."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -20,6 +21,7 @@ from mtan_jax.weighting import METHODS
 from mtan_jax.writers import MetricWriter
 
 FROZEN = ("feature_extraction", "series_adapters", "parallel_adapters", "deep_adaptation", "piggyback")
+HUES_AGAIN = dataclasses.replace(classification("again", 3), target="hues")
 
 
 def long(*values, fast):
@@ -405,6 +407,7 @@ def test_adapting_needs_a_network(make):
 
 
 def test_a_run_that_does_not_fit_is_named(make, base, tmp_path):
+        ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"the task 'again' is of the set 'hues'; of sets of labelled"),
     with pytest.raises(WeightsError, match=r"backbone/.* is \(.*\) there, \(.*\) here; config\.model\.backbone and"):
         make("split", **{"model.init_from": str(base[0]), "model.width": 0.125}).init_state()
     with pytest.raises(WeightsError, match="there is no such working directory"):
