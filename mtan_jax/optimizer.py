@@ -57,7 +57,7 @@ def build_schedule(
 
 def _decayed(params: optax.Params) -> Any:
     """All but the scores of Piggyback's masks: decay would bring them below the threshold, and the masks to 0."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key != "own_scores", params)
+    return jax.tree.map_with_path(lambda path, _: not path or path[-1].key != "own_scores", params)
 
 
 def _pieces(
@@ -142,7 +142,10 @@ def build_optimizer(config: ml_collections.ConfigDict, schedule: optax.Schedule)
             raise ValueError(
                 f"config.optimizer.options.{option} is not known to {config.name}; known: {', '.join(known)}"
             )
-    parts = [make(schedule, **config.options)]
+    options = dict(config.options)
+    if config.name == "adamw":
+        options.setdefault("mask", _decayed)
+    parts = [make(schedule, **options)]
     if not 0 <= config.weight_decay < math.inf:
         raise ValueError(f"config.optimizer.weight_decay = {config.weight_decay}: a number of at least 0 is needed")
     if config.weight_decay:
