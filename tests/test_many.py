@@ -6,6 +6,7 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_sets_config
@@ -17,11 +18,11 @@ from mtan_jax.experiment import Experiment
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.models import IMAGE_ARCHITECTURES, build_model
 from mtan_jax.tasks import classification
-from mtan_jax.weighting import METHODS
+from mtan_jax.weighting import METHODS, TaskGradients
 from mtan_jax.writers import MetricWriter
 
-FROZEN = ("feature_extraction", "series_adapters", "parallel_adapters", "deep_adaptation", "piggyback")
 HUES_AGAIN = dataclasses.replace(classification("again", 3), target="hues")
+FROZEN = ("feature_extraction", "series_adapters", "parallel_adapters", "deep_adaptation", "piggyback")
 
 
 def long(*values, fast):
@@ -148,6 +149,24 @@ def test_what_belongs_to_absent_tasks_rests(arch, absent_tasks, make, base):
         if "own_" in name:
             assert array[1:].tobytes() == statistics[1][name][1:].tobytes()
             assert array[0].tobytes() != statistics[1][name][0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "decay"), [("sgd", {"momentum": 0.9}, 0.1), ("adamw", {"weight_decay": 0.1}, 0.0)]
+)
+def test_decay_leaves_what_belongs_to_tasks_that_are_not_trained_on(name, options, decay, make):
+    fields = {"optimizer.absent_tasks": "step", "optimizer.weight_decay": decay, "optimizer.name": name}
+    experiment = make("mtan", **fields, **{"mixing.tasks": ("hues", "bars"), "optimizer.options": options})
+    params = {"backbone": {"kernel": jnp.ones(2), "own_scale": jnp.ones((3, 2))}}
+    params |= {f"head_{task}": {"kernel": jnp.ones(2)} for task in experiment.task_names}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    present = jnp.array([True, False, False])  # the turn of "hues"
+    given = TaskGradients(experiment.task_names, jnp.ones(3), present, jnp.ones(3), lambda cotangent: zeros)
+    updates, _ = experiment.tx.update(given, experiment.tx.init(params), params, present=present)
+    moved = {name: update.any() for name, update in flat(updates).items()}
+    heads = {"head_hues/kernel": True, "head_bars/kernel": True, "head_corners/kernel": False}
+    assert moved == {"backbone/kernel": True, "backbone/own_scale": True, **heads}
+    np.testing.assert_array_equal(updates["backbone"]["own_scale"].any(axis=1), list(heads.values()))
 
 
 @pytest.mark.slow
@@ -388,6 +407,7 @@ def test_score_is_relative_to_the_values_given(make, base):
             r"single_task = .*: of every set the accuracy is need",
         ),
         ("mtan", {"tasks": ("hues", "mean")}, r"a set cannot be called 'mean'"),
+        ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"the task 'again' is of the set 'hues'; of sets of labelled"),
     ],
 )
 def test_what_does_not_fit_is_named_before_data_are_read(arch, fields, message, make):
@@ -407,7 +427,6 @@ def test_adapting_needs_a_network(make):
 
 
 def test_a_run_that_does_not_fit_is_named(make, base, tmp_path):
-        ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"the task 'again' is of the set 'hues'; of sets of labelled"),
     with pytest.raises(WeightsError, match=r"backbone/.* is \(.*\) there, \(.*\) here; config\.model\.backbone and"):
         make("split", **{"model.init_from": str(base[0]), "model.width": 0.125}).init_state()
     with pytest.raises(WeightsError, match="there is no such working directory"):
