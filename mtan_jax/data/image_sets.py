@@ -24,6 +24,9 @@ _TAKEN = ("attention", "backbone", "mean")  # parts of the network, and the mean
 
 _FORMATS = ("JPEG", "PNG")  # what TFDS can store as it is
 
+# Most of Pillow's own errors are OSError; its readers of damaged files let others through.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
@@ -142,19 +145,22 @@ def channel_statistics(builder: ImageSetBuilder) -> tuple[Colour, Colour]:
 
 
 def decode(picture: bytes | str | Path, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an encoded picture: a path, or the bytes of the file.
+    """Reads an encoded picture: a path, or the bytes of the file. Of 16 bits a channel the upper 8 are kept.
 
     Raises:
-        RawDataError: it is no JPEG or PNG picture, or a damaged one; the message has the path, or `name` for bytes.
+        RawDataError: it is no JPEG or PNG picture, a damaged one or a huge one; the message has the path, or `name` for
+            bytes.
     """
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as image:
+            if image.mode.startswith("I"):  # grey of 16 bits, of which `convert` would make 255 of all above 255
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    # Most of Pillow's own errors are OSError; its readers of damaged files let others through.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except _UNREADABLE as error:
         where = name if isinstance(picture, bytes) else picture
         raise RawDataError(
-            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or fetch it again"
+            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or put another in its place"
         ) from error
 
 
