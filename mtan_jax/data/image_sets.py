@@ -6,7 +6,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,7 @@ class ImageSets:
     @property
     def data_info(self) -> ImageSetsInfo:
         """What the data set is."""
-        sets = {name: builder.image_set for name, builder in self.builders.items()}
-        return ImageSetsInfo(self.name, self._image_size, sets)
+        return ImageSetsInfo(self.name, self._image_size, self._of_each(lambda builder: builder.image_set))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -200,5 +199,17 @@ class ImageSets:
 
     def prepare(self) -> None:
         """Prepares the sets that are not prepared; see `Builder.prepare`."""
-        for builder in self.builders.values():
-            builder.prepare()
+        self._of_each(lambda builder: builder.prepare())
+
+    def _of_each(self, ask: Callable[[ImageSetBuilder], Any]) -> dict[str, Any]:
+        """What every set answers; where raw data of several were never named, the error lists all of these."""
+        found = {}
+        for name, builder in self.builders.items():
+            try:
+                found[name] = ask(builder)
+            except RawDataError as error:
+                lacking = [key for key, each in self.builders.items() if not (each.raw_dir or each.is_prepared())]
+                if name not in lacking or len(lacking) == 1:
+                    raise
+                raise RawDataError(f"{error}\n  Sets that are not prepared yet: {', '.join(lacking)}.") from error
+        return found

@@ -375,9 +375,19 @@ def test_missing_raw_data(tmp_path, raw, layout):
         "folders": ["SET/{train,val}/CLASS/*.{jpg,jpeg,png}"],
         "tfds": ["visual_domain_decathlon/SET/VERSION/", "tfds build visual_domain_decathlon/SET"],
     }[layout]
-    for part in [*files, "--config.data.raw_dir"]:
+    for part in ["'dtd'", *files, "--config.data.raw_dir", "configs/mini_decathlon.py needs no raw data."]:
         assert part in str(error.value)
+    assert "streets" not in str(error.value)
     assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize("layout", ["official", "folders", "tfds"])
+def test_all_sets_that_lack_raw_data_are_named(tmp_path, animals, layout):
+    make(tmp_path).prepare()
+    names = {"folders": ("dtd", "animals", "svhn")}.get(layout, ("dtd", "svhn"))
+    data = Decathlon(datasets=names, layout=layout, data_dir=str(tmp_path / "prepared"))
+    with pytest.raises(RawDataError, match=r"'dtd'[\s\S]*\n  Sets that are not prepared yet: dtd, svhn\.$"):
+        data.prepare()
 
 
 @pytest.mark.parametrize(
