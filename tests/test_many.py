@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import toy_sets_config
 import whole_run
+from decathlon_release import write_official
 from flax import traverse_util
+from toy_sets import SIZE
 
 from mtan_jax import adopt, evaluate, parallel, steps
 from mtan_jax.experiment import Experiment
 from mtan_jax.interop.files import WeightsError
-from mtan_jax.models import IMAGE_ARCHITECTURES, build_model
+from mtan_jax.models import IMAGE_ARCHITECTURES, IMAGE_BACKBONES, Backbone, build_model
+from mtan_jax.models.backbones.wide_resnet import Group, Stem
 from mtan_jax.tasks import classification
 from mtan_jax.weighting import METHODS, TaskGradients
 from mtan_jax.writers import MetricWriter
@@ -293,6 +296,49 @@ def with_method(make, arch, method, groups):
     return make(arch, **{"weighting": ((method, options),), "mixing.tasks_per_step": groups, "batch_size": 8})
 
 
+def one_group(width, layers):
+    """A backbone of four convolutions, which compiles in no time."""
+    made = {
+        "stem": functools.partial(Stem, layers, 2, 4),
+        "group_0": functools.partial(Group, layers, 4, 4, 1, True),
+    }
+    return Backbone(made, head=None, multiple=8, numerics=layers.numerics)
+
+
+@pytest.mark.parametrize("arch", ["feature_extraction", "deep_adaptation"])
+def test_steps_leave_frozen_arrays_bit_for_bit(arch, make, monkeypatch):
+    monkeypatch.setitem(IMAGE_BACKBONES, "one_group", one_group)
+    experiment = make(arch, **{"model.backbone": "one_group", "mixing.order": "in_turn"})
+    key, count = jax.random.key(0), len(experiment.tasks)
+    create = functools.partial(steps.create_state, experiment.model, experiment.tx, image_size=SIZE, num_tasks=count)
+    start = jax.device_get(jax.jit(create)(key))  # random values do as well as trained ones
+    state, _ = take_steps(experiment, 2, parallel.place_state(start))
+    assert_same(flat(state.frozen), flat(start.frozen))
+    changed = {name for name, array in flat(state.params).items() if (array != flat(start.params)[name]).any()}
+    combination = "backbone/group_0/block_0/conv_0/own_combination"
+    own = {"feature_extraction": "head_bars/kernel", "deep_adaptation": combination}
+    assert {"head_hues/kernel", own[arch]} <= changed
+
+
+@pytest.mark.parametrize("method", ["dwa", "pcgrad", "nash_mtl"])
+def test_methods_take_a_step_of_several_sets(method, make, monkeypatch):
+    monkeypatch.setitem(IMAGE_BACKBONES, "one_group", one_group)
+    fields = {"model.backbone": "one_group", "mixing.tasks_per_step": 2, "batch_size": 8}
+    experiment = make("split", weighting=method, **fields)
+    start = jax.device_get(experiment.init_state())
+    state, batches = take_steps(experiment, 1)
+    assert int(state.window.bad_step) == 0
+    there = np.isin(np.arange(3), batches[0]["task"])
+    assert there.sum() == 2
+    np.testing.assert_array_equal(state.window.loss_count, 4 * there)
+    moved = {name: (array != flat(start.params)[name]).any() for name, array in flat(state.params).items()}
+    assert {name: there[i] for i, name in enumerate(experiment.task_names)} == {
+        name: moved[f"head_{name}/kernel"] for name in experiment.task_names
+    }
+    assert moved["backbone/stem/conv/kernel"]
+    assert (np.abs(state.window.weights[there]) > 0).all()
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.long
@@ -379,6 +425,38 @@ def test_program_evaluates_predicts_and_sums_up(run_main, data_dir, tmp_path, ca
         run_main(*common, "--mode=eval", "--split=test")
     with pytest.raises(SystemExit, match="--images is for dense tasks"):
         run_main(*common, "--mode=predict", "--images=.")
+
+
+def test_program_writes_the_results_file_of_the_challenge(run_main, tmp_path):
+    write_official(tmp_path / "raw", "svhn", 10)  # categories 900, 899, ...; test images 3000, 3001, 3002
+    run_main(
+        "--config=configs/decathlon.py:smoke,sets=svhn,arch=split,backbone=wrn10_4",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={tmp_path / 'prepared'}",
+        f"--config.data.raw_dir={tmp_path / 'raw'}",
+        "--config.compilation_cache=",
+        *("--mode=predict", "--split=test", "--checkpoint=initial"),
+    )
+    folder = tmp_path / "run" / "figures" / "test"
+    lines = json.loads((folder / "svhn.json").read_text())
+    assert sorted(line["id"] for line in lines) == ["svhn/test/3000", "svhn/test/3001", "svhn/test/3002"]
+    assert json.loads((folder / "results.json").read_text()) == [
+        {"image_id": int(line["id"][-4:]), "category_id": 901 - int(line["predicted"])} for line in lines
+    ]
+
+
+@pytest.mark.long
+def test_mini_decathlon_runs_small(run_main, tmp_path):
+    data = f"--config.data.data_dir={tmp_path / 'prepared'}"
+    common = ("--config=configs/mini_decathlon.py:smoke", data, f"--workdir={tmp_path / 'run'}")
+    run_main(*common, "--config.compilation_cache=")
+    lines = [line for line in whole_run.read_metrics(tmp_path / "run") if line["split"] == "val"]
+    assert [line["step"] for line in lines] == [2, 4]
+    names = ("objects", "shapes", "textures", "glyphs", "digits", "signs")
+    for line in lines:
+        accuracies = [line[f"{name}/accuracy"] for name in names]
+        assert line["mean/accuracy"] == pytest.approx(sum(accuracies) / 6)
+        assert all(accuracy * 32 == round(accuracy * 32) for accuracy in accuracies)  # of 32 images each
 
 
 def test_score_is_relative_to_the_values_given(make, base):
