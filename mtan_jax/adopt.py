@@ -50,7 +50,8 @@ def adopt(source: Arrays, source_tasks: Sequence[str], wanted: Mapping[Path, Any
     single tasks is taken by the tasks' names. Where a task is new, or the other network has for all tasks in common
     what each has for itself here, a task begins with a copy of that, or of what the other network's first task has. A
     head is taken for a task of the same name and number of classes alone. What the other network lacks (adapters, heads
-    and masks of new tasks) keeps its initial values.
+    and masks of new tasks) keeps its initial values. Of the common backbone all else must be there, and nothing of the
+    other network's may be left over but its adaptations.
 
     Args:
         source: the other network's arrays, by (collection, *path).
@@ -62,7 +63,7 @@ def adopt(source: Arrays, source_tasks: Sequence[str], wanted: Mapping[Path, Any
         By path, what is taken.
 
     Raises:
-        WeightsError: an array of the backbone has another shape, or there is none.
+        WeightsError: an array of the backbone has another shape, or is in one of the networks alone.
     """
     other = _Network(source, tuple(source_tasks))
     found: Loaded = {}
@@ -76,11 +77,26 @@ def adopt(source: Arrays, source_tasks: Sequence[str], wanted: Mapping[Path, Any
         elif "backbone" in path:
             raise WeightsError(
                 f"the network of that run does not fit: {'/'.join(path)} is {shape} there, {leaf.shape} here; "
-                "config.model.backbone and config.model.width must be the same"
+                "config.model.backbone and config.model.width must be the same, and the kind of adapters if both have "
+                "any"
             )
     if not any("backbone" in path for path in found):
         raise WeightsError("the network of that run does not fit: it has none of the backbone's arrays")
+    here, there = _backbone(wanted), _backbone(source)
+    for paths, problem in ((here - there, "has no"), (there - here, "has besides")):
+        if paths:
+            raise WeightsError(
+                f"the network of that run does not fit: it {problem} {'/'.join(min(paths))} ({len(paths)} arrays of "
+                "the backbone in all); config.model.backbone must be the same"
+            )
     return found
+
+
+def _backbone(arrays: Mapping[Path, Any]) -> set[Path]:
+    """What the common backbone has in every architecture, whether frozen, of all tasks or of each."""
+    paths = (path[1:] for path in arrays if path[0] in COLLECTIONS and path[1] == "backbone")
+    plain = {(*module, name.removeprefix(OWN_PREFIX)) for *module, name in paths}
+    return {path for path in plain if path[-1] not in ADAPTATIONS}
 
 
 def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:

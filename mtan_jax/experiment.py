@@ -79,6 +79,13 @@ class Experiment:
                 "tasks"
             )
         groups = config.mixing.tasks_per_step if isinstance(builder, ImageSets) else 1
+        if isinstance(builder, ImageSets):
+            for task in tasks:
+                if task.name != task.target:
+                    raise ValueError(
+                        f"config.tasks: the task {task.name!r} is of the set {task.target!r}; of sets of labelled "
+                        "images each is one task, under the name of the set"
+                    )
         experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS, groups))
         experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
         experiment._check_values()
@@ -269,10 +276,15 @@ class Experiment:
                 "its count of steps is that of all tasks, and the first steps of a task that comes late would be far "
                 "too large; use sgd, or absent_tasks = 'step'"
             )
+        if absent == "rest":
+            optimizer = rest_absent(optimizer, self.task_names)
+        elif self.is_mixture and set(self._trained) != set(self.task_names):
+            # What belongs to a task that is never trained on must not decay in any case.
+            optimizer = rest_absent(optimizer, self.task_names, but=self._trained)
         return weighting.build_weighting(
             self.config.weighting,
             self.task_names,
-            rest_absent(optimizer, self.task_names) if absent == "rest" else optimizer,
+            optimizer,
             options=self._weighting_options,
             defaults={"steps_per_epoch": steps_per_epoch, "learning_rate": learning_rate},
         )

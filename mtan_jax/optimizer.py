@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jaxtyping import Array, Bool
 
@@ -57,7 +58,7 @@ def build_schedule(
 
 def _decayed(params: optax.Params) -> Any:
     """All but the scores of Piggyback's masks: decay would bring them below the threshold, and the masks to 0."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key != "own_scores", params)
+    return jax.tree.map_with_path(lambda path, _: not path or path[-1].key != "own_scores", params)
 
 
 def _pieces(
@@ -78,7 +79,9 @@ def _pieces(
     return optax.join_schedules([optax.constant_schedule(value) for value in rates], boundaries)
 
 
-def rest_absent(inner: optax.GradientTransformation, tasks: tuple[str, ...]) -> optax.GradientTransformationExtraArgs:
+def rest_absent(
+    inner: optax.GradientTransformation, tasks: tuple[str, ...], but: Sequence[str] = ()
+) -> optax.GradientTransformationExtraArgs:
     """An optimiser that leaves alone what belongs to tasks that a step has no example of.
 
     Without it, momentum, weight decay and the averages of Adam go on changing adapters, heads and attention masks of
@@ -89,14 +92,16 @@ def rest_absent(inner: optax.GradientTransformation, tasks: tuple[str, ...]) -> 
         inner: the optimiser; its state has parts shaped like the parameters, which rest too. One that counts its steps
             to correct its averages (Adam) would count those of other tasks.
         tasks: in the order of `present`, which every update is given.
+        but: those that do not rest.
     """
     inner = optax.with_extra_args_support(inner)
+    restless = np.array([task in but for task in tasks])
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, optax.OptState]:
         new_updates, new_state = inner.update(updates, state, params, **extra_args)
-        moving = _moving(updates, tasks, extra_args["present"])
+        moving = _moving(updates, tasks, extra_args["present"] | restless)
         kept = optax.tree_utils.tree_map_params(
             inner, lambda _, moves: moves, state, moving, transform_non_params=lambda _: jnp.ones((), bool)
         )
@@ -142,7 +147,10 @@ def build_optimizer(config: ml_collections.ConfigDict, schedule: optax.Schedule)
             raise ValueError(
                 f"config.optimizer.options.{option} is not known to {config.name}; known: {', '.join(known)}"
             )
-    parts = [make(schedule, **config.options)]
+    options = dict(config.options)
+    if config.name == "adamw":
+        options.setdefault("mask", _decayed)
+    parts = [make(schedule, **options)]
     if not 0 <= config.weight_decay < math.inf:
         raise ValueError(f"config.optimizer.weight_decay = {config.weight_decay}: a number of at least 0 is needed")
     if config.weight_decay:

@@ -1,6 +1,7 @@
 """The network in numbers: shapes by stage, parameters by part, and their ratio to one single-task network."""
 
 import collections
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import Backbone, build_backbone, build_model
 from mtan_jax.models.stage import abstract_stages
-from mtan_jax.parts import OWN, part_of
+from mtan_jax.parts import part_of
 
 
 def count(tree: Any) -> int:
@@ -18,27 +19,28 @@ def count(tree: Any) -> int:
 
 
 def count_parts(params: Any, tasks: tuple[str, ...]) -> dict[str, int]:
-    """Parameters by part of the network (`mtan_jax.parts`); parts that the network lacks are left out."""
+    """Parameters by part of the network (`mtan_jax.parts`), as `kept` counts; parts that it lacks are left out."""
     counts: collections.Counter[str] = collections.Counter()
     for path, leaf in jax.tree.leaves_with_path(params):
-        counts[part_of(tuple(key.key for key in path), tasks)] += leaf.size
+        counts[part_of(tuple(key.key for key in path), tasks)] += _kept(path, leaf)
     return dict(counts)
 
 
 def kept(variables: Any) -> tuple[int, int]:
     """Parameters that must be kept of a network, and how many of them are heads.
 
-    Of Piggyback's scores one bit a weight is kept: 32 count as one. Frozen running statistics are no parameters, as
-    those that move are none.
+    Frozen running statistics are no parameters, as those that move are none.
     """
     heads = sum(count(tree) for name, tree in variables["params"].items() if name.startswith("head_"))
-    total = 0
-    for collection in ("params", "frozen"):
-        for path, leaf in jax.tree.leaves_with_path(variables.get(collection, {})):
-            name = path[-1].key
-            if collection == "params" or name not in ("mean", "var"):
-                total += leaf.size // 32 if name == "own_scores" else leaf.size
+    total = sum(_kept(path, leaf) for path, leaf in jax.tree.leaves_with_path(variables["params"]))
+    for path, leaf in jax.tree.leaves_with_path(variables.get("frozen", {})):
+        total += 0 if path[-1].key in ("mean", "var") else leaf.size
     return total, heads
+
+
+def _kept(path: Any, leaf: Any) -> int:
+    """Parameters that must be kept of one: of Piggyback's scores a bit a weight, each task's mask in words of 32."""
+    return leaf.shape[0] * math.ceil(math.prod(leaf.shape[1:]) / 32) if path[-1].key == "own_scores" else leaf.size
 
 
 def stage_table(backbone: Backbone, image_size: tuple[int, int], *, grouped: bool = False) -> str:
@@ -72,9 +74,6 @@ def summary(experiment: Experiment) -> str:
             rows += [(f"  {inner}", count(part)) for inner, part in module.items()]
     total, heads = kept(variables)
     parts = count_parts(params, experiment.task_names)
-    scores = sum(leaf.size for path, leaf in jax.tree.leaves_with_path(params) if path[-1].key == "own_scores")
-    if scores:
-        parts[OWN] -= scores - scores // 32
     if total > sum(parts.values()):
         parts["frozen"] = total - sum(parts.values())
     single = _single_task(experiment)

@@ -21,6 +21,7 @@ from mtan_jax.config import FREE_FIELDS, ArgumentError, default_config
 from mtan_jax.data import DATASETS
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.itinerary import Itinerary
+from mtan_jax.decathlon_score import FINETUNING_ERRORS
 from mtan_jax.experiment import Experiment
 from mtan_jax.optimizer import build_schedule
 from mtan_jax.weighting import METHODS
@@ -348,6 +349,16 @@ def test_parts_of_the_decathlon(argument, fields):
     for name, value in fields.items():
         config.update_from_flattened_dict({name: value})
     Experiment.from_config(config)
+
+
+def test_the_decathlons_score_needs_no_numbers_typed_in():
+    """Networks with the published errors have 250 a set; sets of one's own have no score."""
+    for argument, count in (("", 10), ("sets=dtd+svhn", 2)):
+        experiment = Experiment.from_config(load_config("decathlon", argument))
+        assert experiment.score({name: 1 - FINETUNING_ERRORS[name] for name in experiment.task_names}) == (
+            pytest.approx(250 * count)
+        )
+    assert load_config("decathlon", "sets=dtd+mine").eval.single_task == ()
 
 
 def test_the_authors_schedule_of_the_decathlon():

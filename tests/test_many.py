@@ -1,24 +1,30 @@
 """Networks whose images belong to one task each, in whole runs: what is trained, what stays, what is taken over."""
 
+import dataclasses
 import functools
 import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_sets_config
 import whole_run
+from decathlon_release import write_official
 from flax import traverse_util
+from toy_sets import SIZE
 
-from mtan_jax import evaluate, parallel, steps
+from mtan_jax import adopt, evaluate, parallel, steps
 from mtan_jax.experiment import Experiment
 from mtan_jax.interop.files import WeightsError
-from mtan_jax.models import IMAGE_ARCHITECTURES, build_model
+from mtan_jax.models import IMAGE_ARCHITECTURES, IMAGE_BACKBONES, Backbone, build_model
+from mtan_jax.models.backbones.wide_resnet import Group, Stem
 from mtan_jax.tasks import classification
-from mtan_jax.weighting import METHODS
+from mtan_jax.weighting import METHODS, TaskGradients
 from mtan_jax.writers import MetricWriter
 
+HUES_AGAIN = dataclasses.replace(classification("again", 3), target="hues")
 FROZEN = ("feature_extraction", "series_adapters", "parallel_adapters", "deep_adaptation", "piggyback")
 
 
@@ -148,6 +154,24 @@ def test_what_belongs_to_absent_tasks_rests(arch, absent_tasks, make, base):
             assert array[0].tobytes() != statistics[1][name][0].tobytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "decay"), [("sgd", {"momentum": 0.9}, 0.1), ("adamw", {"weight_decay": 0.1}, 0.0)]
+)
+def test_decay_leaves_what_belongs_to_tasks_that_are_not_trained_on(name, options, decay, make):
+    fields = {"optimizer.absent_tasks": "step", "optimizer.weight_decay": decay, "optimizer.name": name}
+    experiment = make("mtan", **fields, **{"mixing.tasks": ("hues", "bars"), "optimizer.options": options})
+    params = {"backbone": {"kernel": jnp.ones(2), "own_scale": jnp.ones((3, 2))}}
+    params |= {f"head_{task}": {"kernel": jnp.ones(2)} for task in experiment.task_names}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    present = jnp.array([True, False, False])  # the turn of "hues"
+    given = TaskGradients(experiment.task_names, jnp.ones(3), present, jnp.ones(3), lambda cotangent: zeros)
+    updates, _ = experiment.tx.update(given, experiment.tx.init(params), params, present=present)
+    moved = {name: update.any() for name, update in flat(updates).items()}
+    heads = {"head_hues/kernel": True, "head_bars/kernel": True, "head_corners/kernel": False}
+    assert moved == {"backbone/kernel": True, "backbone/own_scale": True, **heads}
+    np.testing.assert_array_equal(updates["backbone"]["own_scale"].any(axis=1), list(heads.values()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "groups"), [long(*pair, fast=("mtan",)) for pair in (("mtan", 2), ("piggyback", 1), ("single", 2))]
@@ -272,6 +296,49 @@ def with_method(make, arch, method, groups):
     return make(arch, **{"weighting": ((method, options),), "mixing.tasks_per_step": groups, "batch_size": 8})
 
 
+def one_group(width, layers):
+    """A backbone of four convolutions, which compiles in no time."""
+    made = {
+        "stem": functools.partial(Stem, layers, 2, 4),
+        "group_0": functools.partial(Group, layers, 4, 4, 1, True),
+    }
+    return Backbone(made, head=None, multiple=8, numerics=layers.numerics)
+
+
+@pytest.mark.parametrize("arch", ["feature_extraction", "deep_adaptation"])
+def test_steps_leave_frozen_arrays_bit_for_bit(arch, make, monkeypatch):
+    monkeypatch.setitem(IMAGE_BACKBONES, "one_group", one_group)
+    experiment = make(arch, **{"model.backbone": "one_group", "mixing.order": "in_turn"})
+    key, count = jax.random.key(0), len(experiment.tasks)
+    create = functools.partial(steps.create_state, experiment.model, experiment.tx, image_size=SIZE, num_tasks=count)
+    start = jax.device_get(jax.jit(create)(key))  # random values do as well as trained ones
+    state, _ = take_steps(experiment, 2, parallel.place_state(start))
+    assert_same(flat(state.frozen), flat(start.frozen))
+    changed = {name for name, array in flat(state.params).items() if (array != flat(start.params)[name]).any()}
+    combination = "backbone/group_0/block_0/conv_0/own_combination"
+    own = {"feature_extraction": "head_bars/kernel", "deep_adaptation": combination}
+    assert {"head_hues/kernel", own[arch]} <= changed
+
+
+@pytest.mark.parametrize("method", ["dwa", "pcgrad", "nash_mtl"])
+def test_methods_take_a_step_of_several_sets(method, make, monkeypatch):
+    monkeypatch.setitem(IMAGE_BACKBONES, "one_group", one_group)
+    fields = {"model.backbone": "one_group", "mixing.tasks_per_step": 2, "batch_size": 8}
+    experiment = make("split", weighting=method, **fields)
+    start = jax.device_get(experiment.init_state())
+    state, batches = take_steps(experiment, 1)
+    assert int(state.window.bad_step) == 0
+    there = np.isin(np.arange(3), batches[0]["task"])
+    assert there.sum() == 2
+    np.testing.assert_array_equal(state.window.loss_count, 4 * there)
+    moved = {name: (array != flat(start.params)[name]).any() for name, array in flat(state.params).items()}
+    assert {name: there[i] for i, name in enumerate(experiment.task_names)} == {
+        name: moved[f"head_{name}/kernel"] for name in experiment.task_names
+    }
+    assert moved["backbone/stem/conv/kernel"]
+    assert (np.abs(state.window.weights[there]) > 0).all()
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.long
@@ -360,6 +427,38 @@ def test_program_evaluates_predicts_and_sums_up(run_main, data_dir, tmp_path, ca
         run_main(*common, "--mode=predict", "--images=.")
 
 
+def test_program_writes_the_results_file_of_the_challenge(run_main, tmp_path):
+    write_official(tmp_path / "raw", "svhn", 10)  # categories 900, 899, ...; test images 3000, 3001, 3002
+    run_main(
+        "--config=configs/decathlon.py:smoke,sets=svhn,arch=split,backbone=wrn10_4",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={tmp_path / 'prepared'}",
+        f"--config.data.raw_dir={tmp_path / 'raw'}",
+        "--config.compilation_cache=",
+        *("--mode=predict", "--split=test", "--checkpoint=initial"),
+    )
+    folder = tmp_path / "run" / "figures" / "test"
+    lines = json.loads((folder / "svhn.json").read_text())
+    assert sorted(line["id"] for line in lines) == ["svhn/test/3000", "svhn/test/3001", "svhn/test/3002"]
+    assert json.loads((folder / "results.json").read_text()) == [
+        {"image_id": int(line["id"][-4:]), "category_id": 901 - int(line["predicted"])} for line in lines
+    ]
+
+
+@pytest.mark.long
+def test_mini_decathlon_runs_small(run_main, tmp_path):
+    data = f"--config.data.data_dir={tmp_path / 'prepared'}"
+    common = ("--config=configs/mini_decathlon.py:smoke", data, f"--workdir={tmp_path / 'run'}")
+    run_main(*common, "--config.compilation_cache=")
+    lines = [line for line in whole_run.read_metrics(tmp_path / "run") if line["split"] == "val"]
+    assert [line["step"] for line in lines] == [2, 4]
+    names = ("objects", "shapes", "textures", "glyphs", "digits", "signs")
+    for line in lines:
+        accuracies = [line[f"{name}/accuracy"] for name in names]
+        assert line["mean/accuracy"] == pytest.approx(sum(accuracies) / 6)
+        assert all(accuracy * 32 == round(accuracy * 32) for accuracy in accuracies)  # of 32 images each
+
+
 def test_score_is_relative_to_the_values_given(make, base):
     experiment = make("split", tasks=("hues",), **{"eval.single_task": (("hues/accuracy", 0.4),)})
     metrics = evaluate.evaluate(experiment, parallel.place_state(base[1]))
@@ -386,6 +485,7 @@ def test_score_is_relative_to_the_values_given(make, base):
             r"single_task = .*: of every set the accuracy is need",
         ),
         ("mtan", {"tasks": ("hues", "mean")}, r"a set cannot be called 'mean'"),
+        ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"the task 'again' is of the set 'hues'; of sets of labelled"),
     ],
 )
 def test_what_does_not_fit_is_named_before_data_are_read(arch, fields, message, make):
@@ -411,6 +511,39 @@ def test_a_run_that_does_not_fit_is_named(make, base, tmp_path):
         make("split", **{"model.init_from": str(tmp_path / "nowhere")}).load_weights()
     with pytest.raises(WeightsError, match=r"should be the working directory of a run, but .*config\.json"):
         make("split", **{"model.init_from": str(tmp_path)}).init_state()
+
+
+def shapes_of(make, arch, **fields):
+    """Shapes of a network's variables by path, and the names of its tasks."""
+    experiment = make(arch, **fields)
+    return traverse_util.flatten_dict(dict(experiment.abstract_variables())), experiment.task_names
+
+
+@pytest.mark.parametrize("arch", ["split", "piggyback"])
+def test_a_run_of_another_depth_leaves_no_array_random_or_unused(arch, make):
+    networks = {}
+    for depth in ("wrn10_4", "wrn16_4"):
+        shapes, tasks = shapes_of(make, arch, **{"model.backbone": depth})
+        networks[depth] = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}, tasks, shapes
+    (shallow, tasks, shallow_shapes), (deep, _, deep_shapes) = networks.values()
+    with pytest.raises(WeightsError, match=r"has no backbone/group_0/block_1/.* \(\d+ arrays of the backbone in all\)"):
+        adopt.adopt(shallow, tasks, deep_shapes, tasks)
+    with pytest.raises(WeightsError, match=r"has besides backbone/group_0/block_1/.*; config\.model\.backbone must be"):
+        adopt.adopt(deep, tasks, shallow_shapes, tasks)
+
+
+def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make):
+    networks = {arch: shapes_of(make, arch) for arch in IMAGE_ARCHITECTURES}
+    adapters = {"series_adapters", "parallel_adapters"}
+    for (arch, (source, tasks)), (other, (wanted, names)) in itertools.product(networks.items(), repeat=2):
+        arrays = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in source.items()}
+        if {arch, other} == adapters:
+            with pytest.raises(WeightsError, match=r"own_adapter is .* the kind of adapters if both have any"):
+                adopt.adopt(arrays, tasks, wanted, names)
+        else:
+            found = adopt.adopt(arrays, tasks, wanted, names)
+            left = {path for path in wanted.keys() - found.keys() if path[1] == "backbone"}
+            assert all(path[-1].removeprefix("own_") in adopt.ADAPTATIONS for path in left)
 
 
 def test_batches_that_devices_cannot_share_are_named(make):

@@ -78,6 +78,18 @@ def test_sgd_with_momentum_and_decoupled_weight_decay():
     np.testing.assert_allclose(second, first + moved - 0.1 * 0.5 * first, rtol=ROUNDING)
 
 
+@pytest.mark.parametrize("options", [{}, {"mask": lambda params: {"kernel": False, "own_scores": True}}])
+def test_adamw_decays_no_scores_of_masks_unless_told_to(options):
+    config = make_config(name="adamw")
+    config.options = {"weight_decay": 0.5} | options
+    tx = build_optimizer(config, lambda step: 0.1)
+    params = {"kernel": jnp.ones(2), "own_scores": jnp.full(2, 0.01)}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    decayed = "own_scores" if options else "kernel"
+    for name, update in updates.items():
+        np.testing.assert_allclose(update, -0.1 * 0.5 * params[name] * (name == decayed))
+
+
 def test_clipping_divides_by_the_norm_where_it_is_too_large():
     config = make_config(name="sgd", learning_rate=1.0, clip_norm=1.0)
     path = follow(config, lambda step: 1.0)

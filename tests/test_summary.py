@@ -123,3 +123,19 @@ def test_the_decathlons_networks(arch, tmp_path):
     table = numbers(summary(Experiment.from_config(config)))
     assert table["backbone alone"] == "5,850,528"
     assert table["ratio without heads"] == RATIOS[arch]
+
+
+def test_bits_of_masks_are_rounded_as_kept_whatever_the_width(tmp_path):
+    """A mask of n weights takes ceil(n / 32) words; 0.3 times 16, 64, 128, 256 channels."""
+    config = runpy.run_path(str(CONFIGS / "decathlon.py"))["get_config"]("arch=piggyback,backbone=wrn10_4,width=0.3")
+    config.data.data_dir = str(tmp_path)
+    table = numbers(summary(Experiment.from_config(config)))
+    pairs = ((5, 19), (19, 38), (38, 77))
+    kernels = [27 * 5, *(size for a, b in pairs for size in (9 * a * b, 9 * b * b, a * b))]
+    biases = 5 + sum(3 * b for _, b in pairs)
+    norms = 2 * (sum(a + b for a, b in pairs) + 77)
+    own = 10 * (sum(-(-size // 32) for size in kernels) + norms)
+    assert table["backbones of tasks"] == f"{own:,}"
+    assert table["frozen"] == f"{sum(kernels) + biases:,}"
+    heads = int(table["heads"].replace(",", ""))
+    assert table["total"] == f"{own + sum(kernels) + biases + heads:,}"

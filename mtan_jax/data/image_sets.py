@@ -6,7 +6,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TAKEN = ("attention", "backbone", "mean")  # parts of the network, and the mean over the sets in the metrics
 
 _FORMATS = ("JPEG", "PNG")  # what TFDS can store as it is
+
+# Most of Pillow's own errors are OSError; its readers of damaged files let others through.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,19 +145,22 @@ def channel_statistics(builder: ImageSetBuilder) -> tuple[Colour, Colour]:
 
 
 def decode(picture: bytes | str | Path, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an encoded picture: a path, or the bytes of the file.
+    """Reads an encoded picture: a path, or the bytes of the file. Of 16 bits a channel the upper 8 are kept.
 
     Raises:
-        RawDataError: it is no JPEG or PNG picture, or a damaged one; the message has the path, or `name` for bytes.
+        RawDataError: it is no JPEG or PNG picture, a damaged one or a huge one; the message has the path, or `name` for
+            bytes.
     """
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as image:
+            if image.mode.startswith("I"):  # grey of 16 bits, of which `convert` would make 255 of all above 255
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    # Most of Pillow's own errors are OSError; its readers of damaged files let others through.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except _UNREADABLE as error:
         where = name if isinstance(picture, bytes) else picture
         raise RawDataError(
-            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or fetch it again"
+            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or put another in its place"
         ) from error
 
 
@@ -184,8 +190,7 @@ class ImageSets:
     @property
     def data_info(self) -> ImageSetsInfo:
         """What the data set is."""
-        sets = {name: builder.image_set for name, builder in self.builders.items()}
-        return ImageSetsInfo(self.name, self._image_size, sets)
+        return ImageSetsInfo(self.name, self._image_size, self._of_each(lambda builder: builder.image_set))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -194,5 +199,17 @@ class ImageSets:
 
     def prepare(self) -> None:
         """Prepares the sets that are not prepared; see `Builder.prepare`."""
-        for builder in self.builders.values():
-            builder.prepare()
+        self._of_each(lambda builder: builder.prepare())
+
+    def _of_each(self, ask: Callable[[ImageSetBuilder], Any]) -> dict[str, Any]:
+        """What every set answers; where raw data of several were never named, the error lists all of these."""
+        found = {}
+        for name, builder in self.builders.items():
+            try:
+                found[name] = ask(builder)
+            except RawDataError as error:
+                lacking = [key for key, each in self.builders.items() if not (each.raw_dir or each.is_prepared())]
+                if name not in lacking or len(lacking) == 1:
+                    raise
+                raise RawDataError(f"{error}\n  Sets that are not prepared yet: {', '.join(lacking)}.") from error
+        return found

@@ -16,6 +16,7 @@ class RawLayout:
         expected: the files looked for below the raw folder, a line each.
         source: where one gets them.
         signs: patterns of paths; a match tells that a folder holds this layout.
+        without: the configuration of the same kind that needs no raw data.
     """
 
     dataset: str
@@ -23,6 +24,7 @@ class RawLayout:
     expected: tuple[str, ...]
     source: str
     signs: tuple[str, ...]
+    without: str = "configs/streets.py"
 
     def missing(self, raw_dir: Path | None, problem: str = "") -> RawDataError:
         """The error for raw data that are not there: files expected, place looked in, source, and what needs none.
@@ -41,7 +43,7 @@ class RawLayout:
             f"  Expected there (layout {self.name!r}):",
             *(f"    {line}" for line in self.expected),
             f"  Source: {self.source}",
-            "  configs/streets.py needs no raw data.",
+            f"  {self.without} needs no raw data.",
         ]
         return RawDataError("\n".join(lines))
 

@@ -375,9 +375,19 @@ def test_missing_raw_data(tmp_path, raw, layout):
         "folders": ["SET/{train,val}/CLASS/*.{jpg,jpeg,png}"],
         "tfds": ["visual_domain_decathlon/SET/VERSION/", "tfds build visual_domain_decathlon/SET"],
     }[layout]
-    for part in [*files, "--config.data.raw_dir"]:
+    for part in ["'dtd'", *files, "--config.data.raw_dir", "configs/mini_decathlon.py needs no raw data."]:
         assert part in str(error.value)
+    assert "streets" not in str(error.value)
     assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize("layout", ["official", "folders", "tfds"])
+def test_all_sets_that_lack_raw_data_are_named(tmp_path, animals, layout):
+    make(tmp_path).prepare()
+    names = {"folders": ("dtd", "animals", "svhn")}.get(layout, ("dtd", "svhn"))
+    data = Decathlon(datasets=names, layout=layout, data_dir=str(tmp_path / "prepared"))
+    with pytest.raises(RawDataError, match=r"'dtd'[\s\S]*\n  Sets that are not prepared yet: dtd, svhn\.$"):
+        data.prepare()
 
 
 @pytest.mark.parametrize(
@@ -469,6 +479,22 @@ def test_damaged_picture_is_named_and_nothing_is_left(tmp_path, name, damage):
     path.write_bytes(good)
     data.prepare()  # the same builder, after repair
     assert len(stored(data, "train")) == 3
+
+
+def test_grey_pictures_of_16_bits_do_not_saturate(tmp_path):
+    values = np.array([[0, 255, 256, 300], [32768, 40000, 65000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    by_hand = [[0, 0, 1, 1], [128, 156, 253, 255]]  # divided by 256
+    np.testing.assert_array_equal(decode(tmp_path / "deep.png", "")[..., 0], by_hand)
+    assert decode((tmp_path / "deep.png").read_bytes(), "").shape == (2, 4, 3)
+
+
+def test_huge_picture_is_named(tmp_path, animals, monkeypatch):
+    path = animals / "train" / "zebra" / "000002.jpg"
+    Image.new("L", (30, 30)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # Pillow refuses twice as many; the others have 156 at most
+    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: cannot be read .*exceeds limit of 800 pixels"):
+        make(tmp_path).prepare()
 
 
 @pytest.mark.parametrize("file", ["annotations/svhn_val.json", "decathlon-1.0-data/svhn/test/000001.jpg"])

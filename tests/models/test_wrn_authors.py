@@ -16,7 +16,7 @@ from seeded import seeded_image, seeded_labels, seeded_state
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
 from mtan_jax.models import IMAGE_ARCHITECTURES, Numerics
-from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, wide_resnet
+from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, pooled, wide_resnet
 from mtan_jax.models.layers import BATCH_NORM_MOMENTUM
 from mtan_jax.models.many import ManyToMany
 from mtan_jax.summary import count, count_parts
@@ -278,3 +278,13 @@ def test_full_size_in_float32(mode):
             found = np.asarray(predict(network.variables, jnp.full(2, k, jnp.int32))[network.names[k]])
             error = np.abs(found.astype(np.float64) - np.log(network.stored[f"{mode}/{k}"])).max()
             assert error < 5 * network.stored[f"error/{mode}/{k}"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "seen"), [(9, 9, (8, 8)), (12, 12, (12, 12)), (9, 15, (8, 15)), (8, 4, (8, 4))]
+)
+def test_all_positions_count_but_for_the_authors_image_size(height, width, seen):
+    """12x12 positions (96x96 pixels) lost more than half of themselves."""
+    x = np.random.default_rng(0).normal(size=(2, 3, height, width, 5))
+    expected = [[[x[g, b, : seen[0], : seen[1], c].mean() for c in range(5)] for b in range(3)] for g in range(2)]
+    np.testing.assert_allclose(pooled(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)

@@ -256,6 +256,28 @@ def test_absent_tasks_take_no_part(method):
     np.testing.assert_allclose(weights[[0, 2]], others, rtol=1e-3, atol=1e-5)
 
 
+OWN_LENGTH = ("cagrad", "fairgrad", "nash_mtl", "db_mtl", "moco")
+TRACKED = ("db_mtl", "moco")
+
+
+@each_method
+def test_one_task_a_step_gives_its_gradient_or_as_documented_its_direction(method):
+    """Three tasks in turn, twice; docs/decathlon.md names the methods that differ."""
+    tx, step = stepper(method, ("task_0", "task_1", "task_2"), ())
+    gradients, state = gradients_of(6), tx.init(jnp.zeros(20))
+    for k, gradient in enumerate(gradients):
+        present = np.arange(3) == k % 3
+        found, state = step(present[:, None] * gradient, 2.0 * present / (k + 1), present, state)
+        made_of = gradients[k % 3 : k + 1 : 3] if method in TRACKED else gradient[None]
+        factors, *_ = np.linalg.lstsq(made_of.T, np.asarray(found))
+        assert (factors > 0).all()
+        np.testing.assert_allclose(found, factors @ made_of, atol=1e-5)
+        if method not in OWN_LENGTH:
+            assert factors == pytest.approx(1, abs=1e-4)
+        else:
+            assert np.abs(np.linalg.norm(found) / np.linalg.norm(gradient) - 1) > 0.1
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [("mgda", {}), ("upgrad", {}), ("dualproj", {}), ("nash_mtl", {}), ("cagrad", {"c": 1.0}), ("fairgrad", {})],

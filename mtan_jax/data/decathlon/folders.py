@@ -57,6 +57,8 @@ class FolderSet:
         self._raw_dir = raw_dir
         self._set_name = set_name
         self._kept: Listing | None = None
+        dataset = f"{self.layout.dataset}: the set {set_name!r}"
+        self._layout = dataclasses.replace(self.layout, dataset=dataset)  # for messages
 
     def check(self) -> None:
         """Looks at the folders anew; raises RawDataError where something is missing or does not fit together."""
@@ -99,7 +101,7 @@ class FolderSet:
         folder = self._folder()
         classes = _sub_folders(folder / "train")
         if not classes:
-            raise self.layout.missing(self._raw_dir, f"{folder / 'train'} holds no folders of classes.")
+            raise self._layout.missing(self._raw_dir, f"{folder / 'train'} holds no folders of classes.")
         splits = [split for split in SPLITS if (folder / split).is_dir()]
         pictures = {split: self._list_split(folder, split, classes) for split in splits}
         return Listing(folder, classes, pictures, metadata={})
@@ -115,22 +117,22 @@ class FolderSet:
         """The folder of the set, which has at least "train" and "val"."""
         raw_dir = self._raw_dir
         if raw_dir is None or not raw_dir.is_dir():
-            raise self.layout.missing(raw_dir)
+            raise self._layout.missing(raw_dir)
         folder = self._find()
         if folder is None:
             for other in LAYOUTS.values():
                 if other.lies_in(raw_dir) and not self.layout.lies_in(raw_dir):
-                    raise self.layout.wrong_layout(raw_dir, other)
+                    raise self._layout.wrong_layout(raw_dir, other)
             places = [raw_dir / place for place in self.data_folders if (raw_dir / place).is_dir()]
             place = places[0] if places else raw_dir
             archive = place / f"{self._set_name}.tar"
             todo = f" Extract {archive}." if archive.is_file() else ""
-            raise self.layout.missing(
+            raise self._layout.missing(
                 raw_dir, f"There is no set {self._set_name!r}: {place} holds {_content(place)}.{todo}"
             )
         for split in ("train", "val"):
             if not (folder / split).is_dir():
-                raise self.layout.missing(
+                raise self._layout.missing(
                     raw_dir, f"There is no split {split!r} of {self._set_name!r}: {folder} holds {_content(folder)}."
                 )
         return folder
@@ -153,7 +155,7 @@ class FolderSet:
         if split == "test":
             files += [(f"{split}/{file}", -1) for file in _pictures(folder / split)]
         if not files:
-            raise self.layout.missing(self._raw_dir, f"{folder / split} holds no pictures.")
+            raise self._layout.missing(self._raw_dir, f"{folder / split} holds no pictures.")
         return [Picture(file, label, f"{self._set_name}/{file}") for file, label in files]
 
 

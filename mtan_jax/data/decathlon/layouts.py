@@ -4,6 +4,7 @@ from mtan_jax.data.raw_layout import RawLayout
 
 DATA_FOLDERS = ("decathlon-1.0-data", "decathlon-1.0/data")  # the data by themselves, or extracted into the devkit
 ANNOTATION_FOLDERS = ("annotations", "decathlon-1.0/annotations")
+WITHOUT = "configs/mini_decathlon.py"
 
 OFFICIAL = RawLayout(
     dataset="Visual Decathlon",
@@ -18,6 +19,7 @@ OFFICIAL = RawLayout(
         "from https://www.image-net.org, after registration)"
     ),
     signs=tuple(f"{folder}/*/train" for folder in DATA_FOLDERS),
+    without=WITHOUT,
 )
 
 FOLDERS = RawLayout(
@@ -29,6 +31,7 @@ FOLDERS = RawLayout(
     ),
     source="pictures of one's own, or a part of Visual Decathlon",
     signs=("*/train",),
+    without=WITHOUT,
 )
 
 TFDS = RawLayout(
@@ -37,6 +40,7 @@ TFDS = RawLayout(
     expected=("visual_domain_decathlon/SET/VERSION/    in array_record files",),
     source="tfds build visual_domain_decathlon/SET --file_format=array_record    (needs TensorFlow)",
     signs=("visual_domain_decathlon/*/*/features.json",),
+    without=WITHOUT,
 )
 
 LAYOUTS = {layout.name: layout for layout in (OFFICIAL, FOLDERS, TFDS)}

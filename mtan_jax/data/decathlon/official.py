@@ -75,7 +75,7 @@ class OfficialSet(FolderSet):
         path = self._find_annotations(name)
         if path is None:
             places = " nor ".join(f"{folder}/{name}" for folder in ANNOTATION_FOLDERS)
-            raise OFFICIAL.missing(self._raw_dir, f"There is neither {places}.")
+            raise self._layout.missing(self._raw_dir, f"There is neither {places}.")
         return path
 
 

@@ -69,7 +69,8 @@ class TfdsSet:
             raise RawDataError(
                 f"{TFDS.dataset}: there is no copy of {self._set_name!r} by TFDS in {places} "
                 f"(--config.data.raw_dir, --config.data.data_dir).\n  Expected there (layout {TFDS.name!r}):\n    "
-                f"{TFDS.expected[0]}\n  Source: {TFDS.source}"
+                f"{TFDS.expected[0]}\n  Source: {TFDS.source}\n"
+                f"  {TFDS.without} needs no raw data."
             )
         builder = tfds.builder_from_directory(folder)
         formats = sorted(kind.value for kind in builder.info.available_file_formats())

@@ -18,7 +18,7 @@ from mtan_jax.models.task_layers import SharedConv, TaskConv, TaskConvNorm, Task
 
 CHANNELS = (16, 64, 128, 256)  # of WRN-28-4: the stem and three groups
 LAST_MOMENTUM = 0.1  # of the last BatchNorm; PyTorch's 0.9 is the share of the new value
-POOLED = 8  # the side that the authors' avg_pool2d(x, 8) takes the mean over: of 9x9 positions the first 8x8
+AUTHORS_SIDE, POOLED = 9, 8  # of 72 pixels' 9x9 positions the authors' avg_pool2d(x, 8) sees the first 8x8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +113,9 @@ def _stage(x: Float[Array, "g b h w c"], layers: Layers, next_features: int, res
 def pooled(x: Float[Array, "g b h w c"]) -> Float[Array, "g b c"]:
     """The mean over positions.
 
-    Of a side from 8 to 15 it takes the first 8, as the authors' code does with the 9x9 positions of 72x72 pixels; with
-    more it takes all. (Theirs stops there: its heads do not fit.)
+    Of a side of 9, which 72 pixels come to, it takes the first 8, as the authors' code does; of any other it takes all.
     """
-    height, width = (POOLED if POOLED <= side < 2 * POOLED else side for side in x.shape[2:4])
+    height, width = (POOLED if side == AUTHORS_SIDE else side for side in x.shape[2:4])
     return x[:, :, :height, :width].mean((2, 3))
 
 
