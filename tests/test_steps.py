@@ -59,7 +59,7 @@ def assert_same_state(found, expected, tolerance):
         assert difference(getattr(found, field), getattr(expected, field)) < tolerance, field
 
 
-@pytest.mark.parametrize("weighting", ["equal", "uncertainty"])
+@pytest.mark.parametrize("weighting", ["equal", pytest.param("uncertainty", marks=pytest.mark.slow)])
 def test_one_step_of_sgd_is_the_same_on_one_and_four_devices(weighting):
     # SGD's update is the gradient itself: Adam's first step would hide its size.
     one, four = (run_steps(1, devices=n, weighting=weighting, optimizer="sgd") for n in (1, 4))
@@ -68,6 +68,7 @@ def test_one_step_of_sgd_is_the_same_on_one_and_four_devices(weighting):
     assert_same_state(four, one, 1e-5)
 
 
+@pytest.mark.slow
 def test_five_steps_are_the_same_on_one_and_four_devices():
     # In float64: rounding grows with each step, and in float32 may turn a choice of a max-pooling, which is a jump.
     one, four = (run_steps(5, devices=n, optimizer="momentum", dtype=jnp.float64) for n in (1, 4))
@@ -116,6 +117,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch():
     assert_same_state(parts, whole, 2e-6)
 
 
+@pytest.mark.slow
 def test_accumulation_runs_with_batch_norm_on_devices():
     state = run_steps(2, devices=4, accumulate=2)
     assert np.isfinite(state.window.loss_total).all()

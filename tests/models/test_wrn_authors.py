@@ -160,6 +160,7 @@ def test_first_step(k):
         assert error < max(1e-7 * size, 1e-12), name
 
 
+@pytest.mark.slow
 def test_eager_equals_jit():
     """One operation after the other: the whole network in both modes, a batch of one task."""
     network, k = narrow(), TRAINED[0]
