@@ -27,6 +27,10 @@ Of narrow, for K in `TRAINED`, all from the running statistics above:
 Of full:
 
 - `full/error/MODE/K`: how far the logarithms of the predictions in float32 are from those in float64, at most.
+- `full/loss/K`: for K in `TRAINED`, the mean of the losses of these images with `seeded_labels`.
+- `full/size/K` and `full/products/K` [p], [p, 8]: of the gradient of that mean, for every parameter (the names without
+  "running"), its norm, and its products with the directions of `seeded_directions`.
+- `full/rounding/K` [p]: the norm of the difference between that gradient and the one in float32.
 """
 
 import argparse
@@ -36,7 +40,7 @@ import pathlib
 import authors
 import numpy as np
 import torch
-from seeded import seeded_image, seeded_labels, seeded_weights
+from seeded import seeded_directions, seeded_image, seeded_labels, seeded_weights
 
 FOLDER = pathlib.Path(__file__).parent
 SEED = 20190617
@@ -99,20 +103,42 @@ def predict(network, image, k, mode):
         return copy.deepcopy(network).train(mode == "train")(image, k)
 
 
-def step(network, image, k):
-    """What one step computes, on a copy."""
+def trained(network, image, k):
+    """On a copy, which is returned too: predictions, losses, and the gradients of their mean by name."""
     network = copy.deepcopy(network).train()
     predictions = network(image, k)
     classes = predictions.shape[1]
     labels = torch.tensor(seeded_labels(len(image), classes))
     losses = network.model_fit(predictions, labels, classes)
     losses.mean().backward()
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+    gradients = {
+        name: torch.zeros_like(array) if array.grad is None else array.grad
+        for name, array in network.named_parameters()
+    }
+    return network, predictions.detach().numpy(), losses.detach().numpy(), gradients
+
+
+def step(network, image, k):
+    """What one step computes."""
+    network, predictions, losses, gradients = trained(network, image, k)
     return {
-        f"train/{k}": predictions.detach().numpy(),
-        f"loss/{k}": losses.detach().numpy(),
-        f"gradient/{k}": flat(gradients).astype(np.float32),
+        f"train/{k}": predictions,
+        f"loss/{k}": losses,
+        f"gradient/{k}": flat(gradients.values()).astype(np.float32),
         f"after/{k}": running(network),
+    }
+
+
+def step_in_short(network, image, k):
+    """Its loss, and what is told of gradients that are too large to store."""
+    _, _, losses, gradients = trained(network, image, k)
+    arrays = {name: array.numpy().ravel() for name, array in gradients.items()}
+    *_, rounded = trained(copy.deepcopy(network).float(), image.float(), k)
+    return {
+        f"rounding/{k}": np.array([(gradients[name] - rounded[name]).norm() for name in gradients]),
+        f"loss/{k}": losses.mean(),
+        f"size/{k}": np.array([np.linalg.norm(array) for array in arrays.values()]),
+        f"products/{k}": np.stack([seeded_directions(name, array.size) @ array for name, array in arrays.items()]),
     }
 
 
@@ -138,6 +164,8 @@ def full(checkout):
             rounded = predict(copy.deepcopy(network).float(), image.float(), k, mode).double()
             stored[f"{mode}/{k}"] = exact.numpy()
             stored[f"error/{mode}/{k}"] = (rounded.log() - exact.log()).abs().max().numpy()
+    for k in TRAINED:
+        stored |= step_in_short(network, image, k)
     return stored
 
 

@@ -42,3 +42,12 @@ def seeded_weights(name, shape):
     if name.endswith("weight"):  # scale of a BatchNorm
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     return (0.2 * rng.standard_normal(shape, np.float32)).astype(np.float32)
+
+
+def seeded_directions(name, size):
+    """Eight random directions for an array of this name and size, float64 [8, size].
+
+    Products with them stand for an array that is too large to store: the mean square of those of a difference is, on
+    average, the square of its norm.
+    """
+    return np.random.default_rng(zlib.crc32(f"directions of {name}".encode())).standard_normal((8, size))
