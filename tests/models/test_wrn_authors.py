@@ -287,7 +287,7 @@ def test_full_size_in_float32(mode):
 def test_first_step_at_full_size(dtype, allowed):
     """The gradient of every parameter, told by its products with eight random directions, and the loss.
 
-    Errors are shares of the parameter's gradient, or of a millionth of the largest where its own is smaller: a bias
+    Errors are shares of the parameter's gradient, or of 1e-5 of the largest where its own is smaller: a bias
     before a BatchNorm has none but rounding. Two images in training mode have few values a channel: where float32 turns
     one rectifier of millions, all gradients before it are off by some 1e-3 (found: 8e-3 at most for one of the tasks,
     with a median of 4e-6, and 6e-3 with one of 3e-3; PyTorch's own: 9e-4 and 2e-3, with medians of 3e-6).
@@ -310,7 +310,7 @@ def test_first_step_at_full_size(dtype, allowed):
             found = torch.to_state_dict({"params": gradient, "batch_stats": {}}, network.layout)
             names = [name for name in network.entries() if "running" not in name]
             assert sorted(found) == sorted(names)
-            sizes = np.maximum(network.stored[f"size/{k}"], 1e-6 * network.stored[f"size/{k}"].max())
+            sizes = np.maximum(network.stored[f"size/{k}"], 1e-5 * network.stored[f"size/{k}"].max())
             for name, size, wanted in zip(names, sizes, network.stored[f"products/{k}"], strict=True):
                 array = np.asarray(found[name], np.float64).ravel()
                 error = np.sqrt(np.mean((seeded_directions(name, array.size) @ array - wanted) ** 2))
