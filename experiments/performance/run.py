@@ -3,8 +3,8 @@
     python experiments/performance/run.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b> \
         --torch=<a Python with PyTorch>
 
-writes results.json beside this file and prints README.md's tables. --only=steps (or pipeline, loop, start) measures a
-part and leaves the others as they are in results.json.
+writes results.json beside this file and prints README.md's tables. --only=steps (or pipeline, loop, start, scaling)
+measures a part and leaves the others as they are in results.json.
 
     python experiments/performance/run.py --device=cuda --mtan=... --torch=...
 
@@ -28,12 +28,13 @@ from typing import Any
 import jax
 from loop import measure_loop
 from pipeline import measure_pipeline
+from scaling import measure_scaling
 from start import measure_start
 from steps import MULTIPLICATION, Ours
 
 FOLDER = pathlib.Path(__file__).parent
 ROOT = FOLDER.parent.parent
-PARTS = ["steps", "pipeline", "loop", "start"]
+PARTS = ["steps", "pipeline", "loop", "start", "scaling"]
 # label -> ours (arch, backbone), theirs
 NETWORKS = {
     "MTAN, SegNet": (("mtan", "segnet"), "mtan"),
@@ -66,6 +67,7 @@ def main() -> None:
         "pipeline": lambda: [pipeline_beside_theirs(arguments)],
         "loop": lambda: [measure_loop(arguments.data_dir)],
         "start": lambda: [measure_start(arguments.data_dir)],
+        "scaling": lambda: [measure_scaling(tuple(arguments.size), arguments.rows[0])],
     }
     for name in arguments.only:
         for found in parts[name]():
