@@ -62,6 +62,7 @@ def use_no_devices() -> None:
     jax.config.update("jax_platforms", "cpu")
     # Else libtpu asks Google Cloud's metadata server, for minutes where there is none, which machine it is on.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans at a time: none of them uses a TPU
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 
@@ -120,6 +121,7 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
         "devices": len(devices),
         "examples_per_device": config.batch_size // len(devices),
         "jax": jax.__version__,
+        "optimization_level": _optimization_level(),
     }
     start = time.perf_counter()
     lowered = step.lower(state, batch)
@@ -205,6 +207,7 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
 
     bound = "arithmetic" if found["compute_seconds"] >= found["main_memory_seconds"] else "memory"
     shares = list(found["parts"].items())[:PARTS_SHOWN]
+    level = f", JAX_OPTIMIZATION_LEVEL={found['optimization_level']}" if found["optimization_level"] else ""
     return "\n".join(
         [
             f"{config.model.arch} on {config.model.backbone}, width {config.model.width:g}, {config.model.dtype}, "
@@ -223,7 +226,7 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
             line("collectives", f"{found['collectives']}, {found['collective_bytes'] / GB:.2f} GB"),
             line("a step, at best", f"{1e3 * found['best_step_seconds']:.1f} ms, "
                  f"{found['best_examples_per_second']:.0f} examples/s on all chips; bound by {bound}"),
-            line("compiled in", f"{found['compile_seconds']:.0f} s, {found['instructions']:,} instructions"),
+            line("compiled in", f"{found['compile_seconds']:.0f} s, {found['instructions']:,} instructions{level}"),
             "",
             f"{'part':<44}{'main memory, GB':>16}{'share':>8}",
             *(
@@ -239,6 +242,12 @@ def write(found: dict[str, Any], folder: pathlib.Path | None) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PLAN_FILE).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _optimization_level() -> str | None:
+    """What JAX_OPTIMIZATION_LEVEL asks of XLA, such as "O1"; None: nothing."""
+    level = str(jax.config.jax_optimization_level)
+    return None if level == "UNKNOWN" else level
 
 
 def _needed_bytes(message: str) -> float | None:

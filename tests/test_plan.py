@@ -132,12 +132,15 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "find_devices", lambda topology: jax.devices()[:2])  # as if they were TPUs
     monkeypatch.setattr(plan, "use_no_devices", lambda: None)
     flags = ["--mode=plan", "--config.plan.topology=v5e:1x2", f"--workdir={tmp_path}"]
+    monkeypatch.setattr(jax.config, "jax_optimization_level", "O1")
     run_main(f"--config={HERE / 'tiny_config.py'}", *flags)
     shown, written = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
     assert written.keys() >= NUMBERS | {"fits", "collective_bytes", "compile_seconds"}
     assert all(written[name] > 0 for name in NUMBERS)
     assert "image 32x64, 3 tasks, for v5e:1x2: 2 chips with 1 device each, 2 examples a device and step" in shown
     assert "a step, at best" in shown
+    assert "instructions, JAX_OPTIMIZATION_LEVEL=O1" in shown
+    assert written["optimization_level"] == "O1"
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]  # no configuration is claimed, no data read
 
 
