@@ -246,7 +246,7 @@ def write(found: dict[str, Any], folder: pathlib.Path | None) -> None:
 
 def _optimization_level() -> str | None:
     """What JAX_OPTIMIZATION_LEVEL asks of XLA, such as "O1"; None: nothing."""
-    level = str(jax.config.jax_optimization_level)
+    level = str(jax.config.jax_optimization_level)  # type: ignore[attr-defined]
     return None if level == "UNKNOWN" else level
 
 

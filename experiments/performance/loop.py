@@ -61,7 +61,7 @@ def _saves(state: Any) -> dict[str, Any]:
             start = time.perf_counter()
             checkpoints.save(state, None)
             blocked.append(time.perf_counter() - start)
-            time.sleep(2)  # as steps in between would: one save does not wait for the one before
+            time.sleep(10)  # as steps in between would: one save does not wait for the one before
     return {
         "megabytes": round(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6, 1),
         "save_blocks_seconds": [round(value, 4) for value in blocked],
