@@ -132,8 +132,11 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "find_devices", lambda topology: jax.devices()[:2])  # as if they were TPUs
     monkeypatch.setattr(plan, "use_no_devices", lambda: None)
     flags = ["--mode=plan", "--config.plan.topology=v5e:1x2", f"--workdir={tmp_path}"]
-    monkeypatch.setattr(jax.config, "jax_optimization_level", "O1")
-    run_main(f"--config={HERE / 'tiny_config.py'}", *flags)
+    jax.config.update("jax_optimization_level", "O1")
+    try:
+        run_main(f"--config={HERE / 'tiny_config.py'}", *flags)
+    finally:
+        jax.config.update("jax_optimization_level", "UNKNOWN")
     shown, written = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
     assert written.keys() >= NUMBERS | {"fits", "collective_bytes", "compile_seconds"}
     assert all(written[name] > 0 for name in NUMBERS)
