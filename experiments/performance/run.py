@@ -60,7 +60,7 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"jax": jax.__version__, "python": sys.version.split()[0], "cores": os.cpu_count()}
     paths = ("mtan", "torch", "data_dir", "out")
-    results["command"] = {name: value for name, value in vars(arguments).items() if name not in paths}
+    command = {name: value for name, value in vars(arguments).items() if name not in paths}
     results |= {"jaxlib": importlib.metadata.version("jaxlib")}
     parts = {
         "steps": lambda: measure_networks(arguments),
@@ -71,7 +71,7 @@ def main() -> None:
     }
     for name in arguments.only:
         for found in parts[name]():
-            results[name] = results.get(name, {}) | found | {"commit": commit()}
+            results[name] = results.get(name, {}) | found | {"commit": commit(), "command": command}
             path.write_text(json.dumps(results, indent=1) + "\n")
             say(json.dumps(found, indent=1))
     say(table(results.get("steps", {})))
