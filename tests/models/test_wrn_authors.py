@@ -287,11 +287,11 @@ def test_full_size_in_float32(mode):
 def test_first_step_at_full_size(dtype, allowed):
     """The gradient of every parameter, told by its products with eight random directions, and the loss.
 
-    Errors are shares of the parameter's gradient, or of 1e-5 of the largest where its own is smaller: a bias
-    before a BatchNorm has none but rounding. Two images in training mode have few values a channel: where float32 turns
-    one rectifier of millions, all gradients before it are off by some 1e-3 (found: 8e-3 at most for one of the tasks,
-    with a median of 4e-6, and 6e-3 with one of 3e-3; PyTorch's own: 9e-4 and 2e-3, with medians of 3e-6;
-    biases before a BatchNorm apart, of which it has errors of 1e-2).
+    Errors are shares of the parameter's gradient, or of 1e-5 of the largest where its own is smaller: a bias before a
+    BatchNorm has none but rounding. Two images in training mode have few values a channel: where float32 turns one
+    rectifier of millions, all gradients before it are off by some 1e-3 (found: 8e-3 at most for one of the tasks, with
+    a median of 4e-6, and 6e-3 with one of 3e-3; PyTorch's own: 9e-4 and 2e-3, with medians of 3e-6; biases before a
+    BatchNorm apart, of which it has errors of 1e-2).
     """
     double = dtype == "float64"
     with jax.enable_x64(double):
@@ -307,7 +307,7 @@ def test_first_step_at_full_size(dtype, allowed):
         for k in TRAINED:
             labels = jnp.asarray(seeded_labels(2, CLASSES["full"][k]))
             (loss, _), gradient = first_step(params, batch_stats, labels, jnp.full(2, k, jnp.int32))
-            assert loss == pytest.approx(float(network.stored[f"loss/{k}"]), rel=allowed)
+            assert loss == pytest.approx(float(network.stored[f"loss/{k}"]), rel=min(allowed, 1e-5))
             found = torch.to_state_dict({"params": gradient, "batch_stats": {}}, network.layout)
             names = [name for name in network.entries() if "running" not in name]
             assert sorted(found) == sorted(names)
