@@ -1,6 +1,12 @@
-"""Convolution; on CPUs its gradient with respect to the kernel in pieces, on TPUs of pairs of pixels."""
+"""Convolution; on CPUs its gradient with respect to the kernel in pieces, on TPUs of pairs of pixels.
+
+With holes (dilation), CPUs sum a product for each tap of the kernel instead: Eigen multiplies the padding too, which is
+most of what the widest taps of an atrous pyramid see (docs/performance.md).
+"""
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,10 +52,32 @@ def _plain(x: Images, kernel: Kernel, stride: int, dilation: int) -> Float[Array
     )
 
 
+def _by_taps(dilation: int, x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
+    """The convolution at stride 1 as a sum over the taps that see any pixel of the image, of what they see."""
+    _, height, width, _ = x.shape
+    total: Array | float = 0.0
+    for i, j in itertools.product(*map(range, kernel.shape[:2])):
+        down, right = (dilation * (tap - size // 2) for tap, size in zip((i, j), kernel.shape, strict=False))
+        if abs(down) >= height or abs(right) >= width:
+            continue
+        seen = x[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+        sides = ((0, 0), *((max(-shift, 0), max(shift, 0)) for shift in (down, right)), (0, 0))
+        total += jnp.pad(jnp.einsum("bhwc,cd->bhwd", seen, kernel[i, j]), sides)
+    return jnp.asarray(total)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: bool) -> Float[Array, "b H W d"]:
     plain = functools.partial(_plain, stride=stride, dilation=dilation)
-    return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel) if paired else plain(x, kernel)
+    if paired:
+        return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel)
+    if _has_holes(stride, dilation):
+        return lax.platform_dependent(x, kernel, cpu=functools.partial(_by_taps, dilation), default=plain)
+    return plain(x, kernel)
+
+
+def _has_holes(stride: int, dilation: int) -> bool:
+    return stride == 1 and dilation > 1
 
 
 def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -60,14 +88,19 @@ def _backward(
     stride: int, dilation: int, paired: bool, kept: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     plain = functools.partial(_gradients, stride, dilation)
-    return pixel_pairs.on_tpus(_gradients_in_pairs, plain, *kept, cotangent) if paired else plain(*kept, cotangent)
+    if paired:
+        return pixel_pairs.on_tpus(_gradients_of(_in_pairs), plain, *kept, cotangent)
+    if _has_holes(stride, dilation):
+        by_taps = _gradients_of(functools.partial(_by_taps, dilation))
+        return lax.platform_dependent(*kept, cotangent, cpu=by_taps, default=plain)
+    return plain(*kept, cotangent)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _gradients_in_pairs(x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
-    return jax.vjp(_in_pairs, x, kernel)[1](cotangent)
+def _gradients_of(function: Callable[[Array, Array], Array]) -> Callable[..., tuple[Array, Array]]:
+    return lambda x, kernel, cotangent: jax.vjp(function, x, kernel)[1](cotangent)
 
 
 def _gradients(stride: int, dilation: int, x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:

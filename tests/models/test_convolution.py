@@ -1,4 +1,4 @@
-"""Gradients of convolutions, in pieces and whole, against those that JAX derives itself."""
+"""Gradients of convolutions, in pieces, by taps and whole, against those that JAX derives itself."""
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ CASES = [
     ((2, 32, 32, 8), (3, 3, 8, 40), 1, 1, None),  # few channels
     ((2, 32, 32, 32), (3, 3, 32, 32), 2, 1, None),
     ((2, 32, 32, 32), (3, 3, 32, 32), 1, 2, None),
+    ((2, 9, 10, 4), (5, 5, 4, 6), 1, 3, None),
+    ((2, 9, 10, 4), (3, 3, 4, 6), 1, 9, None),  # no row but the middle one sees the image
+    ((2, 9, 10, 4), (3, 3, 4, 6), 1, 12, None),  # no tap but the middle one does
     ((2, 9, 8, 4), (7, 7, 4, 5), 2, 1, None),
     ((2, 9, 8, 4), (1, 1, 4, 5), 1, 1, None),
     ((2, 9, 8, 4), (1, 1, 4, 5), 2, 1, None),
@@ -61,3 +64,11 @@ def test_pieces_are_for_cpus_alone():
     traced = jax.jit(gradient).trace(jnp.ones((3, 3, 32, 32)))
     cpu, tpu = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu"))
     assert cpu.count("stablehlo.convolution") >= tpu.count("stablehlo.convolution") + 3  # 4 pieces in place of one
+
+
+def test_holes_cost_no_padding_on_cpus_alone():
+    x, kernel = jnp.ones((1, 16, 32, 4)), jnp.ones((3, 3, 4, 4))
+    traced = jax.jit(lambda x, kernel: convolve(x, kernel, dilation=24)).trace(x, kernel)
+    cpu, tpu = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu"))
+    assert (cpu.count("stablehlo.convolution"), tpu.count("stablehlo.convolution")) == (0, 1)
+    assert cpu.count("stablehlo.dot_general") == 3  # 16 rows and 24 pixels of hole: the middle row's taps
