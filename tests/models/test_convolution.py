@@ -1,5 +1,7 @@
 """Gradients of convolutions, in pieces, by taps and whole, against those that JAX derives itself."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,21 +11,26 @@ from jax import lax
 from mtan_jax.models import convolution
 from mtan_jax.models.convolution import convolve
 
-# images, kernel, stride, dilation; rows of a piece, or None: whole
+# images, kernel, stride, dilation; how CPUs compute the kernel's gradient: rows of a piece, or another name
 CASES = [
-    ((2, 64, 64, 32), (3, 3, 32, 40), 1, 1, 32),
-    ((3, 50, 41, 33), (3, 3, 33, 32), 1, 1, 50),
-    ((1, 75, 64, 32), (3, 3, 32, 32), 1, 1, 38),  # the last piece is shorter
-    ((2, 8, 8, 40), (3, 3, 40, 40), 1, 1, None),  # few pixels
-    ((2, 32, 32, 8), (3, 3, 8, 40), 1, 1, None),  # few channels
-    ((2, 32, 32, 32), (3, 3, 32, 32), 2, 1, None),
-    ((2, 32, 32, 32), (3, 3, 32, 32), 1, 2, None),
-    ((2, 9, 10, 4), (5, 5, 4, 6), 1, 3, None),
-    ((2, 9, 10, 4), (3, 3, 4, 6), 1, 9, None),  # no row but the middle one sees the image
-    ((2, 9, 10, 4), (3, 3, 4, 6), 1, 12, None),  # no tap but the middle one does
-    ((2, 9, 8, 4), (7, 7, 4, 5), 2, 1, None),
-    ((2, 9, 8, 4), (1, 1, 4, 5), 1, 1, None),
-    ((2, 9, 8, 4), (1, 1, 4, 5), 2, 1, None),
+    ((2, 64, 64, 40), (3, 3, 40, 33), 1, 1, 32),
+    ((3, 50, 61, 33), (3, 3, 33, 32), 1, 1, 50),
+    ((2, 75, 64, 32), (3, 3, 32, 32), 1, 1, 38),  # the last piece is shorter
+    ((2, 8, 8, 40), (3, 3, 40, 40), 1, 1, "products"),
+    ((2, 9, 32, 8), (3, 3, 8, 20), 1, 1, "products"),
+    ((2, 9, 32, 20), (3, 3, 20, 8), 1, 1, "products"),  # the cotangent is the smaller
+    ((2, 80, 80, 32), (3, 3, 32, 256), 1, 1, "products"),
+    ((2, 128, 80, 16), (3, 3, 16, 8), 1, 1, "products"),
+    ((2, 128, 80, 16), (3, 3, 16, 16), 1, 1, "whole"),  # few channels, many pixels
+    ((50, 20, 20, 32), (3, 3, 32, 32), 1, 1, "whole"),  # few pixels of many images
+    ((2, 32, 32, 32), (3, 3, 32, 32), 2, 1, "whole"),
+    ((2, 32, 32, 32), (3, 3, 32, 32), 1, 2, "whole"),
+    ((2, 9, 10, 4), (5, 5, 4, 6), 1, 3, "whole"),
+    ((2, 9, 10, 4), (3, 3, 4, 6), 1, 9, "whole"),  # no row but the middle one sees the image
+    ((2, 9, 10, 4), (3, 3, 4, 6), 1, 12, "whole"),  # no tap but the middle one does
+    ((2, 9, 8, 4), (7, 7, 4, 5), 2, 1, "whole"),
+    ((2, 9, 8, 4), (1, 1, 4, 5), 1, 1, "whole"),
+    ((2, 9, 8, 4), (1, 1, 4, 5), 2, 1, "whole"),
 ]
 
 
@@ -40,9 +47,16 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("images", "kernel", "stride", "dilation", "rows"), CASES)
-def test_convolution_and_its_gradients(images, kernel, stride, dilation, rows):
-    assert convolution._rows(images, kernel, stride, dilation) == rows
+def way(images, kernel, stride, dilation):
+    found = convolution._on_cpus(images, kernel, stride, dilation)
+    if isinstance(found, functools.partial):
+        return found.args[0]
+    return {None: "whole", convolution._in_products: "products"}[found]
+
+
+@pytest.mark.parametrize(("images", "kernel", "stride", "dilation", "expected_way"), CASES)
+def test_convolution_and_its_gradients(images, kernel, stride, dilation, expected_way):
+    assert way(images, kernel, stride, dilation) == expected_way
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         arguments = jnp.asarray(rng.normal(size=images)), jnp.asarray(rng.normal(size=kernel))
@@ -57,13 +71,17 @@ def test_convolution_and_its_gradients(images, kernel, stride, dilation, rows):
                 assert_close(all_of_them[i], wanted)
 
 
-def test_pieces_are_for_cpus_alone():
+@pytest.mark.parametrize("channels", [(40, 40), (8, 8)])
+def test_pieces_and_products_are_for_cpus_alone(channels):
     def gradient(kernel):
-        return jax.grad(lambda kernel: convolve(jnp.ones((2, 64, 64, 32)), kernel).sum())(kernel)
+        return jax.grad(lambda kernel: convolve(jnp.ones((2, 64, 64, channels[0])), kernel).sum())(kernel)
 
-    traced = jax.jit(gradient).trace(jnp.ones((3, 3, 32, 32)))
+    traced = jax.jit(gradient).trace(jnp.ones((3, 3, *channels)))
     cpu, tpu = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu"))
-    assert cpu.count("stablehlo.convolution") >= tpu.count("stablehlo.convolution") + 3  # 4 pieces in place of one
+    if channels == (40, 40):  # 4 pieces in place of one
+        assert cpu.count("stablehlo.convolution") >= tpu.count("stablehlo.convolution") + 3
+    else:
+        assert (cpu.count("stablehlo.dot_general"), tpu.count("stablehlo.dot_general")) == (9, 0)
 
 
 def test_holes_cost_no_padding_on_cpus_alone():
