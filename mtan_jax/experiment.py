@@ -5,7 +5,6 @@ import functools
 import inspect
 import logging
 import pathlib
-import types
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 
@@ -318,9 +317,13 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state."""
-        return jax.eval_shape(self._make_state, jax.random.key(self.config.seed))
+        return self._abstract_state(self.tx)
 
-    def _make_state(self, key: jax.Array, loaded: Any = types.MappingProxyType({})) -> TrainState:
+    def _abstract_state(self, tx: optax.GradientTransformation) -> TrainState:
+        initial = functools.partial(steps.state_before, tx=tx, num_tasks=len(self.tasks))
+        return jax.eval_shape(initial, self.abstract_variables())
+
+    def _make_state(self, key: jax.Array, loaded: Any) -> TrainState:
         return steps.create_state(self.model, self.tx, key, self.data_info.image_size, len(self.tasks), loaded)
 
     @functools.cached_property
@@ -350,10 +353,7 @@ class Experiment:
         self._check_train_batch_size(len(devices))
         rows = self.config.batch_size // len(devices)
         tx = self._tx_without_data()
-        size, count = self.data_info.image_size, len(self.tasks)
-        state = jax.eval_shape(
-            lambda key: steps.create_state(self.model, tx, key, size, count), jax.random.key(self.config.seed)
-        )
+        state = self._abstract_state(tx)
         batch = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((len(devices), rows, *leaf.shape[1:]), leaf.dtype), self._abstract_batch()
         )

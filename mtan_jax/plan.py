@@ -19,6 +19,7 @@ from mtan_jax.experiment import Experiment
 PLAN_FILE = "plan.json"
 GB, GIB = 1e9, 2**30
 PARTS_SHOWN = 12
+BETWEEN = "between stages"  # the part that gates, pools and doubles attended features
 
 
 class PlanError(ValueError):
@@ -190,10 +191,10 @@ def part_of(instruction: hlo.Instruction) -> str:
     if not name:
         return "copies made by XLA"
     direction = "backward" if "transpose(" in name else "forward"
-    found = re.search(r"\b(backbone\w*|attention|head_\w+)/(?:[\w.]*block/)?(\w+)", name)
+    found = re.search(r"\b(backbone\w*|attention|head_\w+)/(?:[\w.]*block/)?(?:(?!cond/)(\w+)/)?", name)
     if found:
-        part = found.group(1) if found.group(1).startswith("head_") else f"{found.group(1)}/{found.group(2)}"
-        return f"{part}, {direction}"
+        part, stage = found.groups()
+        return f"{part if part.startswith('head_') else f'{part}/{stage or BETWEEN}'}, {direction}"
     return f"losses, {direction}" if "jvp(" in name else "optimiser, and means over devices"
 
 

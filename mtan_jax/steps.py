@@ -103,6 +103,17 @@ def create_state(
     for path, value in loaded.items():
         flat[path] = flat[path].at[value.positions].set(value.values) if isinstance(value, Rows) else value
     variables = traverse_util.unflatten_dict(flat)
+    return state_before(variables, tx, num_tasks)
+
+
+def state_before(variables: Any, tx: optax.GradientTransformation, num_tasks: int) -> TrainState:
+    """The state before the first step of a network with these variables.
+
+    Args:
+        variables: of the network, by collection.
+        tx: the chain of weighting methods and optimiser.
+        num_tasks: number of tasks.
+    """
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -71,7 +71,12 @@ def test_numbers_follow_from_the_program(tmp_path):
     assert found["collective_bytes"] >= 4 * size
     assert found["collectives"] >= 1
     assert sum(found["parts"].values()) == found["main_memory_bytes_per_step"]
-    for part in ("attention/encoder_0, backward", "backbone/decoder_0, forward", "head_depth, backward"):
+    for part in (
+        "backbone/decoder_0, forward",
+        "attention/encoder_0, backward",
+        "attention/between stages, forward",
+        "head_depth, backward",
+    ):
         assert found["parts"][part] > 0
     assert not plan.measure(compiled, plan.Chip(1e12, 1e9, 1e4, ""), experiment)["fits"]
 

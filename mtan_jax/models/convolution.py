@@ -17,11 +17,10 @@ from jaxtyping import Array, Float
 from mtan_jax.models import pixel_pairs
 
 # On CPUs the gradient of the kernel is a convolution with a "kernel" as large as the image, which XLA leaves to Eigen.
-# Of whole batches it reaches a tenth to a half of what Eigen reaches forwards (docs/performance.md). A product for each
-# tap is 1.2 to 2.5 times as fast where the shifted copies that it needs are cheap: they stay in the cache, or there are
-# many channels to multiply each value by. Elsewhere pieces of an image are, unless there are too few pixels or channels
-# to gain anything; each piece is an instruction of the program.
-MOST_CACHED, MANY_CHANNELS = 2**18, 256
+# Of whole batches it reaches a tenth to a half of what Eigen reaches forwards (docs/performance.md). With many channels
+# a product for each tap is 1.4 to 3 times as fast: the shifted copies that it needs are cheap then. With fewer, pieces
+# of an image are, unless there are too few pixels or channels to gain anything; each is an instruction of the program.
+MANY_CHANNELS = 256
 PIECE = 2048  # pixels
 LEAST_PIXELS, LEAST_CHANNELS, MOST_PIECES = 512, 32, 32
 
@@ -31,6 +30,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _OF_KERNEL = ("CHWN", "IHWO", "HWNC")  # the same convolution with examples in the place of channels
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "dilation"))  # layers of one shape share one trace
 def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Float[Array, "b H W d"]:
     """Convolution, padded by `dilation * (k // 2)` zeros on every side."""
     paired = stride == dilation == 1 and pixel_pairs.suits(*x.shape[-2:], among=pixel_pairs.CONVOLVED)
@@ -123,7 +123,7 @@ def _on_cpus(
     fewer, more = sorted(kernel[2:])
     if kernel[:2] != (3, 3) or stride != 1 or dilation != 1:
         return None
-    if more >= MANY_CHANNELS or batch * height * width * fewer <= MOST_CACHED:
+    if more >= MANY_CHANNELS:
         return _in_products
     if height * width < LEAST_PIXELS or fewer < LEAST_CHANNELS or batch > MOST_PIECES:
         return None
