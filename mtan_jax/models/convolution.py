@@ -36,11 +36,16 @@ def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -
     paired = stride == dilation == 1 and pixel_pairs.suits(*x.shape[-2:], among=pixel_pairs.CONVOLVED)
     if kernel.shape[:2] != (1, 1) or stride != 1:
         return _convolve(x, kernel, stride, dilation, paired)
-    return pixel_pairs.on_tpus(_in_pairs, _product, x, kernel) if paired else _product(x, kernel)
+    return pixel_pairs.on_tpus(_in_pairs if paired else _product, _flat_product, x, kernel)
 
 
 def _product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
-    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])  # on CPUs twice as fast as a convolution
+    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+
+
+def _flat_product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
+    # On CPUs twice as fast as a convolution, and its gradient twice as fast as that of the product above.
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _in_pairs(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
@@ -64,7 +69,7 @@ def _by_taps(dilation: int, x: Images, kernel: Kernel) -> Float[Array, "b h w d"
             continue
         seen = x[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
         sides = ((0, 0), *((max(-shift, 0), max(shift, 0)) for shift in (down, right)), (0, 0))
-        total += jnp.pad(jnp.einsum("bhwc,cd->bhwd", seen, kernel[i, j]), sides)
+        total += jnp.pad(_flat_product(seen, kernel[i : i + 1, j : j + 1]), sides)
     return jnp.asarray(total)
 
 
