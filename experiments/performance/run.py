@@ -56,6 +56,7 @@ def main() -> None:
     jax.config.update("jax_platforms", arguments.device)
     jax.config.update("jax_enable_compilation_cache", False)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU PyTorch needs its part
+    arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / RESULTS[arguments.device]
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"jax": jax.__version__, "python": sys.version.split()[0], "cores": os.cpu_count()}
@@ -80,7 +81,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mtan", type=pathlib.Path, required=True, help="checkout of the authors' code")
+    parser.add_argument("--mtan", type=pathlib.Path, help="checkout of the authors' code; for steps and pipeline")
     parser.add_argument("--torch", default=sys.executable, help="a Python with PyTorch")
     parser.add_argument("--device", default="cpu", choices=list(DEFAULTS))
     parser.add_argument("--only", nargs="+", choices=PARTS, help="what to measure")
@@ -100,6 +101,8 @@ def parse() -> argparse.Namespace:
     for name, value in DEFAULTS[arguments.device].items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
+    if arguments.mtan is None and {"steps", "pipeline"} & set(arguments.only):
+        parser.error("--mtan is needed for steps and pipeline")
     return arguments
 
 
