@@ -1,11 +1,13 @@
-"""Convolution; on CPUs its gradient with respect to the kernel in pieces, on TPUs of pairs of pixels.
+"""Convolution, on TPUs of pairs of pixels; on CPUs its parts in the ways that are fastest there (docs/performance.md).
 
-With holes (dilation), CPUs sum a product for each tap of the kernel instead: Eigen multiplies the padding too, which is
-most of what the widest taps of an atrous pyramid see (docs/performance.md).
+On CPUs 1x1 convolutions are products, gradients of kernels are computed in pieces or by taps, and convolutions with
+holes (dilation) by taps, since Eigen multiplies the padding too: most of what the widest taps of an atrous pyramid see.
+"By taps" is a product for each tap of the kernel.
 """
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +20,12 @@ from mtan_jax.models import pixel_pairs
 
 # On CPUs the gradient of the kernel is a convolution with a "kernel" as large as the image, which XLA leaves to Eigen.
 # Of whole batches it reaches a tenth to a half of what Eigen reaches forwards (docs/performance.md). With many channels
-# a product for each tap is 1.4 to 3 times as fast: the shifted copies that it needs are cheap then. With fewer, pieces
-# of an image are, unless there are too few pixels or channels to gain anything; each is an instruction of the program.
+# taps are 1.4 to 2.2 times as fast: the shifted copies that they need are cheap then. With fewer, pieces of an image
+# are, unless there are too few pixels or channels to gain anything; each is an instruction of the program.
 MANY_CHANNELS = 256
 PIECE = 2048  # pixels
 LEAST_PIXELS, LEAST_CHANNELS, MOST_PIECES = 512, 32, 32
+MOST_SEEN = 0.8  # share of the taps' work that is not padding, up to which convolutions with holes go by taps
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "k l c d"]
@@ -40,12 +43,16 @@ def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -
 
 
 def _product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
-    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])  # TPUs would copy images into another layout to flatten them
 
 
 def _flat_product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
     # On CPUs twice as fast as a convolution, and its gradient twice as fast as that of the product above.
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+    return (_flat(x) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _flat(x: Images) -> Float[Array, "n c"]:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _in_pairs(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
@@ -59,18 +66,29 @@ def _plain(x: Images, kernel: Kernel, stride: int, dilation: int) -> Float[Array
     )
 
 
-def _by_taps(dilation: int, x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
+def _by_taps(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "b h w d"]:
     """The convolution at stride 1 as a sum over the taps that see any pixel of the image, of what they see."""
     _, height, width, _ = x.shape
-    total: Array | float = 0.0
+    dtype, exact = x.dtype, jnp.promote_types(x.dtype, jnp.float32)  # sums of bfloat16 would be rounded each
+    x, kernel = x.astype(exact), kernel.astype(exact)
+    total = jnp.zeros((*x.shape[:-1], kernel.shape[-1]), exact)
     for i, j in itertools.product(*map(range, kernel.shape[:2])):
-        down, right = (dilation * (tap - size // 2) for tap, size in zip((i, j), kernel.shape, strict=False))
+        down, right = (dilation * (tap - size // 2) for tap, size in zip((i, j), kernel.shape[:2], strict=True))
         if abs(down) >= height or abs(right) >= width:
             continue
         seen = x[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
         sides = ((0, 0), *((max(-shift, 0), max(shift, 0)) for shift in (down, right)), (0, 0))
         total += jnp.pad(_flat_product(seen, kernel[i : i + 1, j : j + 1]), sides)
-    return jnp.asarray(total)
+    return total.astype(dtype)
+
+
+def _share_seen(size: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -> float:
+    """Of all pixels that the taps multiply, those that are of the image."""
+    shares = []
+    for pixels, taps in zip(size, kernel, strict=True):
+        seen = [max(pixels - dilation * abs(tap - taps // 2), 0) for tap in range(taps)]
+        shares.append(sum(seen) / (taps * pixels))
+    return math.prod(shares)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -78,13 +96,20 @@ def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: boo
     plain = functools.partial(_plain, stride=stride, dilation=dilation)
     if paired:
         return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel)
-    if _has_holes(stride, dilation):
-        return lax.platform_dependent(x, kernel, cpu=functools.partial(_by_taps, dilation), default=plain)
+    if _has_holes(kernel, stride, dilation):
+        return lax.platform_dependent(x, kernel, cpu=_with_holes(x, kernel, dilation), default=plain)
     return plain(x, kernel)
 
 
-def _has_holes(stride: int, dilation: int) -> bool:
-    return stride == 1 and dilation > 1
+def _has_holes(kernel: Kernel, stride: int, dilation: int) -> bool:
+    return dilation > 1 and stride == 1 and all(size % 2 for size in kernel.shape[:2])
+
+
+def _with_holes(x: Images, kernel: Kernel, dilation: int) -> Callable[[Images, Kernel], Array]:
+    """How CPUs compute the convolution."""
+    if _share_seen(x.shape[1:3], kernel.shape[:2], dilation) <= MOST_SEEN:
+        return functools.partial(_by_taps, dilation=dilation)
+    return functools.partial(_plain, stride=1, dilation=dilation)
 
 
 def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -96,18 +121,26 @@ def _backward(
 ) -> tuple[Array, Array]:
     plain = functools.partial(_gradients, stride, dilation)
     if paired:
-        return pixel_pairs.on_tpus(_gradients_of(_in_pairs), plain, *kept, cotangent)
-    if _has_holes(stride, dilation):
-        by_taps = _gradients_of(functools.partial(_by_taps, dilation))
-        return lax.platform_dependent(*kept, cotangent, cpu=by_taps, default=plain)
+        return pixel_pairs.on_tpus(_gradients_in_pairs, plain, *kept, cotangent)
+    if _has_holes(kept[1], stride, dilation):
+        with_holes = functools.partial(_gradients_with_holes, dilation)
+        return lax.platform_dependent(*kept, cotangent, cpu=with_holes, default=plain)
     return plain(*kept, cotangent)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _gradients_of(function: Callable[[Array, Array], Array]) -> Callable[..., tuple[Array, Array]]:
-    return lambda x, kernel, cotangent: jax.vjp(function, x, kernel)[1](cotangent)
+def _gradients_in_pairs(x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
+    return jax.vjp(_in_pairs, x, kernel)[1](cotangent)
+
+
+def _gradients_with_holes(dilation: int, x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
+    """That of the kernel is faster by taps wherever they see."""
+    convolution = _with_holes(x, kernel, dilation)
+    (for_x,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(cotangent)
+    (for_kernel,) = jax.linear_transpose(lambda kernel: _by_taps(x, kernel, dilation), kernel)(cotangent)
+    return for_x, for_kernel
 
 
 def _gradients(stride: int, dilation: int, x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
@@ -129,15 +162,15 @@ def _on_cpus(
     if kernel[:2] != (3, 3) or stride != 1 or dilation != 1:
         return None
     if more >= MANY_CHANNELS:
-        return _in_products
+        return _kernel_by_taps
     if height * width < LEAST_PIXELS or fewer < LEAST_CHANNELS or batch > MOST_PIECES:
         return None
     pieces = min(max(height * width // PIECE, 1), MOST_PIECES // batch)
     return functools.partial(_in_pieces, -(-height // pieces))
 
 
-def _in_products(x: Images, cotangent: Images) -> Kernel:
-    """The gradient of a 3x3 kernel, tap by tap."""
+def _kernel_by_taps(x: Images, cotangent: Images) -> Kernel:
+    """The gradient of a 3x3 kernel."""
     _, height, width, channels = x.shape
     shifts_x = channels <= cotangent.shape[-1]  # the smaller array is copied for each tap
     padded = jnp.pad(x if shifts_x else cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -145,13 +178,10 @@ def _in_products(x: Images, cotangent: Images) -> Kernel:
     def of_tap(i: int, j: int) -> Array:
         top, left = (i, j) if shifts_x else (2 - i, 2 - j)
         shifted = padded[:, top : top + height, left : left + width]
-        return _sum_products(shifted, cotangent) if shifts_x else _sum_products(x, shifted)
+        left_side, right_side = (shifted, cotangent) if shifts_x else (x, shifted)
+        return _flat(left_side).T @ _flat(right_side)
 
     return jnp.stack([jnp.stack([of_tap(i, j) for j in range(3)]) for i in range(3)])
-
-
-def _sum_products(x: Images, y: Images) -> Float[Array, "c d"]:
-    return x.reshape(-1, x.shape[-1]).T @ y.reshape(-1, y.shape[-1])
 
 
 def _in_pieces(rows: int, x: Images, cotangent: Images) -> Kernel:

@@ -32,7 +32,8 @@ def as_on_tpus(monkeypatch):
 
         def on_tpus(in_pairs, otherwise, *arrays):
             del otherwise
-            chosen.append(in_pairs.__name__)
+            if in_pairs.__name__ != "_product":  # what TPUs compute without pairs
+                chosen.append(in_pairs.__name__)
             return in_pairs(*arrays)
 
         jax.clear_caches()  # of what was traced for other devices
