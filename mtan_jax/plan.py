@@ -19,7 +19,7 @@ from mtan_jax.experiment import Experiment
 PLAN_FILE = "plan.json"
 GB, GIB = 1e9, 2**30
 PARTS_SHOWN = 12
-BETWEEN = "between stages"  # the part that gates, pools and doubles attended features
+BETWEEN = "between stages"  # what is of no stage: gates, pooling and doubling of attended features
 
 
 class PlanError(ValueError):

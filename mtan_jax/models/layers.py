@@ -2,8 +2,8 @@
 
 Arrays are channels-last. Where a layer takes `"... b h w c"`, a leading axis `t` may hold one feature map a task.
 
-What networks call often is under `jax.jit`: JAX then traces and lowers it once for all layers, and tasks, of one shape,
-which halves the program that XLA is given. XLA compiles the same as without.
+Some functions here are under `jax.jit`: JAX then traces and lowers each once for all layers, and tasks, of one shape,
+which nearly halves the program that XLA is given. XLA compiles the same as without.
 """
 
 import dataclasses

@@ -31,7 +31,8 @@ TASKS = (tasks.semantic(13), tasks.depth(), dataclasses.replace(NORMAL, activati
 # Every 16th row and column is stored.
 SAMPLE = np.s_[:, ::16, ::16]
 # Errors may be so many times PyTorch's, which were stored on a processor with AVX-512. With AVX2, sums are rounded in
-# another order: there PyTorch's own errors, computed anew, are 2.2 times the stored ones, and ours 2.1 times.
+# another order: there both PyTorch's own errors, computed anew, and ours are 2.2 times the stored ones, and not the
+# same on each such processor.
 PROCESSORS = 4
 
 
