@@ -1,6 +1,5 @@
 """Soft attention masks, one a task, over the features of a shared stage (Liu et al. 2019, section 3.2)."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +41,6 @@ class Moments(NamedTuple):
     var: Float[Array, " d"]
 
 
-@functools.partial(jax.jit, static_argnames="axis_name")  # tasks share one trace
 def attention_mask(
     look: Float[Array, "b h w c"],
     attended: Float[Array, "b h w e"] | None,

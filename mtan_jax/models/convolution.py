@@ -33,7 +33,6 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _OF_KERNEL = ("CHWN", "IHWO", "HWNC")  # the same convolution with examples in the place of channels
 
 
-@functools.partial(jax.jit, static_argnames=("stride", "dilation"))  # layers of one shape share one trace
 def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Float[Array, "b H W d"]:
     """Convolution, padded by `dilation * (k // 2)` zeros on every side."""
     paired = stride == dilation == 1 and pixel_pairs.suits(*x.shape[-2:], among=pixel_pairs.CONVOLVED)

@@ -1,9 +1,6 @@
 """The layers that every network here is made of, with the numerics of the authors' PyTorch layers.
 
 Arrays are channels-last. Where a layer takes `"... b h w c"`, a leading axis `t` may hold one feature map a task.
-
-Some functions here are under `jax.jit`: JAX then traces and lowers each once for all layers, and tasks, of one shape,
-which nearly halves the program that XLA is given. XLA compiles the same as without.
 """
 
 import dataclasses
@@ -134,7 +131,6 @@ def _unpool_pairs(x: Array, position: Array) -> Array:
     return pixel_pairs.split(rows.reshape(*batch, 2 * height, width, 2 * channels))
 
 
-@jax.jit
 def upsample(x: Float[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
     """Doubles height and width bilinearly with align_corners=True (the corner pixels keep their values).
 
@@ -221,7 +217,6 @@ def normalise(
     return pixel_pairs.each_pixel(affine, (x,), (factor, offset))
 
 
-@functools.partial(jax.jit, static_argnames=("axis_name", "activation"))
 def normalise_batch(
     x: Float[Array, "*t b h w c"],
     scale: Float[Array, "*t c"],
@@ -300,7 +295,6 @@ def _over_pixels(values: Float[Array, "*t c"]) -> Float[Array, "*t 1 1 1 c"]:
     return jnp.expand_dims(values, _PIXELS)
 
 
-@jax.jit
 def update_running(running: Float[Array, " c"], values: Float[Array, "t c"]) -> Float[Array, " c"]:
     """The running average after the values of every task have entered it in turn."""
     tasks = values.shape[0]
