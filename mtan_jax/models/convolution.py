@@ -42,7 +42,7 @@ def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -
 
 
 def _product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:
-    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])  # TPUs would copy images into another layout to flatten them
+    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])  # for TPUs, whose layouts of images are not by rows
 
 
 def _flat_product(x: Images, kernel: Kernel) -> Float[Array, "b h w d"]:

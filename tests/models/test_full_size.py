@@ -30,10 +30,12 @@ NORMAL = tasks.normal()
 TASKS = (tasks.semantic(13), tasks.depth(), dataclasses.replace(NORMAL, activation=lambda vector: vector))
 # Every 16th row and column is stored.
 SAMPLE = np.s_[:, ::16, ::16]
-# Errors may be so many times PyTorch's, which were stored on a processor with AVX-512. With AVX2, sums are rounded in
-# another order: there both PyTorch's own errors, computed anew, and ours are 2.2 times the stored ones, and not the
-# same on each such processor.
-PROCESSORS = 4
+# PyTorch's errors were stored on a processor with AVX-512. On others sums are rounded in another order: with AVX2
+# PyTorch's own errors, computed anew, are 2.2 times as large, 0.32 % of its normals are beyond 1e-4 where positions are
+# given (AVX-512: 0.03 %), and where not, 1.7 % more of its predictions are.
+CPU = pathlib.Path("/proc/cpuinfo")
+HAS_AVX512 = CPU.exists() and "avx512f" in CPU.read_text()
+MOST_TIMES, MOST_NORMALS, MOST_MORE = (2, 0.003, 0.01) if HAS_AVX512 else (3, 0.006, 0.02)
 
 
 @functools.cache
@@ -103,16 +105,15 @@ def test_full_size_in_float32(mode):
     - With these positions given, our predictions in float32 are the authors' in float64 to 1e-4 of their range
       everywhere (found: 3e-5). For normals this is said of the vectors before the division by their length, which
       magnifies the errors of short ones: after it, it holds of the longer half, and of all but 0.12 % (PyTorch's own
-      error: 0.03 %; with AVX2: 0.32 %). Median error and 99th percentile are at most `PROCESSORS` times PyTorch's own
-      (found: 1.6 times).
+      error: 0.03 %). Median error and 99th percentile are at most `MOST_TIMES` PyTorch's own (found:
+      1.6 times; with AVX2 2.1).
     - Positions in float32 differ from those in float64 only where values tie to 2e-5 of the layer's largest (found:
       4e-7; PyTorch: 9e-7), in fewer than 50 of 6.7 million windows (found: 5; PyTorch: 6 and 7).
     - With the positions of float32, as it is, our predictions are those of float64 at the same positions to 1e-4 of
       their range everywhere: besides turning positions, float32 does nothing else.
-    - In evaluation mode the median of that network's error is at most `PROCESSORS` times PyTorch's own (found: 1.4
-      times), and more than 1e-4 of the range off are 3 % more at most (found: 0.8 % fewer; PyTorch with AVX2: 1.7 %
-      more). In training mode that is chance: where one turned position enters, the moments of the batch carry it
-      everywhere.
+    - In evaluation mode the median of that network's error is at most `MOST_TIMES` PyTorch's own (found: 1.4 times),
+      and more than 1e-4 of the range off are `MOST_MORE` more at most (found: 0.8 % fewer). In training mode that is
+      chance: where one turned position enters, the moments of the batch carry it everywhere.
     """
     with jax.enable_x64(True):
         exact, exact_pools = run(jnp.float64, mode)
@@ -148,11 +149,11 @@ def check_given(mode, given, exact):
         assert np.abs(given[name][SAMPLE] - wanted).max() < 1e-4 * np.ptp(exact[name]), name
     length = np.linalg.norm(exact["vector"], axis=-1)
     assert found["normal"][length >= np.median(length)].max() < 1e-4
-    assert (found["normal"] > 1e-4).mean() < 0.01
+    assert (found["normal"] > 1e-4).mean() < MOST_NORMALS
     for name, error in found.items():
         _, median, percentile, _ = stored()[f"error/{mode}/given/{name}"]
-        assert np.median(error) < PROCESSORS * median, name
-        assert np.quantile(error, 0.99) < PROCESSORS * percentile, name
+        assert np.median(error) < MOST_TIMES * median, name
+        assert np.quantile(error, 0.99) < MOST_TIMES * percentile, name
 
 
 def check_positions(mode, exact_pools, positions):
@@ -175,5 +176,5 @@ def check_free(free, exact):
         assert (error < 1e-4).mean() > 0.98, task
     for name, error in errors(free, exact).items():
         beyond, median, _, _ = stored()[f"error/eval/free/{name}"]
-        assert np.median(error) < PROCESSORS * median, name
-        assert (error > 1e-4).mean() < beyond + 0.03, name
+        assert np.median(error) < MOST_TIMES * median, name
+        assert (error > 1e-4).mean() < beyond + MOST_MORE, name
