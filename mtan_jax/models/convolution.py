@@ -1,8 +1,7 @@
 """Convolution, on TPUs of pairs of pixels; on CPUs its parts in the ways that are fastest there (docs/performance.md).
 
-On CPUs 1x1 convolutions are products, gradients of kernels are computed in pieces or by taps, and convolutions with
-holes (dilation) by taps, since Eigen multiplies the padding too: most of what the widest taps of an atrous pyramid see.
-"By taps" is a product for each tap of the kernel.
+On CPUs 1x1 convolutions and gradients of 3x3 kernels are products, and convolutions with holes (dilation) a product a
+tap of the kernel, since Eigen multiplies the padding too: most of what the widest taps of an atrous pyramid see.
 """
 
 import functools
@@ -19,18 +18,16 @@ from jaxtyping import Array, Float
 from mtan_jax.models import pixel_pairs
 
 # On CPUs the gradient of the kernel is a convolution with a "kernel" as large as the image, which XLA leaves to Eigen.
-# Of whole batches it reaches a tenth to a half of what Eigen reaches forwards (docs/performance.md). With many channels
-# taps are 1.4 to 2.2 times as fast: the shifted copies that they need are cheap then. With fewer, pieces of an image
-# are, unless there are too few pixels or channels to gain anything; each is an instruction of the program.
-MANY_CHANNELS = 256
-PIECE = 2048  # pixels
-LEAST_PIXELS, LEAST_CHANNELS, MOST_PIECES = 512, 32, 32
+# Products are up to ten times as fast (docs/performance.md), unless there are so few channels that the shifted copies
+# that they need cost more.
+LEAST_CHANNELS = 16, 32  # on the side with fewer, on the side with more
+PIECE = 8192  # pixels, whose copies stay in a processor's cache
+MOST_PIECES = 32  # about; each is some instructions of the program
 MOST_SEEN = 0.8  # share of the taps' work that is not padding, up to which convolutions with holes go by taps
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "k l c d"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_OF_KERNEL = ("CHWN", "IHWO", "HWNC")  # the same convolution with examples in the place of channels
 
 
 def convolve(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Float[Array, "b H W d"]:
@@ -148,54 +145,41 @@ def _gradients(stride: int, dilation: int, x: Images, kernel: Kernel, cotangent:
     def whole(x: Images, cotangent: Images) -> Kernel:
         return jax.linear_transpose(lambda kernel: _plain(x, kernel, stride, dilation), kernel)(cotangent)[0]
 
-    cpu = _on_cpus(x.shape, kernel.shape, stride, dilation)
-    return for_x, whole(x, cotangent) if cpu is None else lax.platform_dependent(x, cotangent, cpu=cpu, default=whole)
+    if not _suits_products(kernel.shape, stride, dilation):
+        return for_x, whole(x, cotangent)
+    return for_x, lax.platform_dependent(x, cotangent, cpu=_gradient_by_products, default=whole)
 
 
-def _on_cpus(
-    images: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int
-) -> Callable[[Images, Images], Kernel] | None:
-    """How CPUs compute the gradient of a kernel from the images and the cotangent; None: as all others do."""
-    batch, height, width, _ = images
-    fewer, more = sorted(kernel[2:])
-    if kernel[:2] != (3, 3) or stride != 1 or dilation != 1:
-        return None
-    if more >= MANY_CHANNELS:
-        return _kernel_by_taps
-    if height * width < LEAST_PIXELS or fewer < LEAST_CHANNELS or batch > MOST_PIECES:
-        return None
-    pieces = min(max(height * width // PIECE, 1), MOST_PIECES // batch)
-    return functools.partial(_in_pieces, -(-height // pieces))
+def _suits_products(kernel: tuple[int, ...], stride: int, dilation: int) -> bool:
+    enough = all(number >= least for number, least in zip(sorted(kernel[2:]), LEAST_CHANNELS, strict=True))
+    return kernel[:2] == (3, 3) and stride == dilation == 1 and enough
 
 
-def _kernel_by_taps(x: Images, cotangent: Images) -> Kernel:
-    """The gradient of a 3x3 kernel."""
-    _, height, width, channels = x.shape
-    shifts_x = channels <= cotangent.shape[-1]  # the smaller array is copied for each tap
-    padded = jnp.pad(x if shifts_x else cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
+def _gradient_by_products(x: Images, cotangent: Images) -> Kernel:
+    """The gradient of a 3x3 kernel, as a sum over pieces of the images."""
+    batch, height, width, channels = x.shape
+    pixels = max(PIECE, batch * height * width // MOST_PIECES)
+    images = max(pixels // (height * width), 1)
+    rows = -(-height // -(-height * width // pixels))  # as many in every piece, or one fewer in the last
+    total = jnp.zeros((3 * channels, 3 * cotangent.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
+    for first, top in itertools.product(range(0, batch, images), range(0, height, rows)):
+        bottom = min(top + rows, height)
+        above, below = max(top - 1, 0), min(bottom + 1, height)
+        seen = x[first : first + images, above:below]
+        seen = jnp.pad(seen, ((0, 0), (above - (top - 1), (bottom + 1) - below), (0, 0), (0, 0)))
+        total += _of_rows(seen, cotangent[first : first + images, top:bottom])
+    return total.reshape(3, channels, 3, -1).transpose(0, 2, 1, 3).astype(x.dtype)
 
-    def of_tap(i: int, j: int) -> Array:
-        top, left = (i, j) if shifts_x else (2 - i, 2 - j)
-        shifted = padded[:, top : top + height, left : left + width]
-        left_side, right_side = (shifted, cotangent) if shifts_x else (x, shifted)
-        return _flat(left_side).T @ _flat(right_side)
 
-    return jnp.stack([jnp.stack([of_tap(i, j) for j in range(3)]) for i in range(3)])
+def _of_rows(x: Float[Array, "b h+2 w c"], cotangent: Float[Array, "b h w d"]) -> Float[Array, "3*c 3*d"]:
+    """The same of some rows, of which x has one more on either side: by the tap's row and c, its column and d.
 
-
-def _in_pieces(rows: int, x: Images, cotangent: Images) -> Kernel:
-    """The gradient of a 3x3 kernel as a sum over pieces of `rows` rows of one image."""
-    batch, height, _, _ = x.shape
-    total: Array | float = 0.0
-    for image in range(batch):
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            first, last = max(top - 1, 0), min(bottom + 1, height)  # a row more on either side, where there is one
-            total += lax.conv_general_dilated(
-                x[image : image + 1, first:last],
-                cotangent[image : image + 1, top:bottom],
-                (1, 1),
-                ((first - (top - 1), (bottom + 1) - last), (1, 1)),
-                dimension_numbers=_OF_KERNEL,
-            )
-    return jnp.asarray(total)
+    Each tap's gradient is a product, over pixels, of x shifted and the cotangent. The tap's row shifts x and its column
+    the cotangent, so that of either three copies, side by side, give all nine in one product.
+    """
+    rows, width = cotangent.shape[1:3]
+    cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    left = jnp.stack([x[:, i : i + rows] for i in range(3)], axis=3)
+    right = jnp.stack([cotangent[:, :, 2 - j : 2 - j + width] for j in range(3)], axis=3)
+    left, right = (side.reshape(-1, 3 * side.shape[-1]) for side in (left, right))
+    return jnp.matmul(left.T, right, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
