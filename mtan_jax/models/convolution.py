@@ -21,8 +21,7 @@ from mtan_jax.models import pixel_pairs
 # Products are up to ten times as fast (docs/performance.md), unless there are so few channels that the shifted copies
 # that they need cost more.
 LEAST_CHANNELS = 16, 32  # on the side with fewer, on the side with more
-PIECE = 8192  # pixels, whose copies stay in a processor's cache
-MOST_PIECES = 32  # about; each is some instructions of the program
+PIECE = 2048  # pixels, whose copies stay in a processor's cache
 MOST_SEEN = 0.8  # share of the taps' work that is not padding, up to which convolutions with holes go by taps
 
 Images = Float[Array, "b h w c"]
@@ -156,18 +155,27 @@ def _suits_products(kernel: tuple[int, ...], stride: int, dilation: int) -> bool
 
 
 def _gradient_by_products(x: Images, cotangent: Images) -> Kernel:
-    """The gradient of a 3x3 kernel, as a sum over pieces of the images."""
+    """The gradient of a 3x3 kernel.
+
+    Piece after piece of the images, in a loop, so that all pieces use the same memory.
+    """
     batch, height, width, channels = x.shape
-    pixels = max(PIECE, batch * height * width // MOST_PIECES)
-    images = max(pixels // (height * width), 1)
-    rows = -(-height // -(-height * width // pixels))  # as many in every piece, or one fewer in the last
+    images = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * height * width <= PIECE))
+    per_image = -(-height * width // PIECE)
+    rows = -(-height // per_image)
+    missing = rows * -(-height // rows) - height  # rows of zeros, which add nothing
+    x = jnp.pad(x, ((0, 0), (1, 1 + missing), (0, 0), (0, 0)))
+    cotangent = jnp.pad(cotangent, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    tops = range(0, height, rows)
+
+    def add(piece: Array, total: Array) -> Array:
+        first, top = piece // len(tops) * images, piece % len(tops) * rows
+        seen = lax.dynamic_slice(x, (first, top, 0, 0), (images, rows + 2, width, channels))
+        pulled = lax.dynamic_slice(cotangent, (first, top, 0, 0), (images, rows, width, cotangent.shape[-1]))
+        return total + _of_rows(seen, pulled)
+
     total = jnp.zeros((3 * channels, 3 * cotangent.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
-    for first, top in itertools.product(range(0, batch, images), range(0, height, rows)):
-        bottom = min(top + rows, height)
-        above, below = max(top - 1, 0), min(bottom + 1, height)
-        seen = x[first : first + images, above:below]
-        seen = jnp.pad(seen, ((0, 0), (above - (top - 1), (bottom + 1) - below), (0, 0), (0, 0)))
-        total += _of_rows(seen, cotangent[first : first + images, top:bottom])
+    total = lax.fori_loop(0, batch // images * len(tops), add, total)
     return total.reshape(3, channels, 3, -1).transpose(0, 2, 1, 3).astype(x.dtype)
 
 
