@@ -123,6 +123,7 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
         "examples_per_device": config.batch_size // len(devices),
         "jax": jax.__version__,
         "optimization_level": _optimization_level(),
+        "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS"),
     }
     start = time.perf_counter()
     lowered = step.lower(state, batch)
@@ -208,7 +209,8 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
 
     bound = "arithmetic" if found["compute_seconds"] >= found["main_memory_seconds"] else "memory"
     shares = list(found["parts"].items())[:PARTS_SHOWN]
-    level = f", JAX_OPTIMIZATION_LEVEL={found['optimization_level']}" if found["optimization_level"] else ""
+    settings = {"JAX_OPTIMIZATION_LEVEL": "optimization_level", "LIBTPU_INIT_ARGS": "libtpu_init_args"}
+    asked = "".join(f", {variable}={found[name]}" for variable, name in settings.items() if found[name])
     return "\n".join(
         [
             f"{config.model.arch} on {config.model.backbone}, width {config.model.width:g}, {config.model.dtype}, "
@@ -227,7 +229,7 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
             line("collectives", f"{found['collectives']}, {found['collective_bytes'] / GB:.2f} GB"),
             line("a step, at best", f"{1e3 * found['best_step_seconds']:.1f} ms, "
                  f"{found['best_examples_per_second']:.0f} examples/s on all chips; bound by {bound}"),
-            line("compiled in", f"{found['compile_seconds']:.0f} s, {found['instructions']:,} instructions{level}"),
+            line("compiled in", f"{found['compile_seconds']:.0f} s, {found['instructions']:,} instructions{asked}"),
             "",
             f"{'part':<44}{'main memory, GB':>16}{'share':>8}",
             *(

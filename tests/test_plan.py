@@ -136,6 +136,7 @@ def test_devices_must_share_a_batch():
 def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "find_devices", lambda topology: jax.devices()[:2])  # as if they were TPUs
     monkeypatch.setattr(plan, "use_no_devices", lambda: None)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--some=1")
     flags = ["--mode=plan", "--config.plan.topology=v5e:1x2", f"--workdir={tmp_path}"]
     jax.config.update("jax_optimization_level", "O1")
     try:
@@ -147,8 +148,8 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     assert all(written[name] > 0 for name in NUMBERS)
     assert "image 32x64, 3 tasks, for v5e:1x2: 2 chips with 1 device each, 2 examples a device and step" in shown
     assert "a step, at best" in shown
-    assert "instructions, JAX_OPTIMIZATION_LEVEL=O1" in shown
-    assert written["optimization_level"] == "O1"
+    assert "instructions, JAX_OPTIMIZATION_LEVEL=O1, LIBTPU_INIT_ARGS=--some=1\n" in shown
+    assert (written["optimization_level"], written["libtpu_init_args"]) == ("O1", "--some=1")
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]  # no configuration is claimed, no data read
 
 
