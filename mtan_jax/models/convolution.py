@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from mtan_jax.models import pixel_pairs
 
 # On CPUs the gradient of the kernel is a convolution with a "kernel" as large as the image, which XLA leaves to Eigen.
-# Products are up to ten times as fast (docs/performance.md), unless there are so few channels that the shifted copies
+# Products are several times as fast (docs/performance.md), unless there are so few channels that the shifted copies
 # that they need cost more.
 LEAST_CHANNELS = 16, 32  # on the side with fewer, on the side with more
 PIECE = 2048  # pixels, whose copies stay in a processor's cache
