@@ -1,21 +1,22 @@
 """Convolution, on TPUs of pairs of pixels; on CPUs its parts in the ways that are fastest there (docs/performance.md).
 
-On CPUs 1x1 convolutions and gradients of 3x3 kernels are products, and convolutions with holes (dilation) a product a
-tap of the kernel, since Eigen multiplies the padding too: most of what the widest taps of an atrous pyramid see.
+On CPUs 1x1 convolutions and gradients of 3x3 kernels are products, 3x3 convolutions with many channels are Winograd's,
+and convolutions with holes (dilation) a product a tap of the kernel, since Eigen multiplies the padding too: most of
+what the widest taps of an atrous pyramid see.
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.models import pixel_pairs
+from mtan_jax.models import pixel_pairs, winograd
 
 # On CPUs the gradient of the kernel is a convolution with a "kernel" as large as the image, which XLA leaves to Eigen.
 # Products are several times as fast (docs/performance.md), unless there are so few channels that the shifted copies
@@ -86,18 +87,20 @@ def _share_seen(size: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -
     return math.prod(shares)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: bool) -> Float[Array, "b H W d"]:
-    plain = functools.partial(_plain, stride=stride, dilation=dilation)
-    if paired:
-        return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel)
-    if _has_holes(kernel, stride, dilation):
-        return lax.platform_dependent(x, kernel, cpu=_with_holes(x, kernel, dilation), default=plain)
-    return plain(x, kernel)
+class _Way(NamedTuple):
+    """How CPUs compute a convolution, and the gradients of its images and its kernel."""
+
+    forward: Callable[[Images, Kernel], Array]
+    gradients: Callable[[Images, Kernel, Array], tuple[Array, Array]]
 
 
-def _has_holes(kernel: Kernel, stride: int, dilation: int) -> bool:
-    return dilation > 1 and stride == 1 and all(size % 2 for size in kernel.shape[:2])
+def _way_of_cpus(x: Images, kernel: Kernel, stride: int, dilation: int) -> _Way | None:
+    """None: that of other devices."""
+    if stride == dilation == 1 and winograd.suits(x.shape, kernel.shape):
+        return _Way(winograd.convolve, winograd.gradients)
+    if dilation > 1 and stride == 1 and all(size % 2 for size in kernel.shape[:2]):
+        return _Way(_with_holes(x, kernel, dilation), functools.partial(_gradients_with_holes, dilation))
+    return None
 
 
 def _with_holes(x: Images, kernel: Kernel, dilation: int) -> Callable[[Images, Kernel], Array]:
@@ -105,6 +108,16 @@ def _with_holes(x: Images, kernel: Kernel, dilation: int) -> Callable[[Images, K
     if _share_seen(x.shape[1:3], kernel.shape[:2], dilation) <= MOST_SEEN:
         return functools.partial(_by_taps, dilation=dilation)
     return functools.partial(_plain, stride=1, dilation=dilation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: bool) -> Float[Array, "b H W d"]:
+    plain = functools.partial(_plain, stride=stride, dilation=dilation)
+    if paired:
+        return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel)
+    if way := _way_of_cpus(x, kernel, stride, dilation):
+        return lax.platform_dependent(x, kernel, cpu=way.forward, default=plain)
+    return plain(x, kernel)
 
 
 def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -117,9 +130,8 @@ def _backward(
     plain = functools.partial(_gradients, stride, dilation)
     if paired:
         return pixel_pairs.on_tpus(_gradients_in_pairs, plain, *kept, cotangent)
-    if _has_holes(kept[1], stride, dilation):
-        with_holes = functools.partial(_gradients_with_holes, dilation)
-        return lax.platform_dependent(*kept, cotangent, cpu=with_holes, default=plain)
+    if way := _way_of_cpus(*kept, stride, dilation):
+        return lax.platform_dependent(*kept, cotangent, cpu=way.gradients, default=plain)
     return plain(*kept, cotangent)
 
 
