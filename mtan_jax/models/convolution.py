@@ -87,37 +87,20 @@ def _share_seen(size: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -
     return math.prod(shares)
 
 
-class _Way(NamedTuple):
-    """How CPUs compute a convolution, and the gradients of its images and its kernel."""
+class _Ways(NamedTuple):
+    """How a convolution and what its cotangent is to its images and to its kernel are computed."""
 
     forward: Callable[[Images, Kernel], Array]
-    gradients: Callable[[Images, Kernel, Array], tuple[Array, Array]]
-
-
-def _way_of_cpus(x: Images, kernel: Kernel, stride: int, dilation: int) -> _Way | None:
-    """None: that of other devices."""
-    if stride == dilation == 1 and winograd.suits(x.shape, kernel.shape):
-        return _Way(winograd.convolve, winograd.gradients)
-    if dilation > 1 and stride == 1 and all(size % 2 for size in kernel.shape[:2]):
-        return _Way(_with_holes(x, kernel, dilation), functools.partial(_gradients_with_holes, dilation))
-    return None
-
-
-def _with_holes(x: Images, kernel: Kernel, dilation: int) -> Callable[[Images, Kernel], Array]:
-    """How CPUs compute the convolution."""
-    if _share_seen(x.shape[1:3], kernel.shape[:2], dilation) <= MOST_SEEN:
-        return functools.partial(_by_taps, dilation=dilation)
-    return functools.partial(_plain, stride=1, dilation=dilation)
+    of_images: Callable[[Kernel, Array], Images]
+    of_kernel: Callable[[Images, Array], Kernel]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: bool) -> Float[Array, "b H W d"]:
-    plain = functools.partial(_plain, stride=stride, dilation=dilation)
+    plain, on_cpus = _ways(x, kernel, stride, dilation)
     if paired:
-        return pixel_pairs.on_tpus(_in_pairs, plain, x, kernel)
-    if way := _way_of_cpus(x, kernel, stride, dilation):
-        return lax.platform_dependent(x, kernel, cpu=way.forward, default=plain)
-    return plain(x, kernel)
+        return pixel_pairs.on_tpus(_in_pairs, plain.forward, x, kernel)
+    return _on_cpus(on_cpus.forward, plain.forward, x, kernel)
 
 
 def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -127,12 +110,15 @@ def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Ar
 def _backward(
     stride: int, dilation: int, paired: bool, kept: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    plain = functools.partial(_gradients, stride, dilation)
+    plain, on_cpus = _ways(*kept, stride, dilation)
+
+    def apart(x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
+        for_x = _on_cpus(on_cpus.of_images, plain.of_images, kernel, cotangent)
+        return for_x, _on_cpus(on_cpus.of_kernel, plain.of_kernel, x, cotangent)
+
     if paired:
-        return pixel_pairs.on_tpus(_gradients_in_pairs, plain, *kept, cotangent)
-    if way := _way_of_cpus(*kept, stride, dilation):
-        return lax.platform_dependent(*kept, cotangent, cpu=way.gradients, default=plain)
-    return plain(*kept, cotangent)
+        return pixel_pairs.on_tpus(_gradients_in_pairs, apart, *kept, cotangent)
+    return apart(*kept, cotangent)
 
 
 _convolve.defvjp(_forward, _backward)
@@ -142,28 +128,53 @@ def _gradients_in_pairs(x: Images, kernel: Kernel, cotangent: Array) -> tuple[Ar
     return jax.vjp(_in_pairs, x, kernel)[1](cotangent)
 
 
-def _gradients_with_holes(dilation: int, x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
-    """That of the kernel is faster by taps wherever they see."""
-    convolution = _with_holes(x, kernel, dilation)
-    (for_x,) = jax.linear_transpose(lambda x: convolution(x, kernel), x)(cotangent)
-    (for_kernel,) = jax.linear_transpose(lambda kernel: _by_taps(x, kernel, dilation), kernel)(cotangent)
-    return for_x, for_kernel
+def _on_cpus(there: Callable[..., Array], elsewhere: Callable[..., Array], *arrays: Array) -> Array:
+    if there is elsewhere:
+        return elsewhere(*arrays)
+    return lax.platform_dependent(*arrays, cpu=there, default=elsewhere)
 
 
-def _gradients(stride: int, dilation: int, x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
-    (for_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, dilation), x)(cotangent)
+def _ways(x: Images, kernel: Kernel, stride: int, dilation: int) -> tuple[_Ways, _Ways]:
+    """Of all devices, and of CPUs."""
+    plain = _derived(functools.partial(_plain, stride=stride, dilation=dilation), x, kernel)
+    if stride != 1:
+        return plain, plain
+    if dilation == 1:
+        return plain, _without_holes(plain, x.shape, kernel.shape)
+    if any(size % 2 == 0 for size in kernel.shape[:2]):
+        return plain, plain
+    by_taps = _derived(functools.partial(_by_taps, dilation=dilation), x, kernel)
+    if _share_seen(x.shape[1:3], kernel.shape[:2], dilation) <= MOST_SEEN:
+        return plain, by_taps
+    return plain, plain._replace(of_kernel=by_taps.of_kernel)  # which is faster wherever taps see
 
-    def whole(x: Images, cotangent: Images) -> Kernel:
-        return jax.linear_transpose(lambda kernel: _plain(x, kernel, stride, dilation), kernel)(cotangent)[0]
 
-    if not _suits_products(kernel.shape, stride, dilation):
-        return for_x, whole(x, cotangent)
-    return for_x, lax.platform_dependent(x, cotangent, cpu=_gradient_by_products, default=whole)
+def _derived(convolution: Callable[[Images, Kernel], Array], x: Images, kernel: Kernel) -> _Ways:
+    like_x, like_kernel = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, kernel))
+
+    def of_images(kernel: Kernel, cotangent: Array) -> Images:
+        return jax.linear_transpose(lambda x: convolution(x, kernel), like_x)(cotangent)[0]
+
+    def of_kernel(x: Images, cotangent: Array) -> Kernel:
+        return jax.linear_transpose(lambda kernel: convolution(x, kernel), like_kernel)(cotangent)[0]
+
+    return _Ways(convolution, of_images, of_kernel)
 
 
-def _suits_products(kernel: tuple[int, ...], stride: int, dilation: int) -> bool:
-    enough = all(number >= least for number, least in zip(sorted(kernel[2:]), LEAST_CHANNELS, strict=True))
-    return kernel[:2] == (3, 3) and stride == dilation == 1 and enough
+def _without_holes(plain: _Ways, images: tuple[int, ...], kernel: tuple[int, ...]) -> _Ways:
+    """How CPUs compute convolutions at stride 1 and without holes."""
+    ways = plain
+    if kernel[:2] == (3, 3) and _at_least(LEAST_CHANNELS, kernel):
+        ways = ways._replace(of_kernel=_gradient_by_products)
+    if winograd.suits(images, kernel):
+        ways = ways._replace(forward=winograd.convolve, of_images=winograd.gradient_of_images)
+    if winograd.suits(images, kernel, winograd.LEAST_WORK_OF_KERNEL):
+        ways = ways._replace(of_kernel=winograd.gradient_of_kernel)
+    return ways
+
+
+def _at_least(channels: tuple[int, int], kernel: tuple[int, ...]) -> bool:
+    return all(number >= least for number, least in zip(sorted(kernel[2:]), channels, strict=True))
 
 
 def _gradient_by_products(x: Images, cotangent: Images) -> Kernel:

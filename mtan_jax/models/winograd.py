@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 PIECE = 8192  # pixels, whose transforms a processor's cache holds
 LEAST_CHANNELS = 64, 128  # on either side, where a piece holds an image and where not: see docs/performance.md
-LEAST_WORK = 2**27  # multiplications of a tap; with less, what is saved is not worth the larger program
+# Multiplications of a tap. With fewer, what is saved is not worth the larger program, or nothing is.
+LEAST_WORK, LEAST_WORK_OF_KERNEL = 2**26, 2**27
 
 Images = Float[Array, "b h w c"]
 Outputs = Float[Array, "b h w d"]
@@ -31,12 +32,12 @@ _G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _AT = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 
-def suits(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+def suits(images: tuple[int, ...], kernel: tuple[int, ...], least_work: int = LEAST_WORK) -> bool:
     """Whether this is the faster way on CPUs, for images [b, h, w, c] and a kernel [k, l, c, d] at stride 1."""
     _, height, width, _ = images
     least = LEAST_CHANNELS[height * width > PIECE]
     work = math.prod(images) * kernel[3]
-    return kernel[:2] == (3, 3) and min(kernel[2:]) >= least and work >= LEAST_WORK
+    return kernel[:2] == (3, 3) and min(kernel[2:]) >= least and work >= least_work
 
 
 @jax.jit  # traced and lowered once a shape
@@ -46,18 +47,16 @@ def convolve(x: Images, kernel: Kernel) -> Outputs:
 
 
 @jax.jit
-def gradients(x: Images, kernel: Kernel, cotangent: Outputs) -> tuple[Images, Kernel]:
-    """What the cotangent of `convolve` is to its images and its kernel."""
-    return _of_images(kernel, cotangent), _of_kernel(x, cotangent)
-
-
-def _of_images(kernel: Kernel, cotangent: Outputs) -> Images:
-    """A convolution with the kernel turned round."""
+def gradient_of_images(kernel: Kernel, cotangent: Outputs) -> Images:
+    """What the cotangent of `convolve` is to its images: a convolution with the kernel turned round."""
     turned = [[kernel[2 - i, 2 - j] for j in range(3)] for i in range(3)]
     return _convolve(cotangent, turned, lambda cotangent, kernel: cotangent @ kernel.T)  # transposed within the product
 
 
-def _of_kernel(x: Images, cotangent: Outputs) -> Kernel:
+@jax.jit
+def gradient_of_kernel(x: Images, cotangent: Outputs) -> Kernel:
+    """What the cotangent of `convolve` is to its kernel."""
+
     def of_piece(x: Images, cotangent: Outputs) -> Kernel:
         pixels, pulled = _transformed(_BT, _tiles(x)), _transformed(_transposed(_AT), _blocks(cotangent))
         products = _each_place(lambda pixels, pulled: pixels.T @ pulled, pixels, pulled)
