@@ -97,10 +97,10 @@ class _Ways(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(x: Images, kernel: Kernel, stride: int, dilation: int, paired: bool) -> Float[Array, "b H W d"]:
-    plain, on_cpus = _ways(x, kernel, stride, dilation)
+    plain, theirs = _ways(x, kernel, stride, dilation)
     if paired:
         return pixel_pairs.on_tpus(_in_pairs, plain.forward, x, kernel)
-    return _on_cpus(on_cpus.forward, plain.forward, x, kernel)
+    return _on_cpus(theirs.forward, plain.forward, x, kernel)
 
 
 def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -110,11 +110,11 @@ def _forward(x: Images, kernel: Kernel, *settings: Any) -> tuple[Array, tuple[Ar
 def _backward(
     stride: int, dilation: int, paired: bool, kept: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    plain, on_cpus = _ways(*kept, stride, dilation)
+    plain, theirs = _ways(*kept, stride, dilation)
 
     def apart(x: Images, kernel: Kernel, cotangent: Array) -> tuple[Array, Array]:
-        for_x = _on_cpus(on_cpus.of_images, plain.of_images, kernel, cotangent)
-        return for_x, _on_cpus(on_cpus.of_kernel, plain.of_kernel, x, cotangent)
+        for_x = _on_cpus(theirs.of_images, plain.of_images, kernel, cotangent)
+        return for_x, _on_cpus(theirs.of_kernel, plain.of_kernel, x, cotangent)
 
     if paired:
         return pixel_pairs.on_tpus(_gradients_in_pairs, apart, *kept, cotangent)
