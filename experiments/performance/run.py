@@ -91,6 +91,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=list(MULTIPLICATION))
     layouts = ["contiguous_format", "channels_last"]
     parser.add_argument("--layouts", nargs="+", default=layouts[:1], choices=layouts, help="of PyTorch's arrays")
+    programs = ["eager", "compiled"]
+    parser.add_argument("--programs", nargs="+", default=programs[:1], choices=programs, help="of PyTorch's network")
     parser.add_argument("--xla", nargs="+", default=[], help="XLA's options for our steps, name=value")
     parser.add_argument("--rounds", type=int, help="turns of either side")
     parser.add_argument("--times", type=int, help="steps a turn")
@@ -143,27 +145,30 @@ class Theirs:
 def measure_networks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record of each network, by label; where one fails, as by memory, the next may not."""
     usual = DEFAULTS[arguments.device]
-    asked = (arguments.networks, arguments.rows, arguments.precisions, arguments.layouts)
-    for name, rows, precision, layout in itertools.product(*asked):
+    asked = (arguments.networks, arguments.rows, arguments.precisions, arguments.layouts, arguments.programs)
+    for name, rows, precision, layout, program in itertools.product(*asked):
         labels = [name]
         labels += [f"{rows} images"] if usual["rows"] != [rows] else []
         labels += [precision] if usual["precisions"] != [precision] else []
         labels += [layout] if layout == "channels_last" else []
+        labels += [program] if program == "compiled" else []
         label = ", ".join(labels + arguments.xla)
         try:
-            yield {label: measure_steps(arguments, name, rows, precision, layout)}
+            yield {label: measure_steps(arguments, name, rows, precision, {"layout": layout, "program": program})}
         except RuntimeError as error:
             yield {label: {"error": str(error)}}
 
 
-def measure_steps(arguments: argparse.Namespace, name: str, rows: int, precision: str, layout: str) -> dict[str, Any]:
-    """Both sides in turn, `rounds` times after two to warm up."""
+def measure_steps(
+    arguments: argparse.Namespace, name: str, rows: int, precision: str, of_theirs: dict[str, str]
+) -> dict[str, Any]:
+    """Both sides in turn, `rounds` times after two to warm up; some options are of PyTorch alone."""
     (arch, backbone), theirs = NETWORKS[name]
     size, on_gpu = tuple(arguments.size), arguments.device != "cpu"
     mine = build_ours(arch, backbone, size, rows, precision, tuple(arguments.xla))
     options = {"reference": ROOT / "tests" / "reference", "network": theirs, "rows": rows, "threads": arguments.threads}
     options |= {"height": size[0], "width": size[1]}
-    options |= {"device": arguments.device, "precision": precision, "layout": layout}
+    options |= {"device": arguments.device, "precision": precision} | of_theirs
     other = Theirs(arguments, "torch_side.py", **options)
     sides: dict[str, Any] = {"ours": mine, "theirs": other}
     found: dict[str, Any] = {side: dict(process.built) for side, process in sides.items()}
@@ -187,7 +192,7 @@ def measure_steps(arguments: argparse.Namespace, name: str, rows: int, precision
     finally:
         other.close()
     found |= {"device": jax.devices()[0].device_kind, "size": size, "rows": rows, "precision": precision}
-    return found | {"layout": layout, "load": round(os.getloadavg()[0], 1)}
+    return found | of_theirs | {"load": round(os.getloadavg()[0], 1)}
 
 
 @functools.lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ parser.add_argument("--threads", type=int)
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--precision", default="float32", help="float32, tf32, or bfloat16 by autocast")
 parser.add_argument("--layout", default="contiguous_format", help="of images and weights, or channels_last")
+parser.add_argument("--program", default="eager", help="or compiled: the network by torch.compile")
 arguments = parser.parse_args()
 sys.path.insert(0, arguments.reference)
 torch.set_num_threads(arguments.threads)
@@ -47,6 +48,8 @@ else:
     network = segnet_class(arguments.mtan, arguments.network, {})()
 network.to(device, memory_format=memory_format)
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+if arguments.program == "compiled":
+    network = torch.compile(network)
 size = arguments.height, arguments.width
 shape = (arguments.rows, *size)
 image = torch.rand(arguments.rows, 3, *size).to(device, memory_format=memory_format)
