@@ -14,6 +14,7 @@ from flax import traverse_util
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from mtan_jax.losses import at_least_float32
 from mtan_jax.metrics import LossMetric, Protocol, State
 from mtan_jax.models.features import abstract_features
 from mtan_jax.state import TrainState, Window
@@ -196,13 +197,13 @@ def make_train_step(
         updates, opt_state = update(task_gradients, state.opt_state, state.params, present=task_gradients.present)
         if axis_name is not None:  # the same already where BatchNorm is synchronised
             batch_stats = lax.pmean(batch_stats, axis_name)
-        step = state.step + 1
+        step, params = state.step + 1, optax.apply_updates(state.params, updates)
         return TrainState(
             step=step,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            window=_extend(state.window, step, terms, task_weights(opt_state), updates),
+            window=_extend(state.window, step, terms, task_weights(opt_state), params),
             frozen=state.frozen,
         )
 
@@ -262,9 +263,11 @@ def _in_parts(forward: Forward, accumulate: int) -> Forward:
     return forward_in_parts
 
 
-def _extend(window: Window, step: Array, terms: Terms, weights: Float[Array, "t"], updates: optax.Updates) -> Window:
+def _extend(window: Window, step: Array, terms: Terms, weights: Float[Array, "t"], params: optax.Params) -> Window:
     bad_tasks = ~jnp.isfinite(terms.loss_sums)
-    is_bad = bad_tasks.any() | ~jnp.isfinite(optax.tree_utils.tree_norm(updates, squared=True))
+    # Sums of the new parameters, which are at hand as they are written, tell of an update that was not finite.
+    sums = jnp.stack([at_least_float32(leaf).sum() for leaf in jax.tree.leaves(params)])
+    is_bad = bad_tasks.any() | ~jnp.isfinite(sums).all()
     is_first = is_bad & (window.bad_step == 0)
     return Window(
         steps=window.steps + 1,

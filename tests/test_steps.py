@@ -137,6 +137,24 @@ def test_first_bad_step_and_its_tasks_are_kept():
     np.testing.assert_array_equal(state.window.bad_tasks, [False, True, False])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_update_that_is_not_finite_makes_a_bad_step(value):
+    def spoil(updates, count, params=None):
+        del params
+        leaves, structure = jax.tree.flatten(updates)
+        leaves[3] = leaves[3].at[(-1,) * leaves[3].ndim].set(jnp.where(count == 1, value, 0))  # one number
+        return jax.tree.unflatten(structure, leaves), count + 1
+
+    tx, model = tiny.make_tx(optimizer=optax.GradientTransformation(lambda params: 0, spoil)), tiny.make_model()
+    state = tiny.make_state(model, tx)
+    step = jax.jit(steps.make_train_step(model, tiny.TASKS, tx, key=KEY))
+    state = step(state, tiny.make_batch())
+    assert state.window.bad_step == 0
+    state = step(state, tiny.make_batch())
+    assert state.window.bad_step == 2
+    assert not state.window.bad_tasks.any()  # all losses were finite
+
+
 def test_evaluation_is_the_same_on_one_and_four_devices_and_with_padding():
     model = tiny.make_model()
     variables = tiny.make_state(model, tiny.make_tx()).variables

@@ -6,7 +6,7 @@ Arrays are channels-last. Where a layer takes `"... b h w c"`, a leading axis `t
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -75,18 +75,18 @@ def max_pool(
 
 
 def _pool(x: Array) -> tuple[Array, Array]:
-    return _largest([[x[..., i::2, j::2, :] for j in range(2)] for i in range(2)])
+    (a, b), (c, d) = ([x[..., i::2, j::2, :] for j in range(2)] for i in range(2))
+    return _larger(*_larger(a, 0, b, 1), *_larger(c, 2, d, 3))
 
 
 def _pool_pairs(x: Array) -> tuple[Array, Array]:
-    rows = [pixel_pairs.join(x)[..., i::2, :, :] for i in range(2)]
-    return _largest([jnp.split(row, 2, axis=-1) for row in rows])
-
-
-def _largest(windows: Sequence[Sequence[Array]]) -> tuple[Array, Array]:
-    """Of windows' pixels, by row and column."""
-    (a, b), (c, d) = windows
-    return _larger(*_larger(a, 0, b, 1), *_larger(c, 2, d, 3))
+    # Rows first: pairs' halves are copied before they are compared, and of one row in place of two.
+    joined = pixel_pairs.join(x)
+    values, position = _larger(joined[..., 0::2, :, :], 0, joined[..., 1::2, :, :], 2)
+    (left, right), (on_left, on_right) = (jnp.split(array, 2, axis=-1) for array in (values, position))
+    # Of equal ones that of the upper row is the first.
+    right_wins = (right > left) | ((right == left) & (on_right < on_left))
+    return jnp.where(right_wins, right, left), jnp.where(right_wins, on_right + jnp.int8(1), on_left)
 
 
 def _larger(a: Array, a_position: Array | int, b: Array, b_position: Array | int) -> tuple[Array, Array]:
@@ -108,27 +108,12 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 def max_unpool(x: Float[Array, "*n h w c"], position: Int8[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
     """Puts each value at its position (of `max_pool`) in a 2x2 window of zeros."""
-    if pixel_pairs.suits(2 * x.shape[-2], x.shape[-1]):
-        return pixel_pairs.on_tpus(_unpool_pairs, _unpool, x, position)
-    return _unpool(x, position)
-
-
-def _unpool(x: Array, position: Array) -> Array:
     *batch, height, width, channels = x.shape
     corner = jnp.arange(4, dtype=jnp.int8).reshape((1,) * len(batch) + (1, 2, 1, 2, 1))
     windows = jnp.where(
         jnp.expand_dims(position, (-4, -2)) == corner, jnp.expand_dims(x, (-4, -2)), jnp.zeros((), x.dtype)
     )
     return windows.reshape(*batch, 2 * height, 2 * width, channels)
-
-
-def _unpool_pairs(x: Array, position: Array) -> Array:
-    *batch, height, width, channels = x.shape
-    # By row of the window, whatever the column, and by pixel of the pair and channel.
-    corner = jnp.repeat(jnp.arange(4, dtype=jnp.int8).reshape((1,) * (x.ndim - 2) + (2, 1, 2)), channels, -1)
-    x, position = (jnp.expand_dims(pixel_pairs.twice(array), -3) for array in (x, position))
-    rows = jnp.where(position == corner, x, jnp.zeros((), x.dtype))
-    return pixel_pairs.split(rows.reshape(*batch, 2 * height, width, 2 * channels))
 
 
 def upsample(x: Float[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
@@ -186,16 +171,19 @@ def batch_moments(
     x: Float[Array, "*t b h w c"], axis_name: str | None
 ) -> tuple[Float[Array, "*t c"], Float[Array, "*t c"]]:
     """Mean and biased variance over examples and pixels of all devices on `axis_name`, at least in float32."""
-    moments = pixel_pairs.sum_pixels(_power_sums, (x,)) / math.prod(x.shape[axis] for axis in _PIXELS)
-    if axis_name is not None:
-        moments = lax.pmean(moments, axis_name)
-    mean, mean_square = moments
+    mean, mean_square = _means(pixel_pairs.sum_pixels(_power_sums, (x,)), x.shape, axis_name)
     return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
-def _power_sums(x: Array) -> Array:
+def _power_sums(x: Array) -> tuple[Array, Array]:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.stack([x.sum(_PIXELS), jnp.square(x).sum(_PIXELS)])
+    return x.sum(_PIXELS), jnp.square(x).sum(_PIXELS)
+
+
+def _means(sums: tuple[Array, ...], shape: tuple[int, ...], axis_name: str | None) -> tuple[Array, ...]:
+    """From sums over the pixels of images of a shape, on each device."""
+    means = tuple(values / math.prod(shape[axis] for axis in _PIXELS) for values in sums)
+    return means if axis_name is None else lax.pmean(means, axis_name)
 
 
 def normalise(
@@ -270,14 +258,12 @@ def _normalise_backward(
         normed = (x - _over_pixels(mean)) * _over_pixels(inverse)
         return normed, _DERIVATIVES[activation](cotangent.astype(normed.dtype), y)
 
-    def sums(*arrays: Array) -> Array:
+    def sums(*arrays: Array) -> tuple[Array, Array]:
         normed, gradient = parts(*arrays)
-        return jnp.stack([gradient.sum(_PIXELS), (gradient * normed).sum(_PIXELS)])
+        return gradient.sum(_PIXELS), (gradient * normed).sum(_PIXELS)
 
     for_bias, for_scale = found = pixel_pairs.sum_pixels(sums, images, (mean, inverse))
-    means = found / math.prod(x.shape[axis] for axis in _PIXELS)
-    if axis_name is not None:
-        means = lax.pmean(means, axis_name)
+    means = _means(found, x.shape, axis_name)
 
     def of_input(*arrays: Array) -> Array:
         normed, gradient = parts(*arrays[:-3])

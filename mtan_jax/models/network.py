@@ -1,8 +1,10 @@
 """What all networks end in."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
+from mtan_jax.models import pixel_pairs
 from mtan_jax.models.stage import Backbone
 from mtan_jax.tasks import Task
 
@@ -23,6 +25,15 @@ def predict(
     predictions = {}
     for task in tasks:
         head = backbone.head(channels=task.channels, image_size=(height, width), name=f"head_{task.name}")
-        raw = head(features[task.name], train=train)
+        raw = pixel_pairs.on_tpus(_by_channel, lambda raw: raw, head(features[task.name], train=train))
         predictions[task.name] = task.activation(raw.astype(jnp.promote_types(raw.dtype, jnp.float32)))
     return predictions
+
+
+def _by_channel(raw: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """What it is given, and so is its gradient, kept as [b, c, h, w] in memory.
+
+    Of the last axis of images a TPU keeps 128 elements together, so that predictions, which have few channels, and all
+    that leads from them to a loss would take many times their size.
+    """
+    return jnp.moveaxis(lax.optimization_barrier(jnp.moveaxis(raw, -1, 1)), 1, -1)

@@ -57,15 +57,17 @@ def each_pixel(
 
 
 def sum_pixels(
-    function: Callable[..., Array], images: Sequence[Float[Array, "*t b h w c"]], values: Sequence[Array] = ()
-) -> Float[Array, "*n c"]:
+    function: Callable[..., tuple[Array, ...]],
+    images: Sequence[Float[Array, "*t b h w c"]],
+    values: Sequence[Array] = (),
+) -> tuple[Float[Array, "*t c"], ...]:
     """`function(*images, *values)`, sums of a channel over pixels."""
     if not suits(*images[0].shape[-2:]):
         return function(*images, *values)
 
-    def in_pairs(images: Sequence[Array], values: Sequence[Array]) -> Array:
+    def in_pairs(images: Sequence[Array], values: Sequence[Array]) -> tuple[Array, ...]:
         sums = function(*map(join, images), *map(twice, values))
-        return sums.reshape(*sums.shape[:-1], 2, -1).sum(-2)
+        return tuple(of_pairs.reshape(*of_pairs.shape[:-1], 2, -1).sum(-2) for of_pairs in sums)
 
     return on_tpus(in_pairs, lambda images, values: function(*images, *values), tuple(images), tuple(values))
 

@@ -79,7 +79,6 @@ OPERATIONS = {
     "normalise": (lambda x, *four: layers.normalise(x, four[0], four[1] ** 2, *four[2:], "sigmoid"), ((5,),) * 4),
     "normalise_batch": (lambda x, scale, bias: layers.normalise_batch(x, scale, bias, None, "relu")[0], ((5,),) * 2),
     "max_pool": (lambda x: layers.max_pool(x)[0], ()),
-    "max_unpool": (lambda x: layers.max_unpool(x, (jnp.abs(x) * 10 % 4).astype(jnp.int8)), ()),
     "upsample": (layers.upsample, ()),
 }
 
