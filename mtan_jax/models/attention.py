@@ -183,7 +183,7 @@ class TaskAttention(nn.Module):
             attended = [each_pixel(jnp.multiply, pair) for pair in zip(gates, shown, strict=True)]
             if stage.resample != "up":
                 attended = shared(attended)
-            if stage.resample == "down":
+            if stage.resample == "down" and not stage.shared_pools:
                 attended = [max_pool(a)[0] for a in attended]
         return attended
 

@@ -205,13 +205,40 @@ def normalise(
     return pixel_pairs.each_pixel(affine, (x,), (factor, offset))
 
 
+def normalise_largest(
+    x: Float[Array, "*t b h w c"],
+    mean: Float[Array, "*t c"],
+    variance: Float[Array, "*t c"],
+    scale: Float[Array, "*t c"],
+    bias: Float[Array, "*t c"],
+    activation: Activation = None,
+) -> Float[Array, "*t b h/2 w/2 c"]:
+    """`max_pool` of what `normalise` gives, which costs less the other way round.
+
+    The map of a channel keeps the order of pixels, or turns it round where the scale is below 0, and so does rounding.
+    """
+    return normalise(_largest(x, scale)[0], mean, variance, scale, bias, activation)
+
+
+def _largest(x: Float[Array, "*t b h w c"], scale: Float[Array, "*t c"]) -> tuple[Array, Array]:
+    """Of each 2x2 window the largest, or where the scale is below 0 the smallest, and its position."""
+    sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
+
+    def signed(x: Array, sign: Array) -> Array:
+        return x * _over_pixels(sign)
+
+    values, position = max_pool(pixel_pairs.each_pixel(signed, (x,), (sign,)))
+    return pixel_pairs.each_pixel(signed, (values,), (sign,)), position
+
+
 def normalise_batch(
     x: Float[Array, "*t b h w c"],
     scale: Float[Array, "*t c"],
     bias: Float[Array, "*t c"],
     axis_name: str | None,
     activation: Activation = None,
-) -> tuple[Float[Array, "*t b h w c"], tuple[Float[Array, "*t c"], Float[Array, "*t c"]]]:
+    pool: bool = False,
+) -> tuple[Float[Array, "*t b H W c"], tuple[Float[Array, "*t c"], Float[Array, "*t c"]]]:
     """BatchNorm in training: normalises by the batch's own moments.
 
     Args:
@@ -220,57 +247,77 @@ def normalise_batch(
         bias: of a channel.
         axis_name: devices over which the moments are taken.
         activation: what follows.
+        pool: whether max-pooling follows, which halves height and width.
 
     Returns:
-        What `normalise` gives, and the moments, `batch_moments`, which are constants to a gradient. That of the former
-        takes in their dependence on x.
+        What `normalise` or `normalise_largest` gives, and the moments, `batch_moments`, which are constants to a
+        gradient. That of the former takes in their dependence on x.
     """
     mean, variance = batch_moments(lax.stop_gradient(x), axis_name)
     scale, bias = (jnp.broadcast_to(parameter, mean.shape) for parameter in (scale, bias))
-    return _normalise_by_own(x, mean, variance, scale, bias, activation, axis_name), (mean, variance)
+    return _normalise_by_own(x, mean, variance, scale, bias, activation, axis_name, pool), (mean, variance)
 
 
 # Of its own accord, JAX keeps x in float32, and what leads to the moments, for the backward pass. What is kept here are
 # arrays that are there in any case, the input and the output, in the type of the computation.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _normalise_by_own(
-    x: Array, mean: Array, variance: Array, scale: Array, bias: Array, activation: Activation, axis_name: str | None
+    x: Array,
+    mean: Array,
+    variance: Array,
+    scale: Array,
+    bias: Array,
+    activation: Activation,
+    axis_name: str | None,
+    pool: bool,
 ) -> Array:
-    """`normalise` by moments that are those of x itself over all devices on `axis_name`."""
+    """`normalise` or `normalise_largest` by moments that are those of x itself over all devices on `axis_name`."""
     del axis_name
-    return normalise(x, mean, variance, scale, bias, activation)
+    function = normalise_largest if pool else normalise
+    return function(x, mean, variance, scale, bias, activation)
 
 
 def _normalise_forward(
-    x: Array, mean: Array, variance: Array, scale: Array, bias: Array, activation: Activation, axis_name: str | None
-) -> tuple[Array, tuple[Array, ...]]:
-    y = _normalise_by_own(x, mean, variance, scale, bias, activation, axis_name)
-    return y, (x, y, mean, variance, scale)
+    x: Array, mean: Array, variance: Array, scale: Array, bias: Array, *settings: Any
+) -> tuple[Array, tuple[Any, ...]]:
+    activation, _, pool = settings
+    seen, position = _largest(x, scale) if pool else (x, None)
+    y = normalise(seen, mean, variance, scale, bias, activation)
+    return y, (x, seen, position, y, mean, variance, scale)
 
 
 def _normalise_backward(
-    activation: Activation, axis_name: str | None, kept: tuple[Array, ...], cotangent: Array
+    activation: Activation, axis_name: str | None, pool: bool, kept: tuple[Any, ...], cotangent: Array
 ) -> tuple[Array, ...]:
-    x, y, mean, variance, scale = kept
-    images, inverse = (x, y, cotangent), lax.rsqrt(variance + BATCH_NORM_EPSILON)
+    x, seen, position, y, mean, variance, scale = kept
+    inverse = lax.rsqrt(variance + BATCH_NORM_EPSILON)
 
-    def parts(x: Array, y: Array, cotangent: Array, mean: Array, inverse: Array) -> tuple[Array, Array]:
-        normed = (x - _over_pixels(mean)) * _over_pixels(inverse)
-        return normed, _DERIVATIVES[activation](cotangent.astype(normed.dtype), y)
+    def normed(x: Array, mean: Array, inverse: Array) -> Array:
+        return (x - _over_pixels(mean)) * _over_pixels(inverse)
 
-    def sums(*arrays: Array) -> tuple[Array, Array]:
-        normed, gradient = parts(*arrays)
-        return gradient.sum(_PIXELS), (gradient * normed).sum(_PIXELS)
+    def gradient(y: Array, cotangent: Array) -> Array:
+        return _DERIVATIVES[activation](cotangent.astype(jnp.promote_types(x.dtype, jnp.float32)), y)
 
-    for_bias, for_scale = found = pixel_pairs.sum_pixels(sums, images, (mean, inverse))
-    means = _means(found, x.shape, axis_name)
+    def sums(x: Array, y: Array, cotangent: Array, *values: Array) -> tuple[Array, Array]:
+        found = gradient(y, cotangent)
+        return found.sum(_PIXELS), (found * normed(x, *values)).sum(_PIXELS)
 
-    def of_input(*arrays: Array) -> Array:
-        normed, gradient = parts(*arrays[:-3])
-        slope, of_bias, of_scale = map(_over_pixels, arrays[-3:])
-        return (slope * (gradient - of_bias - normed * of_scale)).astype(x.dtype)
+    # Pixels that pooling leaves out have no gradient to add.
+    for_bias, for_scale = found = pixel_pairs.sum_pixels(sums, (seen, y, cotangent), (mean, inverse))
+    values = (mean, inverse, scale * inverse, *_means(found, x.shape, axis_name))
 
-    for_x = pixel_pairs.each_pixel(of_input, images, (mean, inverse, scale * inverse, *means))
+    def of_input(x: Array, gradient: Array, mean: Array, inverse: Array, *three: Array) -> Array:
+        slope, of_bias, of_scale = map(_over_pixels, three)
+        return (slope * (gradient - of_bias - normed(x, mean, inverse) * of_scale)).astype(x.dtype)
+
+    def of_both(x: Array, y: Array, cotangent: Array, *values: Array) -> Array:
+        return of_input(x, gradient(y, cotangent), *values)
+
+    if pool:
+        pooled = pixel_pairs.each_pixel(lambda y, cotangent: gradient(y, cotangent).astype(x.dtype), (y, cotangent))
+        for_x = pixel_pairs.each_pixel(of_input, (x, max_unpool(pooled, position)), values)
+    else:
+        for_x = pixel_pairs.each_pixel(of_both, (x, y, cotangent), values)
     return for_x, jnp.zeros_like(mean), jnp.zeros_like(variance), for_scale, for_bias
 
 
@@ -297,16 +344,17 @@ class BatchNorm(nn.Module):
     Flax (PyTorch's is larger by n/(n-1), n being the pixels of the batch).
 
     `offset` [c] is what should have been added to x: moments of the batch take it away again, so it is never added,
-    and counts in the running mean alone.
+    and counts in the running mean alone. With `pool`, max-pooling by 2 follows.
     """
 
     numerics: Numerics = FLOAT32
     activation: Activation = None
+    pool: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "*t b h w c"], *, train: bool, offset: Float[Array, " c"] | float = 0.0
-    ) -> Float[Array, "*t b h w c"]:
+    ) -> Float[Array, "*t b H W c"]:
         features, dtype = (x.shape[-1],), self.numerics.param_dtype
         scale = self.param("scale", nn.initializers.ones, features, dtype)
         bias = self.param("bias", nn.initializers.zeros, features, dtype)
@@ -315,9 +363,10 @@ class BatchNorm(nn.Module):
         affine = [parameter.reshape(*(1,) * (x.ndim - 4), -1) for parameter in (scale, bias)]
         if not train:
             running = [moment.reshape(affine[0].shape) for moment in (mean.value - offset, variance.value)]
-            return normalise(x, running[0], running[1], affine[0], affine[1], self.activation)
+            function = normalise_largest if self.pool else normalise
+            return function(x, running[0], running[1], affine[0], affine[1], self.activation)
         axis_name = None if self.is_initializing() else self.numerics.axis_name
-        y, moments = normalise_batch(x, affine[0], affine[1], axis_name, self.activation)
+        y, moments = normalise_batch(x, affine[0], affine[1], axis_name, self.activation, self.pool)
         if not self.is_initializing():
             means = moments[0].reshape(-1, *features) + jnp.reshape(jnp.asarray(offset), (1, -1))
             mean.value = update_running(mean.value, means)
@@ -374,7 +423,7 @@ class Conv(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm and, unless `relu` is False, ReLU."""
+    """Convolution, BatchNorm, unless `relu` is False ReLU, and with `pool` max-pooling by 2."""
 
     features: int
     kernel_size: int = 3
@@ -382,6 +431,7 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     use_bias: bool = True
     relu: bool = True
+    pool: bool = False
     kernel_init: nn.initializers.Initializer = xavier_normal
     numerics: Numerics = FLOAT32
 
@@ -393,7 +443,8 @@ class ConvNorm(nn.Module):
             name="conv",
         )
         x, offset = conv.without_bias(x)
-        return BatchNorm(self.numerics, "relu" if self.relu else None, name="norm")(x, train=train, offset=offset)
+        norm = BatchNorm(self.numerics, "relu" if self.relu else None, self.pool, name="norm")
+        return norm(x, train=train, offset=offset)
 
 
 class Dropout(nn.Module):

@@ -39,9 +39,11 @@ class Stage:
             none.
         resample: "down": attended features are max-pooled by 2 after the stage; "up": they are doubled before it; None:
             they keep their size.
+        shared_pools: whether the max-pooling of "down" is done by `shared`, as `ConvNorm(pool=True)` does at less cost.
 
     Raises:
-        ValueError: `look` and `gate` differ in height or width, or `resample` is none of these.
+        ValueError: `look` and `gate` differ in height or width, `resample` is none of these, or `shared_pools` lacks what it
+            speaks of.
     """
 
     look: Float[Array, "*g b h w c"]
@@ -49,6 +51,7 @@ class Stage:
     hidden: int
     shared: Callable[..., nn.Module] | None = None
     resample: Literal["down", "up"] | None = None
+    shared_pools: bool = False
 
     def __post_init__(self) -> None:
         if self.look.shape[:-1] != self.gate.shape[:-1]:
@@ -57,6 +60,8 @@ class Stage:
             )
         if self.resample not in ("down", "up", None):
             raise ValueError(f"Stage.resample is {self.resample!r}; known: 'down', 'up', None")
+        if self.shared_pools and (self.resample != "down" or self.shared is None):
+            raise ValueError("Stage.shared_pools needs resample='down' and something shared, which does the pooling")
 
 
 @dataclasses.dataclass(frozen=True)

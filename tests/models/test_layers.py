@@ -95,22 +95,26 @@ def test_batch_norm_with_task_axis_is_one_batch_norm_after_another():
 
 
 @pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("activation", [None, "relu", "sigmoid"])
-def test_gradient_of_batch_norm_is_that_of_its_formula(activation, devices):
-    """The gradient that is written out, against what JAX derives from moments and `normalise`."""
+def test_gradient_of_batch_norm_is_that_of_its_formula(activation, pool, devices):
+    """The gradient that is written out, against what JAX derives from moments, `normalise` and max-pooling."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        x = jnp.asarray(rng.normal(2, 3, (devices, 2, 3, 4, 5, 6)))  # devices, tasks, examples, ...
+        x = jnp.asarray(rng.normal(2, 3, (devices, 2, 3, 4, 8, 6)))  # devices, tasks, examples, ...
         scale, bias = jnp.asarray(rng.normal(size=(2, 1, 6)))
+        assert 0 < (scale < 0).sum() < scale.size
         cotangent = jnp.asarray(rng.normal(size=x.shape))
+        cotangent = cotangent[..., ::2, ::2, :] if pool else cotangent
         axis_name = "d" if devices > 1 else None
 
         def written_out(x, scale, bias):
-            return layers.normalise_batch(x, scale, bias, axis_name, activation)[0]
+            return layers.normalise_batch(x, scale, bias, axis_name, activation, pool)[0]
 
         def derived(x, scale, bias):
             mean, variance = layers.batch_moments(x, axis_name)
-            return layers.normalise(x, mean, variance, scale, bias, activation)
+            y = layers.normalise(x, mean, variance, scale, bias, activation)
+            return layers.max_pool(y)[0] if pool else y
 
         def gradients(function):
             def of_device(x, cotangent):
@@ -125,9 +129,26 @@ def test_gradient_of_batch_norm_is_that_of_its_formula(activation, devices):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, expected)
 
 
-def test_batch_norm_keeps_the_type_of_the_computation():
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_pooling_before_batch_norm_gives_the_same_numbers(dtype, train):
+    # To the last bit: rounding keeps the order too.
+    x = (jax.random.normal(jax.random.key(0), (2, 6, 8, 16)) * 3 + 1).astype(dtype)
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 16))
+    variables = {"params": {"scale": scale.at[3].set(0), "bias": bias}}
+    variables |= layers.BatchNorm().init(jax.random.key(2), x, train=False) | variables
+    found, statistics = layers.BatchNorm(activation="relu", pool=True).apply(
+        variables, x, train=train, mutable=["batch_stats"]
+    )
+    expected, others = layers.BatchNorm(activation="relu").apply(variables, x, train=train, mutable=["batch_stats"])
+    np.testing.assert_array_equal(found, layers.max_pool(expected)[0])
+    jax.tree.map(np.testing.assert_array_equal, statistics, others)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_batch_norm_keeps_the_type_of_the_computation(pool):
     x = jnp.linspace(-3, 5, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3).astype(jnp.bfloat16)
-    y, pullback = jax.vjp(lambda x: layers.normalise_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu")[0], x)
+    y, pullback = jax.vjp(lambda x: layers.normalise_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu", pool)[0], x)
     assert y.dtype == pullback(y)[0].dtype == jnp.bfloat16
     kept = [leaf for leaf in jax.tree.leaves(pullback) if getattr(leaf, "size", 0) == x.size]
     assert {leaf.dtype for leaf in kept} == {jnp.dtype(jnp.bfloat16)}

@@ -78,6 +78,10 @@ OPERATIONS = {
     "moments": (lambda x: layers.batch_moments(x, None), ()),
     "normalise": (lambda x, *four: layers.normalise(x, four[0], four[1] ** 2, *four[2:], "sigmoid"), ((5,),) * 4),
     "normalise_batch": (lambda x, scale, bias: layers.normalise_batch(x, scale, bias, None, "relu")[0], ((5,),) * 2),
+    "normalise_batch, pooled": (
+        lambda x, scale, bias: layers.normalise_batch(x, scale, bias, None, "relu", True)[0],
+        ((5,),) * 2,
+    ),
     "max_pool": (lambda x: layers.max_pool(x)[0], ()),
     "upsample": (layers.upsample, ()),
 }

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from mtan_jax import tasks
 from mtan_jax.models import Backbone, Flow, Head, Stage
+from mtan_jax.models.layers import ConvNorm
 from mtan_jax.models.mtan import MTAN
 
 
@@ -43,6 +44,14 @@ def test_layers_of_plain_flax_will_do():
             r"Stage\.look is \(1, 4, 16, 4\) and gate \(1, 8, 16, 4\): a mask has the height and width of both",
         ),
         (lambda x: Stage(x, x, hidden=5, resample="half"), r"resample is 'half'; known: 'down', 'up', None"),
+        (
+            lambda x: Stage(x, x, 5, ConvNorm, shared_pools=True),
+            r"shared_pools needs resample='down' and something sha",
+        ),
+        (
+            lambda x: Stage(x, x, 5, resample="down", shared_pools=True),
+            r"shared_pools needs resample='down' and someth",
+        ),
         (
             lambda x: Stage(x, x, hidden=5),
             r"stage 'coarse' is 4x8, but the features attended to before it come as 8x16: a stage that is followed by "

@@ -84,8 +84,8 @@ class Encoder(nn.Module):
                 look = x
         if self.shared_features is None:
             return Stage(look, x, self.features), Flow(x)
-        shared = functools.partial(ConvNorm, self.shared_features, numerics=self.numerics)
-        stage = Stage(look, x, self.features, shared, "down")
+        shared = functools.partial(ConvNorm, self.shared_features, pool=True, numerics=self.numerics)
+        stage = Stage(look, x, self.features, shared, "down", shared_pools=True)
         pooled, position = max_pool(x)
         return stage, Flow(pooled, (position, *flow.memory))
 
