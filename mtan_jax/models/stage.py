@@ -42,8 +42,8 @@ class Stage:
         shared_pools: whether the max-pooling of "down" is done by `shared`, as `ConvNorm(pool=True)` does at less cost.
 
     Raises:
-        ValueError: `look` and `gate` differ in height or width, `resample` is none of these, or `shared_pools` is set where
-            nothing pools.
+        ValueError: `look` and `gate` differ in height or width, `resample` is none of these, or `shared_pools` is set
+            where nothing pools.
     """
 
     look: Float[Array, "*g b h w c"]
