@@ -13,9 +13,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from mtan_jax.models.convolution import convolve
 from mtan_jax.models.layers import BATCH_NORM_MOMENTUM, FLOAT32, Activation, Numerics, normalise, normalise_batch
 from mtan_jax.parts import OWN_PREFIX
 
@@ -123,7 +123,7 @@ class TaskConv(TaskLayer):
 
     def convolve(self, x: Groups, kernel: Kernel) -> Groups:
         """All groups with one kernel."""
-        flat = _convolve(x.reshape(-1, *x.shape[2:]), kernel.astype(x.dtype), self.stride)
+        flat = convolve(x.reshape(-1, *x.shape[2:]), kernel.astype(x.dtype), stride=self.stride)
         return flat.reshape(*x.shape[:2], *flat.shape[1:])
 
     def convolve_frozen(self, x: Groups) -> Groups:
@@ -134,14 +134,8 @@ class TaskConv(TaskLayer):
     def convolve_each(self, x: Groups, kernels: Kernels) -> Groups:
         """Each group with a kernel of its own."""
         # One by one: a batched convolution becomes a grouped one, which XLA for CPUs runs many times slower.
-        outputs = [_convolve(x[i], kernels[i].astype(x.dtype), self.stride) for i in range(x.shape[0])]
+        outputs = [convolve(x[i], kernels[i].astype(x.dtype), stride=self.stride) for i in range(x.shape[0])]
         return jnp.stack(outputs)
-
-
-def _convolve(x: Float[Array, "b h w c"], kernel: Kernel, stride: int) -> Float[Array, "b h w d"]:
-    side = kernel.shape[0] // 2
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (stride, stride), [(side, side)] * 2, dimension_numbers=numbers)
 
 
 def _pointwise(x: Groups, kernels: Float[Array, "g c d"]) -> Groups:
