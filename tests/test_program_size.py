@@ -6,15 +6,22 @@ Where a change is meant to be, the numbers printed by a failure take the place o
 import importlib.metadata
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny_config
 
 from mtan_jax import hlo
 from mtan_jax.experiment import Experiment
+from mtan_jax.models import convolution
 
-# Of one device and the step of tests/tiny_config.py. Version of jaxlib -> what XLA for CPUs counts.
+# Of one device. Version of jaxlib -> what XLA for CPUs counts; of loops, what one of their runs does.
 STORED = {
-    "0.10.2": {"flops": 180_048_096, "bytes": 127_585_632, "temporary": 12_822_856, "instructions": 23_100},
+    "0.10.2": {
+        # the step of tests/tiny_config.py
+        "step": {"flops": 181_948_656, "bytes": 127_259_576, "temporary": 12_235_848, "instructions": 23_108},
+        # a convolution and its gradients, large enough for Winograd's products
+        "convolution": {"flops": 3_295_395_840, "bytes": 391_716_896, "temporary": 55_779_328, "instructions": 1_563},
+    }
 }
 MARGIN = {"flops": 0.02, "bytes": 0.05, "temporary": 0.05, "instructions": 0.05}
 OF_OTHER_VERSIONS = 0.5  # other versions fuse otherwise
@@ -23,7 +30,20 @@ OF_OTHER_VERSIONS = 0.5  # other versions fuse otherwise
 def test_the_step_is_no_larger_than_it_was():
     experiment = Experiment.from_config(tiny_config.get_config())
     step, state, batch = experiment.planned_step(jax.devices()[:1])
-    compiled = step.lower(state, batch).compile()
+    compare("step", step.lower(state, batch).compile())
+
+
+def test_a_large_convolution_is_no_larger_than_it_was():
+    def both(x, kernel, cotangent):
+        y, pull = jax.vjp(convolution.convolve, x, kernel)
+        return y, pull(cotangent)
+
+    shapes = (2, 64, 64, 128), (3, 3, 128, 128), (2, 64, 64, 128)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    compare("convolution", jax.jit(both).lower(*arrays).compile())
+
+
+def compare(name, compiled):
     cost = compiled.cost_analysis()
     found = {
         "flops": cost["flops"],
@@ -32,7 +52,7 @@ def test_the_step_is_no_larger_than_it_was():
         "instructions": hlo.count_instructions(compiled.as_text()),
     }
     version = importlib.metadata.version("jaxlib")
-    stored = STORED.get(version, STORED["0.10.2"])
-    for name, value in found.items():
-        margin = MARGIN[name] if version in STORED else OF_OTHER_VERSIONS
-        assert value == pytest.approx(stored[name], rel=margin), found
+    stored = STORED.get(version, STORED["0.10.2"])[name]
+    for quantity, value in found.items():
+        margin = MARGIN[quantity] if version in STORED else OF_OTHER_VERSIONS
+        assert value == pytest.approx(stored[quantity], rel=margin), found
