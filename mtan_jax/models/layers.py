@@ -216,6 +216,7 @@ def normalise_largest(
     """`max_pool` of what `normalise` gives, which costs less the other way round.
 
     The map of a channel keeps the order of pixels, or turns it round where the scale is below 0, and so does rounding.
+    Of pixels that rounding makes equal, the gradient goes to the one that was largest before.
     """
     return normalise(_largest(x, scale)[0], mean, variance, scale, bias, activation)
 
