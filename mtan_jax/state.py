@@ -16,7 +16,7 @@ class Window:
         loss_total: sum of each task's unweighted loss over the valid pixels of these steps.
         loss_count: number of those pixels.
         weights: sum over the steps of what each loss was multiplied with.
-        bad_step: the first step (counted from 1) with a loss or an update that was not finite; 0: none.
+        bad_step: the first step (counted from 1) with a loss, or a parameter after it, that was not finite; 0: none.
         bad_tasks: the tasks whose loss was not finite at that step.
     """
 

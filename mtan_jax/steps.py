@@ -266,7 +266,7 @@ def _in_parts(forward: Forward, accumulate: int) -> Forward:
 def _extend(window: Window, step: Array, terms: Terms, weights: Float[Array, "t"], params: optax.Params) -> Window:
     bad_tasks = ~jnp.isfinite(terms.loss_sums)
     # Sums of the new parameters, which are at hand as they are written, tell of an update that was not finite.
-    sums = jnp.stack([at_least_float32(leaf).sum() for leaf in jax.tree.leaves(params)])
+    sums = jnp.array([at_least_float32(leaf).sum() for leaf in jax.tree.leaves(params)])
     is_bad = bad_tasks.any() | ~jnp.isfinite(sums).all()
     is_first = is_bad & (window.bad_step == 0)
     return Window(

@@ -150,7 +150,7 @@ class WindowLogger:
         names = [
             name for name, bad in zip(self._experiment.task_names, np.asarray(window.bad_tasks), strict=True) if bad
         ]
-        what = f"the loss of {', '.join(names)}" if names else "the gradient"
+        what = f"the loss of {', '.join(names)}" if names else "an updated parameter"
         raise NonFiniteError(
             f"{what} was not finite at step {bad_step}; the checkpoints before it stand. Try a lower "
             "config.optimizer.learning_rate, config.optimizer.clip_norm=1.0, config.optimizer.warmup='500 steps', or "

@@ -153,7 +153,8 @@ class TaskAttention(nn.Module):
     Tasks pass one after the other (docs/performance.md has the measurements).
 
     Raises:
-        ValueError: attended features reach a stage in another height or width than its own.
+        ValueError: attended features reach a stage in another height or width than its own, or what should have pooled
+            them has not.
     """
 
     tasks: tuple[str, ...]
@@ -171,7 +172,7 @@ class TaskAttention(nn.Module):
                 raise ValueError(
                     f"stage {name!r} is {_size(stage.look)}, but the features attended to before it come as "
                     f"{_size(attended[0])}: a stage that is followed by half the size needs resample='down', one of "
-                    "double the size resample='up' itself"
+                    "double the size resample='up' itself, and one whose `shared` pools shared_pools=True"
                 )
             masks = AttentionMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
             looks, gates = (
@@ -185,6 +186,11 @@ class TaskAttention(nn.Module):
                 attended = shared(attended)
             if stage.resample == "down" and not stage.shared_pools:
                 attended = [max_pool(a)[0] for a in attended]
+            if stage.shared_pools and attended[0].shape[-3] == stage.look.shape[-3]:
+                raise ValueError(
+                    f"stage {name!r} has shared_pools=True, but what it shares keeps the size of {_size(stage.look)}: "
+                    "it has to pool, as ConvNorm(pool=True) does"
+                )
         return attended
 
     def _shared(self, name: str, stage: Stage, train: bool, chosen: Any) -> Callable[[list[Array]], list[Array]]:

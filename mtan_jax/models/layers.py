@@ -80,11 +80,11 @@ def _pool(x: Array) -> tuple[Array, Array]:
 
 
 def _pool_pairs(x: Array) -> tuple[Array, Array]:
-    # Rows first: pairs' halves are copied before they are compared, and of one row in place of two.
+    # Rows first, so that what is split into halves, which XLA copies, is half as much.
     joined = pixel_pairs.join(x)
     values, position = _larger(joined[..., 0::2, :, :], 0, joined[..., 1::2, :, :], 2)
     (left, right), (on_left, on_right) = (jnp.split(array, 2, axis=-1) for array in (values, position))
-    # Of equal ones that of the upper row is the first.
+    # The larger of the two wins, whatever becomes of a tie; of equal ones that of the upper row is the first.
     right_wins = (right > left) | ((right == left) & (on_right < on_left))
     return jnp.where(right_wins, right, left), jnp.where(right_wins, on_right + jnp.int8(1), on_left)
 
@@ -216,7 +216,7 @@ def normalise_largest(
     """`max_pool` of what `normalise` gives, which costs less the other way round.
 
     The map of a channel keeps the order of pixels, or turns it round where the scale is below 0, and so does rounding.
-    Of pixels that rounding makes equal, the gradient goes to the one that was largest before.
+    Of pixels that rounding or a scale of 0 makes equal, the gradient goes to the one that was largest before.
     """
     return normalise(_largest(x, scale)[0], mean, variance, scale, bias, activation)
 
@@ -260,7 +260,8 @@ def normalise_batch(
 
 
 # Of its own accord, JAX keeps x in float32, and what leads to the moments, for the backward pass. What is kept here are
-# arrays that are there in any case, the input and the output, in the type of the computation.
+# arrays that are there in any case, the input and the output, in the type of the computation; with pooling also the
+# largest pixels and their positions, a quarter of the input each.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _normalise_by_own(
     x: Array,
@@ -296,11 +297,11 @@ def _normalise_backward(
     def normed(x: Array, mean: Array, inverse: Array) -> Array:
         return (x - _over_pixels(mean)) * _over_pixels(inverse)
 
-    def gradient(y: Array, cotangent: Array) -> Array:
+    def before_activation(y: Array, cotangent: Array) -> Array:
         return _DERIVATIVES[activation](cotangent.astype(jnp.promote_types(x.dtype, jnp.float32)), y)
 
     def sums(x: Array, y: Array, cotangent: Array, *values: Array) -> tuple[Array, Array]:
-        found = gradient(y, cotangent)
+        found = before_activation(y, cotangent)
         return found.sum(_PIXELS), (found * normed(x, *values)).sum(_PIXELS)
 
     # Pixels that pooling leaves out have no gradient to add.
@@ -312,10 +313,10 @@ def _normalise_backward(
         return (slope * (gradient - of_bias - normed(x, mean, inverse) * of_scale)).astype(x.dtype)
 
     def of_both(x: Array, y: Array, cotangent: Array, *values: Array) -> Array:
-        return of_input(x, gradient(y, cotangent), *values)
+        return of_input(x, before_activation(y, cotangent), *values)
 
     if pool:
-        pooled = pixel_pairs.each_pixel(lambda y, cotangent: gradient(y, cotangent).astype(x.dtype), (y, cotangent))
+        pooled = pixel_pairs.each_pixel(lambda *both: before_activation(*both).astype(x.dtype), (y, cotangent))
         for_x = pixel_pairs.each_pixel(of_input, (x, max_unpool(pooled, position)), values)
     else:
         for_x = pixel_pairs.each_pixel(of_both, (x, y, cotangent), values)
@@ -432,9 +433,9 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     use_bias: bool = True
     relu: bool = True
-    pool: bool = False
     kernel_init: nn.initializers.Initializer = xavier_normal
     numerics: Numerics = FLOAT32
+    pool: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:

@@ -31,9 +31,9 @@ def predict(
 
 
 def _by_channel(raw: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """What it is given, and so is its gradient, kept as [b, c, h, w] in memory.
+    """What it is given, apart from what comes before and after as [b, c, h, w], forwards and backwards.
 
-    Of the last axis of images a TPU keeps 128 elements together, so that predictions, which have few channels, and all
-    that leads from them to a loss would take many times their size.
+    XLA for TPUs would keep it, and all that leads from it to a loss, in the layout of the convolution that it comes
+    from: with 128 elements of the last axis together, of which a prediction fills few (docs/performance.md).
     """
     return jnp.moveaxis(lax.optimization_barrier(jnp.moveaxis(raw, -1, 1)), 1, -1)

@@ -2,8 +2,8 @@
 
 A TPU keeps arrays in tiles of 128 channels: one with 64 takes twice its size in memory, and XLA copies it to and fro
 between that layout and one by columns. At the finest stages of a network, [b, h, w, c] is therefore computed with as
-[b, h, w/2, 2c] (docs/performance.md has what this saves). Every operation joins pixels before and splits them after;
-between two of them, XLA drops both. On other devices operations are as written, bit for bit.
+[b, h, w/2, 2c] (docs/performance.md has what this saves). Operations join pixels before and split them after; between
+two of them, XLA drops both. Max-unpooling moves fewer bytes without. On other devices operations are as written, bit for bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ def suits(width: int, channels: int, *, among: range = CHANNELS) -> bool:
     return width >= LEAST_WIDTH and width % 2 == 0 and channels in among
 
 
-def on_tpus(in_pairs: Callable[..., Any], otherwise: Callable[..., Any], *arrays: Any) -> Any:
+def on_tpus(there: Callable[..., Any], elsewhere: Callable[..., Any], *arrays: Any) -> Any:
     """The one function of the arrays where it is compiled for TPUs, the other elsewhere."""
-    return lax.platform_dependent(*arrays, tpu=in_pairs, default=otherwise)
+    return lax.platform_dependent(*arrays, tpu=there, default=elsewhere)
 
 
 def join(x: Float[Array, "*n w c"]) -> Float[Array, "*n w/2 2*c"]:

@@ -144,6 +144,7 @@ def test_a_network_and_its_gradient(train, as_on_tpus):
     chosen = as_on_tpus()
     assert_close(gradient(), expected, 1e-9)
     assert len(chosen) > 50
+    assert "_by_channel" in chosen
 
 
 def test_programs_for_cpus_compute_with_single_pixels():

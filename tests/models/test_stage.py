@@ -53,6 +53,10 @@ def test_layers_of_plain_flax_will_do():
             r"shared_pools needs resample='down' and someth",
         ),
         (
+            lambda x: Stage(x, x, 5, functools.partial(ConvNorm, 4), "down", shared_pools=True),
+            r"stage 'fine' has shared_pools=True, but what it shares keeps the size of 8x16: it has to pool, as Conv",
+        ),
+        (
             lambda x: Stage(x, x, hidden=5),
             r"stage 'coarse' is 4x8, but the features attended to before it come as 8x16: a stage that is followed by "
             r"half the size needs resample='down', one of double the size resample='up' itself",
