@@ -3,7 +3,8 @@
 A TPU keeps arrays in tiles of 128 channels: one with 64 takes twice its size in memory, and XLA copies it to and fro
 between that layout and one by columns. At the finest stages of a network, [b, h, w, c] is therefore computed with as
 [b, h, w/2, 2c] (docs/performance.md has what this saves). Operations join pixels before and split them after; between
-two of them, XLA drops both. Max-unpooling moves fewer bytes without. On other devices operations are as written, bit for bit.
+two of them, XLA drops both. Max-unpooling moves fewer bytes without. On other devices operations are as written, bit
+for bit.
 """
 
 from collections.abc import Callable, Sequence
