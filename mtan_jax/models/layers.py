@@ -193,8 +193,16 @@ def normalise(
     scale: Float[Array, "*t c"],
     bias: Float[Array, "*t c"],
     activation: Activation = None,
-) -> Float[Array, "*t b h w c"]:
-    """BatchNorm's affine map and an activation, computed at least in float32 and returned in x's type."""
+    pool: bool = False,
+) -> Float[Array, "*t b H W c"]:
+    """BatchNorm's affine map and an activation, computed at least in float32 and returned in x's type.
+
+    With `pool`, `max_pool` of that, which costs less the other way round: the map of a channel keeps the order of
+    pixels, or turns it round where the scale is below 0, and so does rounding. Of pixels that rounding or a scale of 0
+    makes equal, the gradient goes to the one that was largest before.
+    """
+    if pool:
+        x, _ = _largest(x, scale)
     factor = scale * lax.rsqrt(variance + BATCH_NORM_EPSILON)
     offset = bias - mean * factor
 
@@ -203,22 +211,6 @@ def normalise(
         return _ACTIVATIONS[activation](y).astype(x.dtype)
 
     return pixel_pairs.each_pixel(affine, (x,), (factor, offset))
-
-
-def normalise_largest(
-    x: Float[Array, "*t b h w c"],
-    mean: Float[Array, "*t c"],
-    variance: Float[Array, "*t c"],
-    scale: Float[Array, "*t c"],
-    bias: Float[Array, "*t c"],
-    activation: Activation = None,
-) -> Float[Array, "*t b h/2 w/2 c"]:
-    """`max_pool` of what `normalise` gives, which costs less the other way round.
-
-    The map of a channel keeps the order of pixels, or turns it round where the scale is below 0, and so does rounding.
-    Of pixels that rounding or a scale of 0 makes equal, the gradient goes to the one that was largest before.
-    """
-    return normalise(_largest(x, scale)[0], mean, variance, scale, bias, activation)
 
 
 def _largest(x: Float[Array, "*t b h w c"], scale: Float[Array, "*t c"]) -> tuple[Array, Array]:
@@ -251,8 +243,8 @@ def normalise_batch(
         pool: whether max-pooling follows, which halves height and width.
 
     Returns:
-        What `normalise` or `normalise_largest` gives, and the moments, `batch_moments`, which are constants to a
-        gradient. That of the former takes in their dependence on x.
+        What `normalise` gives, and the moments, `batch_moments`, which are constants to a gradient. That of the former
+        takes in their dependence on x.
     """
     mean, variance = batch_moments(lax.stop_gradient(x), axis_name)
     scale, bias = (jnp.broadcast_to(parameter, mean.shape) for parameter in (scale, bias))
@@ -273,10 +265,9 @@ def _normalise_by_own(
     axis_name: str | None,
     pool: bool,
 ) -> Array:
-    """`normalise` or `normalise_largest` by moments that are those of x itself over all devices on `axis_name`."""
+    """`normalise` by moments that are those of x itself over all devices on `axis_name`."""
     del axis_name
-    function = normalise_largest if pool else normalise
-    return function(x, mean, variance, scale, bias, activation)
+    return normalise(x, mean, variance, scale, bias, activation, pool)
 
 
 def _normalise_forward(
@@ -365,8 +356,7 @@ class BatchNorm(nn.Module):
         affine = [parameter.reshape(*(1,) * (x.ndim - 4), -1) for parameter in (scale, bias)]
         if not train:
             running = [moment.reshape(affine[0].shape) for moment in (mean.value - offset, variance.value)]
-            function = normalise_largest if self.pool else normalise
-            return function(x, running[0], running[1], affine[0], affine[1], self.activation)
+            return normalise(x, running[0], running[1], affine[0], affine[1], self.activation, self.pool)
         axis_name = None if self.is_initializing() else self.numerics.axis_name
         y, moments = normalise_batch(x, affine[0], affine[1], axis_name, self.activation, self.pool)
         if not self.is_initializing():

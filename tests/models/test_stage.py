@@ -46,15 +46,15 @@ def test_layers_of_plain_flax_will_do():
         (lambda x: Stage(x, x, hidden=5, resample="half"), r"resample is 'half'; known: 'down', 'up', None"),
         (
             lambda x: Stage(x, x, 5, ConvNorm, shared_pools=True),
-            r"shared_pools needs resample='down' and something sha",
+            r"shared_pools needs resample='down' and something shared",
         ),
         (
             lambda x: Stage(x, x, 5, resample="down", shared_pools=True),
-            r"shared_pools needs resample='down' and someth",
+            r"shared_pools needs resample='down' and something shared",
         ),
         (
             lambda x: Stage(x, x, 5, functools.partial(ConvNorm, 4), "down", shared_pools=True),
-            r"stage 'fine' has shared_pools=True, but what it shares keeps the size of 8x16: it has to pool, as Conv",
+            r"stage 'fine' has shared_pools=True, but what it shares keeps the size of 8x16: it has to pool",
         ),
         (
             lambda x: Stage(x, x, hidden=5),
