@@ -112,7 +112,7 @@ class Experiment:
                 f"config.weighting = {config.weighting!r} with wrt='features' is for dense tasks: of images of single "
                 "tasks no features are read by several tasks"
             )
-        image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
+        image = self._abstract_batch()["image"]
         if self._needs.features and not abstract_features(self.model, self.abstract_variables(), image):
             raise ValueError(
                 f"config.weighting = {config.weighting!r} with wrt='features' needs features that tasks share: "
@@ -194,7 +194,7 @@ class Experiment:
 
     @functools.cached_property
     def _abstract_variables(self) -> Any:  # asked for again and again, and a second or so of tracing
-        image = jax.numpy.zeros((1, *self.data_info.image_size, 3))
+        image = self._abstract_batch()["image"]
         return jax.eval_shape(functools.partial(self.model.init, train=False), jax.random.key(0), image)
 
     @property

@@ -14,6 +14,7 @@ from flax import traverse_util
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from mtan_jax import over_devices
 from mtan_jax.losses import at_least_float32
 from mtan_jax.metrics import LossMetric, Protocol, State
 from mtan_jax.models.features import abstract_features
@@ -168,8 +169,7 @@ def make_train_step(
             key_of_step = jax.random.fold_in(key, state.step)
             network = Network(params, state.batch_stats, state.frozen)
             terms, batch_stats = forward(network, batch | {ZEROS: zeros}, key_of_step)
-            if axis_name is not None:
-                terms = lax.psum(terms, axis_name)
+            terms = over_devices.total(terms, axis_name)
             return terms.losses, (terms, batch_stats)
 
         def losses_of(batch: Batch) -> Callable[[Any], Float[Array, "t"]]:
@@ -195,8 +195,7 @@ def make_train_step(
         )
         update = optax.with_extra_args_support(tx).update
         updates, opt_state = update(task_gradients, state.opt_state, state.params, present=task_gradients.present)
-        if axis_name is not None:  # the same already where BatchNorm is synchronised
-            batch_stats = lax.pmean(batch_stats, axis_name)
+        batch_stats = over_devices.mean(batch_stats, axis_name)  # the same already where BatchNorm is synchronised
         step, params = state.step + 1, optax.apply_updates(state.params, updates)
         return TrainState(
             step=step,
@@ -295,7 +294,7 @@ def make_eval_step(
             labelled = batch["labelled"][task.target] & (batch["weight"] > 0)
             metric = task.metric(protocol).update(prediction, target, labelled)
             states[task.name] = (metric, LossMetric(*task.loss(prediction, target, labelled)))
-        return states if axis_name is None else lax.psum(states, axis_name)
+        return over_devices.total(states, axis_name)
 
     return eval_step
 

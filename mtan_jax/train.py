@@ -109,6 +109,7 @@ class WindowLogger:
 
     def __init__(self, experiment: Experiment, writer: MetricWriter):
         self._experiment, self._writer = experiment, writer
+        self._learning_rate = jax.jit(experiment.learning_rate)  # one small program, not one an operation
         self._pending: tuple[int, Window] | None = None
         self._empty = parallel.place_state(Window.empty(len(experiment.tasks)))
         self._last_time = time.perf_counter()
@@ -137,7 +138,7 @@ class WindowLogger:
             count = window.loss_count[i]
             metrics[f"{name}/loss"] = float(window.loss_total[i] / count) if count else float("nan")
             metrics[f"weights/{name}"] = float(window.weights[i] / window.steps)
-        metrics["learning_rate"] = float(experiment.learning_rate(step - 1))
+        metrics["learning_rate"] = float(self._learning_rate(step - 1))
         timing = {"steps_per_second": float(window.steps) / (now - self._last_time)}
         self._writer.write(step, experiment.epoch_at(step), "train", metrics, timing)
         self._last_time = now

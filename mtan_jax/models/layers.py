@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int8
 
+from mtan_jax import over_devices
 from mtan_jax.models import pixel_pairs
 from mtan_jax.models.convolution import convolve
 
@@ -183,7 +184,7 @@ def _power_sums(x: Array) -> tuple[Array, Array]:
 def _means(sums: tuple[Array, ...], shape: tuple[int, ...], axis_name: str | None) -> tuple[Array, ...]:
     """From sums over the pixels of images of a shape, on each device."""
     means = tuple(values / math.prod(shape[axis] for axis in _PIXELS) for values in sums)
-    return means if axis_name is None else lax.pmean(means, axis_name)
+    return over_devices.mean(means, axis_name)
 
 
 def normalise(

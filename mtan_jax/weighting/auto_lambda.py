@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Int32
 
+from mtan_jax import over_devices
 from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates
 
 
@@ -180,4 +180,4 @@ def _exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Fl
 
 def _over_devices(gradient: Any, task_gradients: TaskGradients) -> Any:
     """As in `TaskGradients.gradient`: the transpose of psum is psum."""
-    return gradient if task_gradients.axis_name is None else lax.pmean(gradient, task_gradients.axis_name)
+    return over_devices.mean(gradient, task_gradients.axis_name)

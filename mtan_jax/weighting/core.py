@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from mtan_jax import over_devices
+
 State = TypeVar("State")
 Value = TypeVar("Value")
 
@@ -92,7 +94,7 @@ class TaskGradients:
             cotangent: one number a task, the same on every device.
         """
         gradient = self.pullback(cotangent.astype(self.losses.dtype))
-        return gradient if self.axis_name is None else jax.lax.pmean(gradient, self.axis_name)
+        return over_devices.mean(gradient, self.axis_name)
 
     def feature_gradient(self, cotangent: Float[Array, "t"]) -> Any:
         """The gradient of `sum(cotangent * losses)` with respect to the shared features of this device's rows.
@@ -113,7 +115,7 @@ class TaskGradients:
             )
         gradient = self.feature_pullback(cotangent.astype(self.losses.dtype))
         # The transpose of psum is psum: each device's own part, once for each device.
-        count = 1 if self.axis_name is None else jax.lax.psum(1, self.axis_name)
+        count = over_devices.total(1, self.axis_name)
         return jax.tree.map(lambda leaf: leaf / count, gradient)
 
 

@@ -17,6 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from mtan_jax import over_devices
 from mtan_jax.parts import SHARED, is_own, part_of
 from mtan_jax.weighting.core import TaskGradients, check_tasks, check_updates
 
@@ -47,8 +48,7 @@ class Stack(NamedTuple):
     @property
     def gram(self) -> Float[Array, "t t"]:
         """G_ij = <g_i, g_j>, in float32 at least."""
-        gram = gram_of(self.leaves)
-        return gram if self.axis_name is None else lax.psum(gram, self.axis_name)
+        return over_devices.total(gram_of(self.leaves), self.axis_name)
 
 
 def gram_of(leaves: Sequence[Float[Array, "t ..."]]) -> Float[Array, "t t"]:
