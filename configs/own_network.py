@@ -19,7 +19,8 @@ from flax import linen as nn
 from mtan_jax.config import Argument
 from mtan_jax.data import DATASETS, Streets, Target
 from mtan_jax.models import BACKBONES, Backbone, Flow, Head, Numerics, Stage
-from mtan_jax.models.layers import ConvNorm, upsample
+from mtan_jax.models.layers import ConvNorm
+from mtan_jax.models.resample import upsample
 from mtan_jax.tasks import TASKS, semantic
 
 

@@ -15,9 +15,9 @@ from mtan_jax.models.backbones.wide_resnet import Layers, wide_resnet
 from mtan_jax.models.cross_stitch import CrossStitch
 from mtan_jax.models.dense import Dense
 from mtan_jax.models.heads import Head
-from mtan_jax.models.layers import Numerics
 from mtan_jax.models.many import ManyToMany
 from mtan_jax.models.mtan import MTAN
+from mtan_jax.models.numerics import Numerics
 from mtan_jax.models.split import Separate, Split
 from mtan_jax.models.stage import Backbone, Flow, Stage
 from mtan_jax.models.task_layers import (

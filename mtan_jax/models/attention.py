@@ -9,19 +9,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from mtan_jax.models.batch_norm import Activation, normalise, normalise_batch, update_running
 from mtan_jax.models.convolution import convolve
-from mtan_jax.models.layers import (
-    FLOAT32,
-    Activation,
-    Numerics,
-    max_pool,
-    normalise,
-    normalise_batch,
-    update_running,
-    upsample,
-    xavier_normal,
-)
+from mtan_jax.models.layers import xavier_normal
+from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.models.pixel_pairs import each_pixel
+from mtan_jax.models.resample import max_pool, upsample
 from mtan_jax.models.stage import Stage
 
 
@@ -82,7 +75,7 @@ def attention_mask(
 def _norm(
     x: Float[Array, "b h w d"], layer: Pointwise, running: Moments | None, axis_name: str | None, activation: Activation
 ) -> tuple[Float[Array, "b h w d"], Moments]:
-    # The convolution's bias is never added: see layers.BatchNorm.
+    # The convolution's bias is never added: see batch_norm.BatchNorm.
     if running is not None:
         mean, variance = running
         return normalise(x, mean - layer.conv_bias, variance, layer.scale, layer.bias, activation), running

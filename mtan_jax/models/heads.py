@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import FLOAT32, Conv, ConvNorm, Dropout, Numerics, resize
+from mtan_jax.models.layers import Conv, ConvNorm, Dropout
+from mtan_jax.models.numerics import FLOAT32, Numerics
+from mtan_jax.models.resample import resize
 
 
 class Head(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import FLOAT32, Numerics
+from mtan_jax.models.numerics import FLOAT32, Numerics
 
 
 class Flow(NamedTuple):

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from mtan_jax.models.batch_norm import BATCH_NORM_MOMENTUM, Activation, normalise, normalise_batch
 from mtan_jax.models.convolution import convolve
-from mtan_jax.models.layers import BATCH_NORM_MOMENTUM, FLOAT32, Activation, Numerics, normalise, normalise_batch
+from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.parts import OWN_PREFIX
 
 FROZEN = "frozen"

@@ -13,7 +13,7 @@ import tiny
 
 from mtan_jax import models, parallel, steps, tasks
 from mtan_jax.config import default_config
-from mtan_jax.models import IMAGE_BACKBONES, build_model, layers, pairs
+from mtan_jax.models import IMAGE_BACKBONES, build_model, layers, numerics, pairs, resample
 from mtan_jax.summary import count, count_parts
 from mtan_jax.weighting import build_weighting
 
@@ -179,7 +179,7 @@ def test_dropout_is_the_same_on_one_and_four_devices():
     x = jnp.ones((8, 3, 2, 50))
     rngs = {"dropout": jax.random.key(3)}
     whole = layers.Dropout(0.3).apply({}, x, train=True, rngs=rngs)
-    apart = layers.Dropout(0.3, layers.Numerics(parallel.AXIS))
+    apart = layers.Dropout(0.3, numerics.Numerics(parallel.AXIS))
     parts = jax.pmap(lambda x: apart.apply({}, x, train=True, rngs=rngs), axis_name=parallel.AXIS)(
         x.reshape(4, 2, 3, 2, 50)
     )
@@ -199,4 +199,4 @@ def test_resize_interpolates_between_corners(size):
         n = x.shape[axis]
         places = np.linspace(0, n - 1, length)
         expected = np.apply_along_axis(lambda v, p=places, n=n: np.interp(p, np.arange(n), v), axis, expected)
-    np.testing.assert_allclose(layers.resize(jnp.asarray(x, jnp.float32), size), expected, atol=1e-6)
+    np.testing.assert_allclose(resample.resize(jnp.asarray(x, jnp.float32), size), expected, atol=1e-6)

@@ -21,7 +21,7 @@ from seeded import seeded_image, seeded_state
 from mtan_jax import tasks
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
-from mtan_jax.models import ARCHITECTURES, Numerics, layers
+from mtan_jax.models import ARCHITECTURES, Numerics, resample
 from mtan_jax.models.backbones import segnet
 
 REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
@@ -70,7 +70,7 @@ def run(dtype, mode, given=None):
         shown = []
 
         def max_pool(x):
-            values, position = layers.max_pool(x)
+            values, position = resample.max_pool(x)
             shown.append((x, position))
             return values, position if given is None else given[len(shown) - 1]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.models import layers
+from mtan_jax.models import batch_norm, layers, numerics, resample
 
 
 def naive_max_pool(x):
@@ -27,7 +27,7 @@ def image():
 
 
 def test_max_pool_takes_the_first_maximum(image):
-    values, positions = layers.max_pool(jnp.asarray(image))
+    values, positions = resample.max_pool(jnp.asarray(image))
     expected_values, expected_positions = naive_max_pool(image)
     np.testing.assert_array_equal(values, expected_values)
     np.testing.assert_array_equal(positions, expected_positions)
@@ -41,13 +41,13 @@ def test_max_unpool_puts_values_back(image):
         n, i, j, k = index
         row, column = divmod(positions[index], 2)
         expected[n, 2 * i + row, 2 * j + column, k] = values[index]
-    found = layers.max_unpool(jnp.asarray(values, jnp.float32), jnp.asarray(positions, jnp.int8))
+    found = resample.max_unpool(jnp.asarray(values, jnp.float32), jnp.asarray(positions, jnp.int8))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_gradient_of_max_pool_goes_to_the_first_maximum(image):
     weights = np.random.default_rng(1).normal(size=(2, 3, 4, 3)).astype(np.float32)
-    found = jax.grad(lambda x: (layers.max_pool(x)[0] * weights).sum())(jnp.asarray(image))
+    found = jax.grad(lambda x: (resample.max_pool(x)[0] * weights).sum())(jnp.asarray(image))
     expected = np.zeros_like(image)
     _, positions = naive_max_pool(image)
     for n, i, j, k in itertools.product(*map(range, weights.shape)):
@@ -58,11 +58,11 @@ def test_gradient_of_max_pool_goes_to_the_first_maximum(image):
 
 def test_pool_and_unpool_take_a_task_axis(image):
     stacked = jnp.stack([image, image[::-1]])
-    values, positions = layers.max_pool(stacked)
+    values, positions = resample.max_pool(stacked)
     for t in range(2):
-        expected = layers.max_pool(stacked[t])
+        expected = resample.max_pool(stacked[t])
         np.testing.assert_array_equal(values[t], expected[0])
-        np.testing.assert_array_equal(layers.max_unpool(values, positions)[t], layers.max_unpool(*expected))
+        np.testing.assert_array_equal(resample.max_unpool(values, positions)[t], resample.max_unpool(*expected))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 2, 3, 1), (1, 5, 8, 2), (3, 1, 4, 6, 2)])
@@ -74,12 +74,12 @@ def test_upsample_interpolates_between_corners(shape):
         places = np.linspace(0, n - 1, 2 * n)  # align_corners: the ends stay the ends
         expected = np.apply_along_axis(lambda v, p=places: np.interp(p, np.arange(len(v)), v), axis, expected)
     # float32: a few roundings of values of order 1
-    np.testing.assert_allclose(layers.upsample(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+    np.testing.assert_allclose(resample.upsample(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
 
 
 def test_batch_norm_with_task_axis_is_one_batch_norm_after_another():
     x = jax.random.normal(jax.random.key(0), (3, 2, 4, 5, 6)) * 3 + 1
-    norm = layers.BatchNorm()
+    norm = batch_norm.BatchNorm()
     variables = norm.init(jax.random.key(1), x[0], train=False)
     scale, bias = jax.random.normal(jax.random.key(2), (2, 6))
     variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": variables["batch_stats"]}
@@ -109,12 +109,12 @@ def test_gradient_of_batch_norm_is_that_of_its_formula(activation, pool, devices
         axis_name = "d" if devices > 1 else None
 
         def written_out(x, scale, bias):
-            return layers.normalise_batch(x, scale, bias, axis_name, activation, pool)[0]
+            return batch_norm.normalise_batch(x, scale, bias, axis_name, activation, pool)[0]
 
         def derived(x, scale, bias):
-            mean, variance = layers.batch_moments(x, axis_name)
-            y = layers.normalise(x, mean, variance, scale, bias, activation)
-            return layers.max_pool(y)[0] if pool else y
+            mean, variance = batch_norm.batch_moments(x, axis_name)
+            y = batch_norm.normalise(x, mean, variance, scale, bias, activation)
+            return resample.max_pool(y)[0] if pool else y
 
         def gradients(function):
             def of_device(x, cotangent):
@@ -136,19 +136,19 @@ def test_pooling_before_batch_norm_gives_the_same_numbers(dtype, train):
     x = (jax.random.normal(jax.random.key(0), (2, 6, 8, 16)) * 3 + 1).astype(dtype)
     scale, bias = jax.random.normal(jax.random.key(1), (2, 16))
     variables = {"params": {"scale": scale.at[3].set(0), "bias": bias}}
-    variables |= layers.BatchNorm().init(jax.random.key(2), x, train=False) | variables
-    found, statistics = layers.BatchNorm(activation="relu", pool=True).apply(
+    variables |= batch_norm.BatchNorm().init(jax.random.key(2), x, train=False) | variables
+    found, statistics = batch_norm.BatchNorm(activation="relu", pool=True).apply(
         variables, x, train=train, mutable=["batch_stats"]
     )
-    expected, others = layers.BatchNorm(activation="relu").apply(variables, x, train=train, mutable=["batch_stats"])
-    np.testing.assert_array_equal(found, layers.max_pool(expected)[0])
+    expected, others = batch_norm.BatchNorm(activation="relu").apply(variables, x, train=train, mutable=["batch_stats"])
+    np.testing.assert_array_equal(found, resample.max_pool(expected)[0])
     jax.tree.map(np.testing.assert_array_equal, statistics, others)
 
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_batch_norm_keeps_the_type_of_the_computation(pool):
     x = jnp.linspace(-3, 5, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3).astype(jnp.bfloat16)
-    y, pullback = jax.vjp(lambda x: layers.normalise_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu", pool)[0], x)
+    y, pullback = jax.vjp(lambda x: batch_norm.normalise_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu", pool)[0], x)
     assert y.dtype == pullback(y)[0].dtype == jnp.bfloat16
     kept = [leaf for leaf in jax.tree.leaves(pullback) if getattr(leaf, "size", 0) in (x.size, y.size)]
     assert {leaf.dtype for leaf in kept} - {jnp.dtype(jnp.int8)} == {jnp.dtype(jnp.bfloat16)}
@@ -157,7 +157,7 @@ def test_batch_norm_keeps_the_type_of_the_computation(pool):
 def test_a_bias_that_is_not_added_counts_where_it_should():
     """BatchNorm of x with an offset is BatchNorm of x + offset, in training, in evaluation and in the statistics."""
     x, offset = jax.random.normal(jax.random.key(0), (2, 4, 5, 3)), jnp.array([1.0, -2.0, 0.5])
-    norm = layers.BatchNorm(activation="relu")
+    norm = batch_norm.BatchNorm(activation="relu")
     variables = norm.init(jax.random.key(1), x, train=False)
     for train in (True, False):
         found, stats = norm.apply(variables, x, train=train, offset=offset, mutable=["batch_stats"])
@@ -171,14 +171,14 @@ def test_a_bias_that_is_not_added_counts_where_it_should():
 def test_doubling_by_products_is_doubling_by_slices():
     x = jax.random.normal(jax.random.key(0), (3, 2, 5, 6, 4))
     found, pullback = jax.vjp(layers._double_by_products, x)
-    expected, expected_pullback = jax.vjp(layers.upsample, x)
+    expected, expected_pullback = jax.vjp(resample.upsample, x)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(pullback(found)[0], expected_pullback(found)[0], atol=1e-5)
 
 
 def test_batch_norm_by_hand():
     x = np.random.default_rng(0).normal(2, 3, (4, 3, 5, 2))
-    norm = layers.BatchNorm()
+    norm = batch_norm.BatchNorm()
     variables = norm.init(jax.random.key(0), jnp.asarray(x, jnp.float32), train=False)
     found, updates = norm.apply(variables, jnp.asarray(x, jnp.float32), train=True, mutable=["batch_stats"])
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -189,13 +189,13 @@ def test_batch_norm_by_hand():
 
 def test_batch_norm_is_the_same_on_one_and_four_devices():
     x = jax.random.normal(jax.random.key(0), (4, 2, 4, 4, 3)) + jnp.arange(4.0).reshape(4, 1, 1, 1, 1)
-    variables = layers.BatchNorm().init(jax.random.key(1), x[0], train=False)
+    variables = batch_norm.BatchNorm().init(jax.random.key(1), x[0], train=False)
 
     def apply(norm, x):
         return norm.apply(variables, x, train=True, mutable=["batch_stats"])
 
-    whole, whole_stats = apply(layers.BatchNorm(), x.reshape(8, 4, 4, 3))
-    synchronised = jax.pmap(lambda x: apply(layers.BatchNorm(layers.Numerics("d")), x), axis_name="d")
+    whole, whole_stats = apply(batch_norm.BatchNorm(), x.reshape(8, 4, 4, 3))
+    synchronised = jax.pmap(lambda x: apply(batch_norm.BatchNorm(numerics.Numerics("d")), x), axis_name="d")
     parts, part_stats = synchronised(x)
     np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
     for d in range(4):
@@ -205,5 +205,5 @@ def test_batch_norm_is_the_same_on_one_and_four_devices():
             whole_stats["batch_stats"],
         )
     # A choice that does nothing would pass the above too.
-    alone, _ = jax.pmap(lambda x: apply(layers.BatchNorm(), x))(x)
+    alone, _ = jax.pmap(lambda x: apply(batch_norm.BatchNorm(), x))(x)
     assert np.abs(np.asarray(alone).reshape(whole.shape) - whole).max() > 0.1

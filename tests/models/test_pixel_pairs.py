@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from mtan_jax import tasks
 from mtan_jax.hlo import count_instructions
-from mtan_jax.models import ARCHITECTURES, Numerics, layers, pixel_pairs
+from mtan_jax.models import ARCHITECTURES, Numerics, batch_norm, pixel_pairs, resample
 from mtan_jax.models.backbones import segnet
 from mtan_jax.models.convolution import convolve
 
@@ -75,15 +75,18 @@ def test_kernel_of_pairs(size):
 OPERATIONS = {
     "convolution": (lambda x, kernel: convolve(x, kernel), ((3, 3, 5, 4),)),
     "product": (lambda x, kernel: convolve(x, kernel), ((1, 1, 5, 4),)),
-    "moments": (lambda x: layers.batch_moments(x, None), ()),
-    "normalise": (lambda x, *four: layers.normalise(x, four[0], four[1] ** 2, *four[2:], "sigmoid"), ((5,),) * 4),
-    "normalise_batch": (lambda x, scale, bias: layers.normalise_batch(x, scale, bias, None, "relu")[0], ((5,),) * 2),
-    "normalise_batch, pooled": (
-        lambda x, scale, bias: layers.normalise_batch(x, scale, bias, None, "relu", True)[0],
+    "moments": (lambda x: batch_norm.batch_moments(x, None), ()),
+    "normalise": (lambda x, *four: batch_norm.normalise(x, four[0], four[1] ** 2, *four[2:], "sigmoid"), ((5,),) * 4),
+    "normalise_batch": (
+        lambda x, scale, bias: batch_norm.normalise_batch(x, scale, bias, None, "relu")[0],
         ((5,),) * 2,
     ),
-    "max_pool": (lambda x: layers.max_pool(x)[0], ()),
-    "upsample": (layers.upsample, ()),
+    "normalise_batch, pooled": (
+        lambda x, scale, bias: batch_norm.normalise_batch(x, scale, bias, None, "relu", True)[0],
+        ((5,),) * 2,
+    ),
+    "max_pool": (lambda x: resample.max_pool(x)[0], ()),
+    "upsample": (resample.upsample, ()),
 }
 
 
@@ -106,9 +109,9 @@ def test_operations_and_their_gradients(name, as_on_tpus):
 
 def test_positions_of_maxima_are_the_same(as_on_tpus):
     x = jnp.round(draw(2, 6, 8, 5))  # with ties
-    expected = layers.max_pool(x)
+    expected = resample.max_pool(x)
     as_on_tpus()
-    for a, b in zip(layers.max_pool(x), expected, strict=True):
+    for a, b in zip(resample.max_pool(x), expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -150,8 +153,8 @@ def test_a_network_and_its_gradient(train, as_on_tpus):
 def test_programs_for_cpus_compute_with_single_pixels():
     def program(width):
         def loss(x, kernel, scale, bias):
-            y = layers.normalise_batch(convolve(x, kernel), scale, bias, None, "relu")[0]
-            return layers.max_pool(y)[0].sum()
+            y = batch_norm.normalise_batch(convolve(x, kernel), scale, bias, None, "relu")[0]
+            return resample.max_pool(y)[0].sum()
 
         shapes = [(1, 2, width, 4), (3, 3, 4, 4), (4,), (4,)]
         arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from mtan_jax.models import IMAGE_ARCHITECTURES, Numerics
 from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, wide_resnet
-from mtan_jax.models.layers import BATCH_NORM_EPSILON
+from mtan_jax.models.batch_norm import BATCH_NORM_EPSILON
 from mtan_jax.models.stage import Trunk
 from mtan_jax.models.task_layers import (
     FROZEN,

@@ -17,7 +17,7 @@ from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
 from mtan_jax.models import IMAGE_ARCHITECTURES, Numerics
 from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, pooled, wide_resnet
-from mtan_jax.models.layers import BATCH_NORM_MOMENTUM
+from mtan_jax.models.batch_norm import BATCH_NORM_MOMENTUM
 from mtan_jax.models.many import ManyToMany
 from mtan_jax.summary import count, count_parts
 from mtan_jax.tasks import classification

@@ -6,7 +6,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mtan_jax.models.heads import DeepLabHead
-from mtan_jax.models.layers import FLOAT32, ConvNorm, Numerics
+from mtan_jax.models.layers import ConvNorm
+from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.models.stage import Backbone, Flow, Stage
 
 LAYERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers import Numerics
+from mtan_jax.models.numerics import Numerics
 from mtan_jax.models.stage import Backbone, Flow, Stage
 from mtan_jax.models.task_layers import SharedConv, TaskConv, TaskConvNorm, TaskNorm
 
