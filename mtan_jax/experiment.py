@@ -112,8 +112,7 @@ class Experiment:
                 f"config.weighting = {config.weighting!r} with wrt='features' is for dense tasks: of images of single "
                 "tasks no features are read by several tasks"
             )
-        image = self._abstract_batch()["image"]
-        if self._needs.features and not abstract_features(self.model, self.abstract_variables(), image):
+        if self._needs.features and not abstract_features(self.model, self.abstract_variables(), self._abstract_image):
             raise ValueError(
                 f"config.weighting = {config.weighting!r} with wrt='features' needs features that tasks share: "
                 f"config.model.arch = {config.model.arch!r} with {len(self.tasks)} tasks has none, "
@@ -194,8 +193,11 @@ class Experiment:
 
     @functools.cached_property
     def _abstract_variables(self) -> Any:  # asked for again and again, and a second or so of tracing
-        image = self._abstract_batch()["image"]
-        return jax.eval_shape(functools.partial(self.model.init, train=False), jax.random.key(0), image)
+        return jax.eval_shape(functools.partial(self.model.init, train=False), jax.random.key(0), self._abstract_image)
+
+    @property
+    def _abstract_image(self) -> Any:
+        return jax.ShapeDtypeStruct((1, *self.data_info.image_size, 3), np.float32)
 
     @property
     def weight_layouts(self) -> tuple[names.Layout, ...]:
@@ -374,7 +376,7 @@ class Experiment:
                 name: array(*size, dtype=np.int32) if count is None else array(*size, count)
                 for name, count in channels.items()
             }
-        batch = {"image": array(*size, 3), "targets": kinds, "labelled": flags, "weight": array()}
+        batch = {"image": self._abstract_image, "targets": kinds, "labelled": flags, "weight": array()}
         if self.is_mixture:
             batch["task"] = array(dtype=np.int32)
         return batch | ({"second": batch} if self._needs.second_batch else {})
