@@ -198,6 +198,7 @@ class Recorder:
 
     def __init__(self, config, monkeypatch):
         self.read = set()
+        self._config = config  # kept: were it freed, another configuration could take the ids of its nodes
         names = {id(config): ""}
         for name in config_module._leaves(default_config()):
             node, path = config, ""
