@@ -179,6 +179,7 @@ def measure(compiled: Any, chip: Chip, experiment: Experiment) -> dict[str, Any]
         "main_memory_seconds": main_memory_seconds,
         "best_step_seconds": best,
         "best_examples_per_second": experiment.config.batch_size / best,
+        "estimated_cycles": sum(i.cycles for i in instructions),
         "collectives": sum(i.times for i in collectives),
         "collective_bytes": sum(i.times * sum(b.size for b in i.outputs) for i in collectives),
         "instructions": hlo.count_instructions(compiled.as_text()),
@@ -229,6 +230,7 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
             line("collectives", f"{found['collectives']}, {found['collective_bytes'] / GB:.2f} GB"),
             line("a step, at best", f"{1e3 * found['best_step_seconds']:.1f} ms, "
                  f"{found['best_examples_per_second']:.0f} examples/s on all chips; bound by {bound}"),
+            line("XLA's estimate", f"{found['estimated_cycles'] / 1e6:.1f} million cycles, to compare programs by"),
             line("compiled in", f"{found['compile_seconds']:.0f} s, {found['instructions']:,} instructions{asked}"),
             "",
             f"{'part':<44}{'main memory, GB':>16}{'share':>8}",
