@@ -61,6 +61,7 @@ CHIPS = {
 def use_no_devices() -> None:
     """Lets JAX compile for TPUs and look for none. To be called before JAX looks for devices."""
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # without a TPU, a program cannot be read from it again
     # Else libtpu asks Google Cloud's metadata server, for minutes where there is none, which machine it is on.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans at a time: none of them uses a TPU

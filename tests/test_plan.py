@@ -159,7 +159,12 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_plan_for_a_tpu(run_main, tmp_path):
     flags = ["--mode=plan", "--config.plan.topology=v5e:2x2", f"--workdir={tmp_path}"]
-    run_main(f"--config={HERE / 'tiny_config.py'}", *flags)
+    try:
+        for _ in range(2):  # the second would warn of a program in the cache that it cannot read
+            run_main(f"--config={HERE / 'tiny_config.py'}", *flags, f"--config.compilation_cache={tmp_path / 'cache'}")
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_compilation_cache_dir", None)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["fits"]
     assert all(written[name] > 0 for name in NUMBERS | {"estimated_cycles"})
