@@ -102,6 +102,7 @@ def default_config() -> ConfigDict:
 
     config.plan = ConfigDict()
     config.plan.topology = config_dict.placeholder(str)  # for --mode=plan: a TPU's kind and sides, such as "v5e:2x4"
+    config.plan.fusion_memory = 4096  # KiB on chip that XLA may use for a fusion: few compile soon; 0: as in training
 
     config.compilation_cache = "~/.cache/mtan_jax"  # compiled programs, kept from run to run; "" for none
     return config
@@ -115,13 +116,17 @@ def _of_any_type(value: object) -> config_dict.FieldReference:
 # Fields whose keys are the user's.
 OPEN_FIELDS = ("data.options", "mixing.until", "weighting_options", "optimizer.options")
 # Fields that do not change results, so a run may be resumed with others. (A resumed run does not read `init_from`.)
-FREE_FIELDS = ("data.data_dir", "data.raw_dir", "data.workers", "model.init_from", "plan.topology", "compilation_cache")
+FREE_FIELDS = (
+    *("data.data_dir", "data.raw_dir", "data.workers", "model.init_from"),
+    *("plan.topology", "plan.fusion_memory", "compilation_cache"),
+)
 # Fields that hold a length of training.
 DURATIONS = ("duration", "log_every", "eval.every", "checkpoint.every", "optimizer.halve_every", "optimizer.warmup")
 # The least that makes sense in these fields.
 LEAST = {
     "seed": 0,
     "data.workers": 0,
+    "plan.fusion_memory": 0,
     "batch_size": 1,
     "accumulate": 1,
     "eval.batch_size": 1,

@@ -8,12 +8,12 @@ Tree = TypeVar("Tree")
 
 
 def total(tree: Tree, axis_name: str | None) -> Tree:
-    """The sum over the devices on an axis; what is given, where there is no axis or one device on it."""
+    """The sum of numbers over the devices on an axis; what is given, where there is no axis or one device on it."""
     return tree if _is_alone(axis_name) else lax.psum(tree, axis_name)
 
 
 def mean(tree: Tree, axis_name: str | None) -> Tree:
-    """The mean over the devices on an axis; what is given, where there is no axis or one device on it."""
+    """The mean of floats over the devices on an axis; what is given, where there is no axis or one device on it."""
     return tree if _is_alone(axis_name) else lax.pmean(tree, axis_name)
 
 

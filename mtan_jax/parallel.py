@@ -1,6 +1,7 @@
 """Everything that knows of devices and processes: pmap, placing batches, starting processes.
 
-The steps know an axis name only, so a move from pmap to `jax.shard_map` is a change of this file.
+The steps know an axis name only, so a move from pmap to `jax.shard_map` (with `check_vma=False`) is a change of this
+file.
 """
 
 import collections

@@ -102,7 +102,8 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
     """Compiles the step of training for `config.plan.topology`, and says what can be expected of it.
 
     Args:
-        experiment: its data need not be prepared.
+        experiment: its data need not be prepared. With its `config.plan.fusion_memory` at 0 XLA is given the very
+            options of training.
         folder: where plan.json is written; None: nowhere.
 
     Returns:
@@ -125,13 +126,16 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
         "jax": jax.__version__,
         "optimization_level": _optimization_level(),
         "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS"),
+        "fusion_memory_kib": config.plan.fusion_memory or None,
     }
+    # The time to compile grows with it, the numbers of a plan hardly change (docs/performance.md).
+    fusion_memory = {"xla_tpu_scoped_vmem_limit_kib": str(config.plan.fusion_memory)}
     start = time.perf_counter()
     lowered = step.lower(state, batch)
     found["lower_seconds"] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(fusion_memory if config.plan.fusion_memory else None)
     except Exception as error:  # of a type that is not JAX' own
         needed = _needed_bytes(str(error))
         if needed is None:
@@ -213,6 +217,8 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
     shares = list(found["parts"].items())[:PARTS_SHOWN]
     settings = {"JAX_OPTIMIZATION_LEVEL": "optimization_level", "LIBTPU_INIT_ARGS": "libtpu_init_args"}
     asked = "".join(f", {variable}={found[name]}" for variable, name in settings.items() if found[name])
+    if found["fusion_memory_kib"]:
+        asked += f", {found['fusion_memory_kib']} KiB on chip a fusion (config.plan.fusion_memory=0: as in training)"
     return "\n".join(
         [
             f"{config.model.arch} on {config.model.backbone}, width {config.model.width:g}, {config.model.dtype}, "

@@ -110,14 +110,15 @@ class WindowLogger:
     def __init__(self, experiment: Experiment, writer: MetricWriter):
         self._experiment, self._writer = experiment, writer
         self._learning_rate = jax.jit(experiment.learning_rate)  # one small program, not one an operation
-        self._pending: tuple[int, Window] | None = None
+        self._pending: tuple[int, Window, jax.Array] | None = None
         self._empty = parallel.place_state(Window.empty(len(experiment.tasks)))
         self._last_time = time.perf_counter()
 
     def take(self, step: int, window: Window) -> Window:
         """Keeps a window to be written, and returns an empty one."""
         self.write()
-        self._pending = (step, window)
+        # Asked for now: once the next step is under way, it would have to wait for that one.
+        self._pending = (step, window, self._learning_rate(step - 1))
         return jax.tree.map(jax.numpy.copy, self._empty)
 
     def leave_out(self, seconds: float) -> None:
@@ -128,7 +129,7 @@ class WindowLogger:
         """Writes the window that is kept, if there is one."""
         if self._pending is None:
             return
-        (step, window), self._pending = self._pending, None
+        (step, window, rate), self._pending = self._pending, None
         self.check(window)
         window = jax.device_get(window)
         now, experiment = time.perf_counter(), self._experiment
@@ -138,7 +139,7 @@ class WindowLogger:
             count = window.loss_count[i]
             metrics[f"{name}/loss"] = float(window.loss_total[i] / count) if count else float("nan")
             metrics[f"weights/{name}"] = float(window.weights[i] / window.steps)
-        metrics["learning_rate"] = float(self._learning_rate(step - 1))
+        metrics["learning_rate"] = float(str(np.float32(rate)))  # 0.001, not 0.0010000000474974513
         timing = {"steps_per_second": float(window.steps) / (now - self._last_time)}
         self._writer.write(step, experiment.epoch_at(step), "train", metrics, timing)
         self._last_time = now

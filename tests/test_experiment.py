@@ -193,6 +193,12 @@ def test_weights_follow_functions_of_the_step_and_evaluations_are_averaged(tmp_p
     assert len(set(values)) == 4  # the last; were they all the same, any average would pass
 
 
+def test_the_learning_rate_of_each_step_is_logged(tmp_path):
+    fields = {"learning_rate": 0.001, "schedule": "halve", "halve_every": "2 steps"}
+    lines = run(make_config(**{f"optimizer__{name}": value for name, value in fields.items()}), tmp_path)
+    assert [line["learning_rate"] for line in lines["train"]] == [0.001, 0.001, 0.0005, 0.0005]
+
+
 class Recorder:
     """Notes which fields of a configuration are asked for."""
 
@@ -244,7 +250,7 @@ def test_every_field_is_read(module, schedule, tmp_path, run_main, monkeypatch):
         toy_sets_config: lambda name: name == "optimizer.halve_every",
     }[module]
     unread = config_module._leaves(default_config()) - found["recorder"].read
-    planned = {"plan.topology"}  # of --mode=plan: tests/test_plan.py
+    planned = {"plan.topology", "plan.fusion_memory"}  # of --mode=plan: tests/test_plan.py
     assert {name for name in unread if not elsewhere(name)} == planned
     assert set(FREE_FIELDS) - planned < found["recorder"].read
 

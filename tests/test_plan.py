@@ -112,7 +112,8 @@ def test_what_does_not_fit_is_told_and_noted(monkeypatch, tmp_path):
     """By XLA's own message; the rest of the path is real."""
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
 
-    def refuse():
+    def refuse(options):
+        assert options == {"xla_tpu_scoped_vmem_limit_kib": "4096"}
         raise RuntimeError(message)
 
     experiment = make(tiny_config)
@@ -139,6 +140,7 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "use_no_devices", lambda: None)
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--some=1")
     flags = ["--mode=plan", "--config.plan.topology=v5e:1x2", f"--workdir={tmp_path}"]
+    flags += ["--config.plan.fusion_memory=0"]  # an option of XLA for TPUs, which these are not
     jax.config.update("jax_optimization_level", "O1")
     try:
         run_main(f"--config={HERE / 'tiny_config.py'}", *flags)
@@ -152,12 +154,13 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     assert "XLA's estimate        0.0 million cycles" in shown
     assert "instructions, JAX_OPTIMIZATION_LEVEL=O1, LIBTPU_INIT_ARGS=--some=1\n" in shown
     assert (written["optimization_level"], written["libtpu_init_args"]) == ("O1", "--some=1")
+    assert written["fusion_memory_kib"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]  # no configuration is claimed, no data read
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_a_plan_for_a_tpu(run_main, tmp_path):
+def test_a_plan_for_a_tpu(run_main, tmp_path, capsys):
     flags = ["--mode=plan", "--config.plan.topology=v5e:2x2", f"--workdir={tmp_path}"]
     try:
         for _ in range(2):  # the second would warn of a program in the cache that it cannot read
@@ -168,5 +171,7 @@ def test_a_plan_for_a_tpu(run_main, tmp_path):
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["fits"]
     assert all(written[name] > 0 for name in NUMBERS | {"estimated_cycles"})
+    assert written["fusion_memory_kib"] == 4096
+    assert "4096 KiB on chip a fusion (config.plan.fusion_memory=0: as in training)" in capsys.readouterr().out
     with pytest.raises(plan.PlanError, match="is none that libtpu knows"):
         plan.find_devices("v5e:9x9")

@@ -133,7 +133,7 @@ def auto_lambda(
         virtual = optax.apply_updates(params, step(state.lambdas)[0])
         weights = task_gradients.weights
         direction = jax.grad(lambda params: jnp.vdot(weights * is_primary, second_losses_at(params)))(virtual)
-        direction = _over_devices(direction, task_gradients)
+        direction = over_devices.mean(direction, task_gradients.axis_name)  # as in `TaskGradients.gradient`
         norm = optax.tree_utils.tree_norm(direction)
         direction = jax.tree.map(lambda leaf: leaf / jnp.where(norm > 0, norm, 1), direction)
         if epsilon == 0:
@@ -175,9 +175,5 @@ def _exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Fl
     def product(cotangent: Float[Array, "t"]) -> Float[Array, ""]:
         return optax.tree_utils.tree_vdot(task_gradients.gradient(cotangent), direction)
 
-    return _over_devices(jax.grad(product)(jnp.zeros_like(task_gradients.losses)), task_gradients)
-
-
-def _over_devices(gradient: Any, task_gradients: TaskGradients) -> Any:
-    """As in `TaskGradients.gradient`: the transpose of psum is psum."""
-    return over_devices.mean(gradient, task_gradients.axis_name)
+    slopes = jax.grad(product)(jnp.zeros_like(task_gradients.losses))
+    return over_devices.mean(slopes, task_gradients.axis_name)  # the transpose of psum is psum
