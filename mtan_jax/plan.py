@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import importlib.util
 import json
+import logging
 import math
 import os
 import pathlib
@@ -16,9 +17,12 @@ import jax
 from mtan_jax import hlo
 from mtan_jax.experiment import Experiment
 
+log = logging.getLogger(__name__)
+
 PLAN_FILE = "plan.json"
 GB, GIB = 1e9, 2**30
 PARTS_SHOWN = 12
+FUSION_MEMORY = range(2048, 16385)  # KiB; with less or far more libtpu may end the program
 BETWEEN = "between stages"  # what is of no stage: gates, pooling and doubling of attended features
 
 
@@ -102,17 +106,23 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
     """Compiles the step of training for `config.plan.topology`, and says what can be expected of it.
 
     Args:
-        experiment: its data need not be prepared. With its `config.plan.fusion_memory` at 0 XLA is given the very
-            options of training.
+        experiment: its data need not be prepared.
         folder: where plan.json is written; None: nowhere.
 
     Returns:
         A report.
 
     Raises:
-        PlanError: see `find_devices`; or the step needs more memory than a chip has, which plan.json says too.
+        PlanError: see `find_devices`; `config.plan.fusion_memory` is out of range; or the step needs more memory than a
+            chip has, which plan.json says too.
     """
     config, topology = experiment.config, experiment.config.plan.topology
+    fusion_memory = config.plan.fusion_memory
+    if fusion_memory and fusion_memory not in FUSION_MEMORY:
+        raise PlanError(
+            f"config.plan.fusion_memory = {fusion_memory}: {FUSION_MEMORY[0]} to {FUSION_MEMORY[-1]} KiB would do, 0 "
+            "is as much as in training"
+        )
     devices = find_devices(topology)
     kind, _, sides = topology.partition(":")
     chips = math.prod(int(side) for side in sides.split("x"))
@@ -126,16 +136,13 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
         "jax": jax.__version__,
         "optimization_level": _optimization_level(),
         "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS"),
-        "fusion_memory_kib": config.plan.fusion_memory or None,
     }
-    # The time to compile grows with it, the numbers of a plan hardly change (docs/performance.md).
-    fusion_memory = {"xla_tpu_scoped_vmem_limit_kib": str(config.plan.fusion_memory)}
     start = time.perf_counter()
     lowered = step.lower(state, batch)
     found["lower_seconds"] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     try:
-        compiled = lowered.compile(fusion_memory if config.plan.fusion_memory else None)
+        compiled, found["fusion_memory_kib"] = _compile(lowered, fusion_memory)
     except Exception as error:  # of a type that is not JAX' own
         needed = _needed_bytes(str(error))
         if needed is None:
@@ -150,6 +157,26 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
     found |= measure(compiled, chip, experiment)
     write(found, folder)
     return report(found, chip, experiment)
+
+
+def _compile(lowered: Any, fusion_memory: int) -> tuple[Any, int | None]:
+    """Compiles with so many KiB of on-chip memory a fusion; with XLA's own, as in training, where these are too few.
+
+    The time to compile grows with them, the numbers of a plan hardly change (docs/performance.md).
+
+    Returns:
+        The program, and the KiB; None for XLA's own.
+    """
+    if fusion_memory:
+        try:
+            return lowered.compile({"xla_tpu_scoped_vmem_limit_kib": str(fusion_memory)}), fusion_memory
+        except Exception as error:  # of a type that is not JAX' own
+            if "ScopedVmemOom" not in str(error):
+                raise
+        log.info(
+            "config.plan.fusion_memory = %d is too little for this step; it is compiled as in training", fusion_memory
+        )
+    return lowered.compile(), None
 
 
 def measure(compiled: Any, chip: Chip, experiment: Experiment) -> dict[str, Any]:
@@ -210,6 +237,8 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
     config = experiment.config
     height, width = experiment.data_info.image_size
 
+    devices = found["devices"] // found["chips"]
+
     def line(name: str, text: str) -> str:
         return f"{name:<22}{text}"
 
@@ -223,7 +252,7 @@ def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
         [
             f"{config.model.arch} on {config.model.backbone}, width {config.model.width:g}, {config.model.dtype}, "
             f"image {height}x{width}, {len(experiment.tasks)} tasks, for {found['topology']}: {found['chips']} chips "
-            f"with {found['devices'] // found['chips']} device each, {found['examples_per_device']} examples a device "
+            f"with {devices} device{'s' if devices > 1 else ''} each, {found['examples_per_device']} examples a device "
             "and step",
             "",
             line("fits", f"{'yes' if found['fits'] else 'no'}: {found['memory_bytes_per_chip'] / GIB:.2f} of "

@@ -130,6 +130,36 @@ def test_what_does_not_fit_is_told_and_noted(monkeypatch, tmp_path):
     assert (written["fits"], written["memory_bytes_per_chip"]) == (False, 20.5 * 2**30)
 
 
+def test_a_step_that_needs_more_on_chip_memory_a_fusion_is_compiled_as_in_training(caplog):
+    """By XLA's own message."""
+    message = (
+        "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out of memory in memory space vmem while allocating"
+    )
+    asked = []
+
+    def compile_with(options=None):
+        asked.append(options)
+        if options:
+            raise RuntimeError(message)
+        return "program"
+
+    lowered = types.SimpleNamespace(compile=compile_with)
+    with caplog.at_level("INFO", logger="mtan_jax"):
+        assert plan._compile(lowered, 512) == ("program", None)
+    assert asked == [{"xla_tpu_scoped_vmem_limit_kib": "512"}, None]
+    assert "config.plan.fusion_memory = 512 is too little for this step" in caplog.text
+    message = "INTERNAL: something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        plan._compile(lowered, 512)
+
+
+@pytest.mark.parametrize("kib", [16, 2047, 16385])
+def test_fusion_memory_that_libtpu_ends_the_program_at_is_refused(kib):
+    experiment = make(tiny_config, plan__fusion_memory=kib)
+    with pytest.raises(plan.PlanError, match=rf"fusion_memory = {kib}: 2048 to 16384 KiB would do, 0 is as much as"):
+        plan.plan(experiment, None)
+
+
 def test_devices_must_share_a_batch():
     with pytest.raises(ValueError, match=r"config\.batch_size = 4 cannot be divided among 3 devices; 3 would do"):
         make(tiny_config).planned_step(jax.devices()[:3])
