@@ -137,6 +137,7 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
         "optimization_level": _optimization_level(),
         "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS"),
     }
+    log.info("compiling the step for %s, which can take minutes", topology)
     start = time.perf_counter()
     lowered = step.lower(state, batch)
     found["lower_seconds"] = round(time.perf_counter() - start, 1)

@@ -165,7 +165,7 @@ def test_devices_must_share_a_batch():
         make(tiny_config).planned_step(jax.devices()[:3])
 
 
-def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
+def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch, caplog):
     monkeypatch.setattr(plan, "find_devices", lambda topology: jax.devices()[:2])  # as if they were TPUs
     monkeypatch.setattr(plan, "use_no_devices", lambda: None)
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--some=1")
@@ -180,6 +180,7 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch):
     assert written.keys() >= NUMBERS | {"fits", "collective_bytes", "compile_seconds"}
     assert all(written[name] > 0 for name in NUMBERS)
     assert "image 32x64, 3 tasks, for v5e:1x2: 2 chips with 1 device each, 2 examples a device and step" in shown
+    assert "compiling the step for v5e:1x2, which can take minutes" in caplog.text
     assert "a step, at best" in shown
     assert "XLA's estimate        0.0 million cycles" in shown
     assert "instructions, JAX_OPTIMIZATION_LEVEL=O1, LIBTPU_INIT_ARGS=--some=1\n" in shown
