@@ -102,7 +102,7 @@ def default_config() -> ConfigDict:
 
     config.plan = ConfigDict()
     config.plan.topology = config_dict.placeholder(str)  # for --mode=plan: a TPU's kind and sides, such as "v5e:2x4"
-    config.plan.fusion_memory = 4096  # KiB on chip that a fusion may take: few compile soon; 0: as many as in training
+    config.plan.fusion_memory = 4096  # KiB on chip that a fusion may take; less compiles faster; 0: as in training
 
     config.compilation_cache = "~/.cache/mtan_jax"  # compiled programs, kept from run to run; "" for none
     return config

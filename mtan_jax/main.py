@@ -68,8 +68,10 @@ def main(argv: list[str]) -> None:
 
 def run(folder: pathlib.Path) -> None:
     """The mode asked for."""
-    # Tracing makes millions of objects, hardly any of them garbage: looking for it after every 700 takes a fifth of it.
-    gc.set_threshold(100_000, 20, 100)
+    if MODE.value in ("train", "plan"):
+        # Tracing makes millions of objects, hardly any of them garbage: looking for it after every 700 takes a fifth of
+        # its time (docs/performance.md). Other modes trace little, and some leave figures behind.
+        gc.set_threshold(100_000)
     if MODE.value == "plan":
         plan.use_no_devices()
     parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

@@ -136,6 +136,7 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
         "jax": jax.__version__,
         "optimization_level": _optimization_level(),
         "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS"),
+        "fusion_memory_kib": fusion_memory or None,
     }
     log.info("compiling the step for %s, which can take minutes", topology)
     start = time.perf_counter()
@@ -143,7 +144,7 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
     found["lower_seconds"] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     try:
-        compiled, found["fusion_memory_kib"] = _compile(lowered, fusion_memory)
+        compiled = _compile(lowered, found)
     except Exception as error:  # of a type that is not JAX' own
         needed = _needed_bytes(str(error))
         if needed is None:
@@ -160,24 +161,21 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
     return report(found, chip, experiment)
 
 
-def _compile(lowered: Any, fusion_memory: int) -> tuple[Any, int | None]:
-    """Compiles with so many KiB of on-chip memory a fusion; with XLA's own, as in training, where these are too few.
+def _compile(lowered: Any, found: dict[str, Any]) -> Any:
+    """Compiles with `found["fusion_memory_kib"]` on chip a fusion; where that is too little, as in training: with None.
 
-    The time to compile grows with them, the numbers of a plan hardly change (docs/performance.md).
-
-    Returns:
-        The program, and the KiB; None for XLA's own.
+    The time to compile grows with it, the numbers of a plan hardly change (docs/performance.md).
     """
-    if fusion_memory:
+    kib = found["fusion_memory_kib"]
+    if kib is not None:
         try:
-            return lowered.compile({"xla_tpu_scoped_vmem_limit_kib": str(fusion_memory)}), fusion_memory
+            return lowered.compile({"xla_tpu_scoped_vmem_limit_kib": str(kib)})
         except Exception as error:  # of a type that is not JAX' own
             if "ScopedVmemOom" not in str(error):
                 raise
-        log.info(
-            "config.plan.fusion_memory = %d is too little for this step; it is compiled as in training", fusion_memory
-        )
-    return lowered.compile(), None
+        log.info("config.plan.fusion_memory = %d is too little for this step; it is compiled as in training", kib)
+        found["fusion_memory_kib"] = None
+    return lowered.compile()
 
 
 def measure(compiled: Any, chip: Chip, experiment: Experiment) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Settings of every test: 4 virtual CPU devices, no silent rank promotion, parsed flags for grain's workers."""
 
+import gc
 import logging
 import os
 import sys
@@ -48,6 +49,7 @@ def run_main(monkeypatch):
     # What belongs to a process, and would stay for the tests that follow.
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
     monkeypatch.setattr(absl_logging, "set_verbosity", lambda level: None)
+    monkeypatch.setattr(gc, "set_threshold", lambda *thresholds: None)
     level = logging.getLogger("mtan_jax").level
 
     def run(*arguments):

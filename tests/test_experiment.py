@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import runpy
+import types
 
 import jax.numpy as jnp
 import ml_collections
@@ -24,6 +25,7 @@ from mtan_jax.data.itinerary import Itinerary
 from mtan_jax.decathlon_score import FINETUNING_ERRORS
 from mtan_jax.experiment import Experiment
 from mtan_jax.optimizer import build_schedule
+from mtan_jax.state import Window
 from mtan_jax.weighting import METHODS
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -197,6 +199,15 @@ def test_the_learning_rate_of_each_step_is_logged(tmp_path):
     fields = {"learning_rate": 0.001, "schedule": "halve", "halve_every": "2 steps"}
     lines = run(make_config(**{f"optimizer__{name}": value for name, value in fields.items()}), tmp_path)
     assert [line["learning_rate"] for line in lines["train"]] == [0.001, 0.001, 0.0005, 0.0005]
+
+
+def test_the_learning_rate_is_asked_for_before_the_next_step():
+    """Asked for when it is written, it would wait for the step that is under way by then."""
+    logger = train.WindowLogger(types.SimpleNamespace(tasks=("depth",), learning_rate=float), writer=None)
+    asked = []
+    logger._learning_rate = asked.append
+    logger.take(5, Window.empty(1))
+    assert asked == [4]
 
 
 class Recorder:

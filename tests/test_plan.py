@@ -128,6 +128,7 @@ def test_what_does_not_fit_is_told_and_noted(monkeypatch, tmp_path):
         plan.plan(experiment, tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert (written["fits"], written["memory_bytes_per_chip"]) == (False, 20.5 * 2**30)
+    assert written["fusion_memory_kib"] == 4096
 
 
 def test_a_step_that_needs_more_on_chip_memory_a_fusion_is_compiled_as_in_training(caplog):
@@ -145,16 +146,18 @@ def test_a_step_that_needs_more_on_chip_memory_a_fusion_is_compiled_as_in_traini
 
     lowered = types.SimpleNamespace(compile=compile_with)
     with caplog.at_level("INFO", logger="mtan_jax"):
-        assert plan._compile(lowered, 512) == ("program", None)
-    assert asked == [{"xla_tpu_scoped_vmem_limit_kib": "512"}, None]
-    assert "config.plan.fusion_memory = 512 is too little for this step" in caplog.text
+        found = {"fusion_memory_kib": 4096}
+        assert plan._compile(lowered, found) == "program"
+    assert found == {"fusion_memory_kib": None}
+    assert asked == [{"xla_tpu_scoped_vmem_limit_kib": "4096"}, None]
+    assert "config.plan.fusion_memory = 4096 is too little for this step" in caplog.text
     message = "INTERNAL: something else"
     with pytest.raises(RuntimeError, match="something else"):
-        plan._compile(lowered, 512)
+        plan._compile(lowered, {"fusion_memory_kib": 4096})
 
 
 @pytest.mark.parametrize("kib", [16, 2047, 16385])
-def test_fusion_memory_that_libtpu_ends_the_program_at_is_refused(kib):
+def test_fusion_memory_out_of_range_is_refused(kib):
     experiment = make(tiny_config, plan__fusion_memory=kib)
     with pytest.raises(plan.PlanError, match=rf"fusion_memory = {kib}: 2048 to 16384 KiB would do, 0 is as much as"):
         plan.plan(experiment, None)
