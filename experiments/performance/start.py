@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-RUNS = 2
+RUNS = 4
 
 
 def measure_start(data_dir: str | None) -> dict[str, Any]:
