@@ -74,14 +74,14 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
         ),
         (
             {"model__backbone": "vgg"},
-            r"config\.model\.backbone = 'vgg' is not known; known: .*resnet101, resnet50",
+            r"config\.model\.backbone = 'vgg' is not known; known: resnet101, resnet50",
         ),
         ({"model__dtype": "bf16"}, r"config\.model\.dtype = 'bf16' is not known; known: bfloat16, float16, float32"),
         ({"model__param_dtype": "half"}, r"config\.model\.param_dtype = 'half' is not known; known: bfloat16"),
         ({"model__width": 0.0}, r"config\.model\.width = 0\.0: it multiplies channel counts, so it must be above 0"),
         (
             {"data__name": "kitti"},
-            r"config\.data\.name = 'kitti' is not known; known: cityscapes, decathlon, mini_decathlon, nyuv2, str",
+            r"config\.data\.name = 'kitti' is not known; known: cityscapes, decathlon, mini_decathlon, nyuv2, streets",
         ),
         (
             {"data__name": "streets", "data__options": {"size": 64}},
