@@ -41,6 +41,20 @@ def pytest_collection_modifyitems(config, items):
                     item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def registries():
+    """Other tests see the library without the names that configurations loaded by a test add."""
+    from mtan_jax.data import DATASETS  # after the settings above
+    from mtan_jax.models import BACKBONES
+    from mtan_jax.tasks import TASKS
+
+    before = [(names, dict(names)) for names in (BACKBONES, DATASETS, TASKS)]
+    yield
+    for names, old in before:
+        names.clear()
+        names.update(old)
+
+
 @pytest.fixture
 def run_main(monkeypatch):
     """Calls the program in this process: `run_main("--config=...", "--mode=...")`."""
