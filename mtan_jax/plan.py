@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
 GB, GIB = 1e9, 2**30
 PARTS_SHOWN = 12
-FUSION_MEMORY = range(2048, 16385)  # KiB; with less or far more libtpu may end the program
+FUSION_MEMORY = range(2048, 16385)  # KiB; with far less libtpu ends the program, with more it gains nothing
 BETWEEN = "between stages"  # what is of no stage: gates, pooling and doubling of attended features
 
 
