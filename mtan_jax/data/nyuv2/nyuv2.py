@@ -1,6 +1,6 @@
 """The NYUv2 data set as a builder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class NYUv2(DenseBuilder):
     """
 
     name = "nyuv2"
-    VERSION = "1.0.0"
+    VERSION = "1.1.0"
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class NYUv2(DenseBuilder):
     def check_raw(self) -> None:
         self._raw.check()
 
-    def raw_files(self) -> dict[str, int]:
+    def raw_files(self) -> Iterable[str]:
         return self._raw.raw_files()
 
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        return self._raw.examples(split)
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        return self._raw.example(split, index)
