@@ -71,7 +71,8 @@ class ImageSetBuilder(Builder):
     unknown. Names of classes and statistics of the channels are in the set's metadata.
 
     Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `example` and, where there is a raw
-    release, `check_raw` and `raw_files`. An `example` has as "image" a path or the bytes of a JPEG or PNG file; it is stored as it is, after it was decoded once to see that it can be.
+    release, `check_raw` and `raw_files`. An `example` has as "image" a path or the bytes of a JPEG or PNG file; it is
+    stored as it is, after it was decoded once to see that it can be.
 
     Args:
         set_name: of the set.
@@ -138,13 +139,13 @@ class ImageSetBuilder(Builder):
         return example
 
 
-def channel_statistics(summary: Float[np.ndarray, "3 3"]) -> tuple[Colour, Colour]:
+def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour, Colour]:
     """Mean and standard deviation of each channel over all pixels, in 0..1.
 
     Args:
         summary: the sum of what `ImageSetBuilder.summarize` gives.
     """
-    count, total, squares = summary
+    count, total, squares = (1, np.zeros(3), np.ones(3)) if summary is None else summary
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())

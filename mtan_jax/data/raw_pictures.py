@@ -7,7 +7,7 @@ import zlib
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Float32, Int, Shaped, UInt8
 from PIL import Image
 
 from mtan_jax.data.builder import RawDataError
@@ -47,10 +47,15 @@ def decode_picture(data: bytes, name: str, kind: str) -> Shaped[np.ndarray, "h w
     return array.astype(np.uint16) if kind == "uint16" else array
 
 
-def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+def resize_bilinear(
+    image: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"] | Float32[np.ndarray, "h2 w2 3"]:
     """Resizes to `size` (height, width) bilinearly; where it shrinks, the filter widens with it (no aliasing)."""
     height, width = size
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, -1, 0))
+    return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
 
 
 def resize_nearest(array: np.ndarray[tuple[int, ...], np.dtype[Scalar]], size: tuple[int, int]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,8 +89,8 @@ def write_shard(builder: "Builder", shard: Shard, folder: Path, written: Callabl
         unfinished.unlink(missing_ok=True)
 
 
-def add_summaries(shards: list[Shard], folder: Path) -> np.ndarray | None:
-    """The sum of what `Builder.summarize` gave for all examples; None where it gave nothing. Removes the files."""
+def add_summaries(shards: Sequence[Shard], folder: Path) -> np.ndarray | None:
+    """The sum of what `Builder.summarize` gave for all examples; None where it gave nothing."""
     total: np.ndarray | None = None
     for shard in shards:
         path = folder / (shard.name + SUMMARY)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import npy_arrays
 import numpy as np
 import pytest
 import scipy.io
@@ -171,21 +172,7 @@ def test_other_raw_files_are_not_ignored(tmp_path, release):
 # The authors' layout
 
 
-def write_authors(root, size=SIZE, counts=(3, 2)):
-    rng = np.random.default_rng(0)
-    for split, count in zip(("train", "val"), counts, strict=True):
-        for number in range(count):
-            normal = rng.normal(size=(*size, 3))
-            arrays = {
-                "image": rng.uniform(0, 1, (*size, 3)),
-                "label": rng.integers(-1, 13, size).astype(np.float64),
-                "depth": rng.uniform(0, 9, (*size, 1)),
-                "normal": normal / np.linalg.norm(normal, axis=-1, keepdims=True),
-            }
-            for folder, array in arrays.items():
-                path = root / split / folder / f"{number}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, array)
+write_authors = functools.partial(npy_arrays.write, size=SIZE)
 
 
 def test_authors_arrays_are_kept(tmp_path):
@@ -197,14 +184,6 @@ def test_authors_arrays_are_kept(tmp_path):
         for key, folder in {"image": "image", "semantic": "label", "depth": "depth", "normal": "normal"}.items():
             raw = np.load(tmp_path / "raw" / "train" / folder / f"{number}.npy")
             np.testing.assert_array_equal(example[key], raw.astype(np.int8 if key == "semantic" else np.float32))
-
-
-def test_authors_arrays_are_not_resized(tmp_path):
-    write_authors(tmp_path / "raw")
-    path = tmp_path / "raw" / "train" / "image" / "0.npy"
-    message = f"{re.escape(str(path))}: the array is 72x96 pixels, but image_size is 288x384"
-    with pytest.raises(RawDataError, match=message):
-        builder(tmp_path, layout="authors", image_size=(288, 384)).prepare()
 
 
 def test_authors_normals_are_checked(tmp_path):

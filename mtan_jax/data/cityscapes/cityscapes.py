@@ -18,8 +18,8 @@ class Cityscapes(DenseBuilder):
     """Cityscapes (Cordts et al., CVPR 2016): streets from a car, 2975 images to train and 500 to validate.
 
     Layout "release" is the release as downloaded, zips or folders. Images are resized bilinearly, labels and disparity
-    to the nearest pixel. Layout "authors" is the preprocessed set of the MTAN authors; its arrays are taken as they
-    are.
+    to the nearest pixel. Layout "authors" is the preprocessed set of the MTAN authors at 128x256 or 256x512. Arrays of
+    the size `image_size` are kept bit for bit; others are resized in the same way (`npy_layout.py`).
 
     The depth target is larger where things are nearer, and 0 where undefined. With p the value in the disparity
     picture, p = 0 where undefined, the disparity at full size is (p - 1)/256 pixels, and `depth` names the convention:

@@ -19,7 +19,8 @@ class NYUv2(DenseBuilder):
 
     Layout "release" is `nyu_depth_v2_labeled.mat` as downloaded. Images are resized bilinearly, labels, depth and
     normals to the nearest pixel. It holds no normals: they are computed from the depth (`normals.py`). Layout "authors"
-    is the preprocessed set of the MTAN authors, which carries its own normals; its arrays are taken as they are.
+    is the preprocessed set of the MTAN authors at 288x384, with its own normals. Arrays of the size `image_size` are
+    kept bit for bit; others are resized in the same way (`npy_layout.py`).
 
     Depth is in metres, 0 where undefined. Normals are unit vectors towards the camera in the axes x right, y forward
     (into the scene), z up, so that a wall seen head-on has (0, -1, 0) and the floor (0, 0, 1); 0 where undefined.
