@@ -2,30 +2,20 @@
 
 import abc
 import dataclasses
-import io
 import re
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
-from PIL import Image
 
 from mtan_jax.data.builder import Builder, RawDataError
+from mtan_jax.data.image_files import printable, read_rgb, storable
 
 Colour = tuple[float, float, float]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TAKEN = ("attention", "backbone", "mean")  # parts of the network, and the mean over the sets in the metrics
-
-_FORMATS = ("JPEG", "PNG")  # what TFDS can store as it is
-
-# Most of Pillow's own errors are OSError; its readers of damaged files let others through.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +112,9 @@ class ImageSetBuilder(Builder):
         super().prepare()
 
     def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
-        """The example, if its picture can be decoded."""
-        decode(example["image"], example["id"])
-        return example
+        """The example with its picture as it is stored, if that can be read."""
+        name = printable(example["id"])
+        return example | {"id": name, "image": storable(example["image"], name)}
 
 
 def channel_statistics(builder: ImageSetBuilder) -> tuple[Colour, Colour]:
@@ -135,33 +125,13 @@ def channel_statistics(builder: ImageSetBuilder) -> tuple[Colour, Colour]:
     """
     total, squares, count = np.zeros(3), np.zeros(3), 0
     for example in builder.examples("train"):
-        pixels = decode(example["image"], example["id"]).reshape(-1, 3) / 255.0
+        pixels = read_rgb(example["image"], example["id"]).reshape(-1, 3) / 255.0
         total += pixels.sum(axis=0)
         squares += np.square(pixels).sum(axis=0)
         count += len(pixels)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def decode(picture: bytes | str | Path, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an encoded picture: a path, or the bytes of the file. Of 16 bits a channel the upper 8 are kept.
-
-    Raises:
-        RawDataError: it is no JPEG or PNG picture, a damaged one or a huge one; the message has the path, or `name` for
-            bytes.
-    """
-    try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as image:
-            if image.mode.startswith("I"):  # grey of 16 bits, of which `convert` would make 255 of all above 255
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=-1)
-            return np.asarray(image.convert("RGB"))
-    except _UNREADABLE as error:
-        where = name if isinstance(picture, bytes) else picture
-        raise RawDataError(
-            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or put another in its place"
-        ) from error
 
 
 class ImageSets:

@@ -15,7 +15,8 @@ from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_labels
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
 from mtan_jax.data.cityscapes.part import Part, Read
-from mtan_jax.data.raw_pictures import decode_picture, resize_bilinear, resize_nearest
+from mtan_jax.data.image_files import read_integers, read_rgb
+from mtan_jax.data.resize import resize_bilinear, resize_nearest
 
 _SUFFIXES = {
     "leftImg8bit": "_leftImg8bit.png",
@@ -80,15 +81,17 @@ class Release:
                 yield self._example(frame, read)
 
     def _example(self, frame: "_Frame", read: dict[str, Read]) -> dict[str, Any]:
-        arrays = {}
-        kinds = {"leftImg8bit": "rgb", "gtFine": "labels", "disparity": "uint16"}
-        for part, kind in kinds.items():
-            arrays[part] = decode_picture(read[part](frame.file(part)), self._where(frame, part), kind)
-        image, labels, disparity = arrays.values()
-        for part in ("gtFine", "disparity"):
-            if arrays[part].shape != image.shape[:2]:
+        files = {
+            part: (read[part](frame.file(part)), self._where(frame, part))
+            for part in ("leftImg8bit", "gtFine", "disparity")
+        }
+        image = read_rgb(*files["leftImg8bit"])
+        labels = read_integers(*files["gtFine"], "uint8")
+        disparity = read_integers(*files["disparity"], "uint16")
+        for part, array in {"gtFine": labels, "disparity": disparity}.items():
+            if array.shape != image.shape[:2]:
                 raise RawDataError(
-                    f"{self._where(frame, part)}: {_size(arrays[part])} pixels, but the image has {_size(image)}."
+                    f"{self._where(frame, part)}: {_size(array)} pixels, but the image has {_size(image)}."
                 )
         check_labels(labels, 0, len(self._class_map) - 1, self._where(frame, "gtFine"))
         disparity = resize_nearest(disparity, self._image_size)
