@@ -3,9 +3,7 @@
 import io
 import os
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Literal, TypeVar
 
@@ -33,20 +31,7 @@ KNOWN_FORMATS = "PNG, JPEG, WebP, TIFF, BMP, GIF and other raster formats that P
 
 _STRAY = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "icon\r", "$recycle.bin"}
 
-# What Pillow raises for damaged files. It warns, or raises, above `Image.MAX_IMAGE_PIXELS` (`_TOO_LARGE`).
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
+# Above `Image.MAX_IMAGE_PIXELS` Pillow warns, above twice as many it raises.
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 Picture = bytes | str | os.PathLike[str]
@@ -158,14 +143,14 @@ def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result])
         try:
             with Image.open(file, formats=_formats(where)) as image:
                 if limit is not None and image.width * image.height > limit:
-                    raise Image.DecompressionBombError(f"{image.width} x {image.height} = {image.width * image.height}")
+                    raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
                 return convert(image)
         except RawDataError:
             raise
         except _TOO_LARGE as error:
-            found = re.search(r"(\d+ x \d+ = )?\d+", str(error))
+            pixels = re.search(r"\d+", str(error))
             raise RawDataError(
-                f"{where}: {found[0] if found else 'too many'} pixels; at most {limit} are read "
+                f"{where}: too large: {int(pixels[0]) if pixels else 'more':,} pixels, at most {limit:,} are read "
                 "(PIL.Image.MAX_IMAGE_PIXELS). Downscale it."
             ) from error
         except UnidentifiedImageError as error:
@@ -174,10 +159,9 @@ def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result])
             raise RawDataError(f"{where}: cannot be read as a picture: {reason}. Replace or remove it.") from error
         except MemoryError as error:
             raise RawDataError(f"{where}: does not fit into memory. Downscale it.") from error
-        except _DAMAGED as error:
-            raise RawDataError(
-                f"{where}: cannot be read as a picture: truncated or damaged ({error}). Replace or remove it."
-            ) from error
+        except Exception as error:  # damaged files make Pillow raise anything from SyntaxError to RuntimeError
+            reason = f"truncated or damaged ({error or type(error).__name__})"
+            raise RawDataError(f"{where}: cannot be read as a picture: {reason}. Replace or remove it.") from error
 
 
 def _open(picture: Picture, where: str) -> BinaryIO:

@@ -27,7 +27,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.mode == "La":
         image = image.convert("LA")
-    if image.has_transparency_data:
+    if image.mode == "P" or image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.asarray(image.convert("RGB"))
