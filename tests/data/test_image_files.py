@@ -188,8 +188,6 @@ def test_other_modes():
     assert grey(encode(np.array([[True, False]]), "PNG")) == [[255, 0]]
     lab = Image.new("LAB", (1, 1), (255, 128, 128))  # L* of 100, no colour
     np.testing.assert_allclose(read_rgb(encode(lab, "TIFF"), "x")[0, 0], [255, 255, 255], atol=2)
-    ycbcr = Image.new("YCbCr", (1, 1), (100, 128, 128))
-    np.testing.assert_allclose(read_rgb(encode(ycbcr, "TIFF"), "x")[0, 0], [100, 100, 100], atol=1)
     big = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0xFFFF, 0x00FF, 0x0100)
     assert read_rgb(b"P6 2 1 65535\n" + big, "x.ppm").tolist() == [[[0x12, 0x56, 0x9A], [255, 1, 1]]]
 
