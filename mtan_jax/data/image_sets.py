@@ -15,6 +15,7 @@ from mtan_jax.data.image_files import printable, read_rgb, storable
 Colour = tuple[float, float, float]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+_LISTED = 20  # unreadable pictures that a message names
 _TAKEN = ("attention", "backbone", "mean")  # parts of the network, and the mean over the sets in the metrics
 
 
@@ -58,9 +59,9 @@ class ImageSetBuilder(Builder):
     A prepared example is `{"id": bytes, "image": an encoded picture, "label": int}`; the label is -1 where it is
     unknown. Names of classes and statistics of the channels are in the set's metadata.
 
-    Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `examples` and, where there is a raw
-    release, `check_raw` and `raw_files`. An example of `examples` has as "image" a path or the bytes of a JPEG or PNG
-    file; it is stored as it is, after it was decoded once to see that it can be.
+    Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `example` and, where there is a raw
+    release, `check_raw` and `raw_files`. As "image" an example has the path or the bytes of a picture file; what is
+    stored of it is `mtan_jax.data.image_files.storable`: a JPEG or PNG file that any decoder reads to the same pixels.
 
     Args:
         set_name: of the set.
@@ -121,14 +122,23 @@ def channel_statistics(builder: ImageSetBuilder) -> tuple[Colour, Colour]:
     """Mean and standard deviation of each channel over all pixels of "train", in 0..1.
 
     Raises:
-        RawDataError: a picture cannot be read; the message names it.
+        RawDataError: pictures cannot be read; the message names all of them, or the first ones of many.
     """
     total, squares, count = np.zeros(3), np.zeros(3), 0
-    for example in builder.examples("train"):
-        pixels = read_rgb(example["image"], example["id"]).reshape(-1, 3) / 255.0
+    faults = []
+    for index in range(builder.split_sizes()["train"]):
+        example = builder.example("train", index)
+        try:
+            pixels = read_rgb(example["image"], printable(example["id"])).reshape(-1, 3) / 255.0
+        except RawDataError as error:
+            faults.append(str(error))
+            continue
         total += pixels.sum(axis=0)
         squares += np.square(pixels).sum(axis=0)
         count += len(pixels)
+    if faults:
+        more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        raise RawDataError("\n  ".join(faults[:_LISTED]) + more)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())
