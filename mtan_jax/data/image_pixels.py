@@ -30,7 +30,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     if image.mode == "P" or image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def make_upright(image: Image.Image) -> None:
