@@ -106,6 +106,10 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **self._arguments), ()
 
+    def again(self) -> "Builder":
+        """A builder with the same arguments, which knows nothing of the disk yet."""
+        return type(self)(**self._arguments)
+
     @abc.abstractmethod
     def features(self) -> dict[str, Any]:
         """The TFDS features of an example, by name."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.image_files import printable
 
 MANIFEST = "raw_files.tsv.gz"  # in a prepared folder: name, size and time of each raw file
 
@@ -122,11 +123,6 @@ def _stat(path: str, root: str | None) -> RawFile:
         ) from error
     name = path if root is None else os.path.relpath(path, root)
     return RawFile(printable(name).replace("\t", "\\t").replace("\n", "\\n"), status.st_size, status.st_mtime_ns)
-
-
-def printable(path: str) -> str:
-    r"""A path as text that can be printed and stored: bytes that are no UTF-8 come out as "\xe9"."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _keep_smallest(heap: list[tuple[int, str]], entry: tuple[int, str]) -> None:

@@ -2,21 +2,17 @@
 
 import abc
 import dataclasses
-import io
 import os
 import re
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 
 from mtan_jax.data.builder import Builder, RawDataError
+from mtan_jax.data.image_files import printable, read_stored, storable
 
 Colour = tuple[float, float, float]
 
@@ -24,10 +20,6 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TAKEN = ("attention", "backbone", "mean")  # parts of the network, and the mean over the sets in the metrics
 
 _WEIGHED = 64  # pictures that tell how large those of a set are
-_FORMATS = ("JPEG", "PNG")  # what TFDS can store as it is
-
-# Most of Pillow's own errors are OSError; its readers of damaged files let others through.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +63,8 @@ class ImageSetBuilder(Builder):
     unknown. Names of classes and statistics of the channels are in the set's metadata.
 
     Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `example` and, where there is a raw
-    release, `check_raw` and `raw_files`. An `example` has as "image" a path or the bytes of a JPEG or PNG file; it is
-    stored as it is, after it was decoded once to see that it can be.
+    release, `check_raw` and `raw_files`. As "image" an example has the path or the bytes of a picture file; what is
+    stored of it is `mtan_jax.data.image_files.storable`: a JPEG or PNG file that any decoder reads to the same pixels.
 
     Args:
         set_name: of the set.
@@ -126,7 +118,7 @@ class ImageSetBuilder(Builder):
         """Number of pixels, sums and sums of squares of the channels, where their statistics are not published."""
         if split != "train" or self.known_statistics():
             return None
-        pixels = decode(example["image"], example["id"]).reshape(-1, 3) / 255.0
+        pixels = read_stored(example["image"], example["id"]).reshape(-1, 3) / 255.0
         return np.stack([np.full(3, len(pixels)), pixels.sum(axis=0), np.square(pixels).sum(axis=0)])
 
     def metadata(self, summary: np.ndarray | None) -> dict[str, Any]:
@@ -134,9 +126,9 @@ class ImageSetBuilder(Builder):
         return {"classes": list(self.class_names()), "mean": list(mean), "std": list(std), **self.extra_metadata()}
 
     def checked(self, example: dict[str, Any]) -> dict[str, Any]:
-        """The example, if its picture can be decoded."""
-        decode(example["image"], example["id"])
-        return example
+        """The example with its picture as it is stored, if that can be read."""
+        name = printable(example["id"])
+        return example | {"id": name, "image": storable(example["image"], name)}
 
 
 def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour, Colour]:
@@ -149,26 +141,6 @@ def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def decode(picture: bytes | str | Path, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an encoded picture: a path, or the bytes of the file. Of 16 bits a channel the upper 8 are kept.
-
-    Raises:
-        RawDataError: it is no JPEG or PNG picture, a damaged one or a huge one; the message has the path, or `name` for
-            bytes.
-    """
-    try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as image:
-            if image.mode.startswith("I"):  # grey of 16 bits, of which `convert` would make 255 of all above 255
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=-1)
-            return np.asarray(image.convert("RGB"))
-    except _UNREADABLE as error:
-        where = name if isinstance(picture, bytes) else picture
-        raise RawDataError(
-            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or put another in its place"
-        ) from error
 
 
 class ImageSets:

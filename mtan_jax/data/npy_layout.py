@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int8, Shaped
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_depth, check_labels
 from mtan_jax.data.raw_layout import RawLayout
-from mtan_jax.data.raw_pictures import resize_bilinear, resize_nearest
+from mtan_jax.data.resize import resize_bilinear, resize_nearest
 
 SPLITS = ("train", "val")
 CHANNELS = {"image": 3, "semantic": None, "depth": 1, "normal": 3}  # None: a map [h, w] of classes

@@ -49,10 +49,10 @@ def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
         OSError: the files cannot be written.
     """
     target = Path(builder.data_dir)
+    builder.check_raw()
     with lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True):
         if builder.reload() and not again:
             return  # another process has prepared it meanwhile
-        builder.check_raw()
         folder = target.with_name(f"incomplete.{target.name}")
         old = target.with_name(f"incomplete.old.{target.name}")
         for path in (old, *target.parent.glob(f"incomplete.*_{target.name}")):  # the latter as TFDS names its own

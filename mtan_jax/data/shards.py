@@ -1,5 +1,6 @@
 """Shards: the files of a prepared dataset, each written as a whole."""
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -12,11 +13,14 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from mtan_jax.data.errors import RawDataError, UnreadableError
+
 if TYPE_CHECKING:
     from mtan_jax.data.builder import Builder
 
 SHARD_BYTES = 64 * 2**20  # of the examples in a shard, about
 UNFINISHED = "unfinished."  # begins the name of a shard that is being written
+MOST_FAULTS = 20  # raw files that cannot be read, after which a preparation gives up
 SUMMARY = ".summary.npy"  # ends the name of the file with a shard's share of `Builder.summarize`
 
 
@@ -65,23 +69,31 @@ def write_shard(builder: "Builder", shard: Shard, folder: Path, written: Callabl
         shard: to write.
         folder: to write it to.
         written: is called after each example.
+
+    Raises:
+        UnreadableError: raw files of some examples are damaged or missing; it lists all of them up to `MOST_FAULTS`.
     """
-    features = builder.info.features
-    serializer = ExampleSerializer(features.get_serialized_info())
+    serializer = ExampleSerializer(builder.info.features.get_serialized_info())
     summary: np.ndarray | None = None
+    faults: list[str] = []
     unfinished = folder / f"{UNFINISHED}{os.getpid()}.{shard.name}"
     try:
-        writer = ArrayRecordWriter(os.fspath(unfinished), "group_size:1")
-        try:
+        with contextlib.closing(ArrayRecordWriter(os.fspath(unfinished), "group_size:1")) as writer:
             for index in range(shard.start, shard.stop):
-                example = builder.checked(builder.example(shard.split, index))
+                try:
+                    example = builder.checked(builder.example(shard.split, index))
+                except RawDataError as error:
+                    faults.append(str(error))
+                    if len(faults) >= MOST_FAULTS:
+                        break
+                    continue
                 if (part := builder.summarize(shard.split, example)) is not None:
                     summary = part if summary is None else summary + part
-                message = serializer.get_tf_example(features.encode_example(example))
+                message = serializer.get_tf_example(builder.info.features.encode_example(example))
                 writer.write(message.SerializeToString(deterministic=True))  # a map, else in an order of the process
                 written()
-        finally:
-            writer.close()
+        if faults:
+            raise UnreadableError(faults)
         if summary is not None:
             np.save(folder / (shard.name + SUMMARY), summary, allow_pickle=False)
         os.replace(unfinished, folder / shard.name)

@@ -4,6 +4,7 @@ Each is a fresh Python interpreter that runs `main`. So nothing of the main proc
 in it), its main module is not imported again, as `multiprocessing` would do, and no shared memory is used.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -11,16 +12,16 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 import mtan_jax
-from mtan_jax.data.shards import Shard, write_shard
+from mtan_jax.data.errors import UnreadableError
+from mtan_jax.data.shards import MOST_FAULTS, Shard, write_shard
 
 if TYPE_CHECKING:
     from mtan_jax.data.builder import Builder
@@ -46,36 +47,34 @@ def write_shards(
         written: is called after each example, in any thread.
 
     Raises:
-        RawDataError: see `Builder.example`.
+        UnreadableError: raw files of some examples are damaged or missing. All other shards are written first, unless
+            there are `MOST_FAULTS` of them.
         WorkerError: a process failed in another way.
     """
-    if workers == 1:
-        for shard in shards:
-            write_shard(builder, shard, folder, written)
-        return
     waiting: queue.SimpleQueue[Shard] = queue.SimpleQueue()
     for shard in shards:
         waiting.put(shard)
-    finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    faults: list[str] = []
 
-    def run(worker: _Worker) -> None:
-        try:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    worker.write(waiting.get_nowait(), folder, written)
-        except BaseException as error:
-            finished.put(error)
-        else:
-            finished.put(None)
+    def write_all(write: Callable[..., None], *first: Any) -> None:
+        """Writes shards until none is left."""
+        with contextlib.suppress(queue.Empty):
+            while len(faults) < MOST_FAULTS:
+                try:
+                    write(*first, waiting.get_nowait(), folder, written)
+                except UnreadableError as error:
+                    faults.extend(error.faults)
 
-    with contextlib.ExitStack() as stack:
-        for _ in range(workers):
-            worker = stack.enter_context(_started(builder))
-            threading.Thread(target=run, args=(worker,), daemon=True).start()
-        for _ in range(workers):
-            error = finished.get()
-            if error is not None:
-                raise error
+    if workers == 1:
+        write_all(write_shard, builder.again())  # whose raw files are closed with it
+    else:
+        with contextlib.ExitStack() as stack:
+            threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
+            started = [stack.enter_context(_started(builder)) for _ in range(workers)]  # are killed before threads end
+            for future in concurrent.futures.as_completed([threads.submit(write_all, each.write) for each in started]):
+                future.result()
+    if faults:
+        raise UnreadableError(faults if len(faults) < MOST_FAULTS else [*faults, "There may be more."])
 
 
 class _Worker:
@@ -133,8 +132,12 @@ def main(descriptor: int) -> None:
             builder = cloudpickle.loads(channel.recv_bytes())
             while True:
                 shard, folder = channel.recv()
-                write_shard(builder, shard, folder, lambda: channel.send(1))
-                channel.send(None)
+                try:
+                    write_shard(builder, shard, folder, lambda: channel.send(1))
+                except UnreadableError as error:
+                    channel.send(error)  # the other shards may be whole
+                else:
+                    channel.send(None)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the main process has ended, or ends this one
         except Exception as error:

@@ -340,9 +340,9 @@ def png(array):
 BAD_LABELS = np.full(SIZE, 7, np.uint8)
 BAD_LABELS[3, 4] = 34
 DAMAGES = [
-    (f"leftImg8bit/train/{FIRST}_leftImg8bit.png", truncate, "truncated or damaged picture"),
-    (f"gtFine/train/{FIRST}_gtFine_labelIds.png", lambda content: b"", "truncated or damaged picture"),
-    (f"disparity/train/{FIRST}_disparity.png", lambda content: content[:60], "truncated or damaged picture"),
+    (f"leftImg8bit/train/{FIRST}_leftImg8bit.png", truncate, "cannot be read as a picture"),
+    (f"gtFine/train/{FIRST}_gtFine_labelIds.png", lambda content: b"", "cannot be read as a picture"),
+    (f"disparity/train/{FIRST}_disparity.png", lambda content: content[:60], "cannot be read as a picture"),
     (
         f"gtFine/train/{FIRST}_gtFine_labelIds.png",
         lambda content: png(BAD_LABELS),
@@ -356,7 +356,7 @@ DAMAGES = [
     (
         f"disparity/train/{FIRST}_disparity.png",
         lambda content: png(np.zeros(SIZE, np.uint8)),
-        "expected a picture of kind 'uint16', got Pillow mode 'L'",
+        "expected a picture of one uint16 channel, got Pillow mode 'L'",
     ),
     (f"camera/train/{FIRST}_camera.json", truncate, "no extrinsic.baseline and intrinsic.fx could be read"),
     (f"camera/train/{FIRST}_camera.json", lambda content: b"{}", "no extrinsic.baseline and intrinsic.fx"),
@@ -369,14 +369,14 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("file", "damage", "message"), DAMAGES)
-def test_damaged_file_is_named_and_nothing_is_left(tmp_path, release, file, damage, message):
+def test_damaged_file_is_named_and_read_once_it_is_repaired(tmp_path, release, file, damage, message):
     good = (release / file).read_bytes()
     (release / file).write_bytes(damage(good))
     data = builder(tmp_path, depth="inverse_depth")
     with pytest.raises(RawDataError, match=f"{re.escape(str(release / file))}: .*{message}"):
         data.prepare()
     assert not data.is_prepared()
-    assert not list((tmp_path / "prepared").rglob("*.array_record*"))
+    assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
     (release / file).write_bytes(good)
     data.prepare()  # the same builder, after repair
     assert data.is_prepared()

@@ -29,8 +29,8 @@ class Slow(ToyBuilder):
 
     name = "slow"
 
-    def __init__(self, *, data_dir, raw_dir, trouble=None, seconds=0.0):
-        self.trouble, self.seconds = trouble, seconds
+    def __init__(self, *, data_dir, raw_dir, trouble=None, seconds=0.0, strict=False):
+        self.trouble, self.seconds, self.strict = trouble, seconds, strict
         super().__init__(data_dir=data_dir, raw_dir=raw_dir)
 
     def split_sizes(self):
@@ -44,7 +44,10 @@ class Slow(ToyBuilder):
         if index == 30 and self.trouble is not None:
             self.trouble()
         example = super().example(split, index)
-        text = pathlib.Path(self.raw_dir, split, f"{index}.txt").read_text()
+        path = pathlib.Path(self.raw_dir, split, f"{index}.txt")
+        text = path.read_text()
+        if self.strict and not text.strip().isdigit():
+            raise RawDataError(f"{path}: {text}")
         return example | {"image": np.full((*SIZE, 3), int(text), np.uint8)}
 
 
@@ -261,6 +264,20 @@ def test_shards_of_other_raw_data_are_not_continued(make, raw, monkeypatch, capl
 
 def raise_raw_error():
     raise RawDataError("raw/train/30.txt: truncated. Get this file anew.")
+
+
+def test_all_unreadable_raw_files_are_named_at_once(make, raw):
+    for index in (3, 30, 50):
+        (raw / "train" / f"{index}.txt").write_text("no number")
+    with pytest.raises(RawDataError) as error:
+        make(trouble=None, strict=True).prepare(workers=1)
+    assert str(error.value).splitlines() == [f"{raw}/train/{index}.txt: no number" for index in (3, 30, 50)]
+    assert len(list(unfinished(make()).glob("slow-*"))) == 14 + 5 - 3  # the other shards are kept
+    for path in (raw / "train").iterdir():
+        path.write_text("no number")
+    with pytest.raises(RawDataError, match=r"There may be more.$") as error:
+        make(strict=True).prepare(workers=1)
+    assert len(str(error.value).splitlines()) == shards.MOST_FAULTS + 1
 
 
 def raise_other_error():

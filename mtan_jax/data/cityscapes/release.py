@@ -14,7 +14,8 @@ from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_labels
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
 from mtan_jax.data.cityscapes.part import Part
-from mtan_jax.data.raw_pictures import decode_picture, resize_bilinear, resize_nearest
+from mtan_jax.data.image_files import read_integers, read_rgb
+from mtan_jax.data.resize import resize_bilinear, resize_nearest
 
 _SUFFIXES = {
     "leftImg8bit": "_leftImg8bit.png",
@@ -75,22 +76,24 @@ class Release:
         return self._example(self._images[split][index])
 
     def _example(self, frame: "_Frame") -> dict[str, Any]:
-        arrays = {}
-        kinds = {"leftImg8bit": "rgb", "gtFine": "labels", "disparity": "uint16"}
-        for part, kind in kinds.items():
-            arrays[part] = decode_picture(self._read(frame, part), self._where(frame, part), kind)
-        image, labels, disparity = arrays.values()
-        for part in ("gtFine", "disparity"):
-            if arrays[part].shape != image.shape[:2]:
+        files = {
+            part: (self._parts[part].read(frame.file(part)), self._where(frame, part))
+            for part in ("leftImg8bit", "gtFine", "disparity")
+        }
+        image = read_rgb(*files["leftImg8bit"])
+        labels = read_integers(*files["gtFine"], "uint8")
+        disparity = read_integers(*files["disparity"], "uint16")
+        for part, array in {"gtFine": labels, "disparity": disparity}.items():
+            if array.shape != image.shape[:2]:
                 raise RawDataError(
-                    f"{self._where(frame, part)}: {_size(arrays[part])} pixels, but the image has {_size(image)}."
+                    f"{self._where(frame, part)}: {_size(array)} pixels, but the image has {_size(image)}."
                 )
         check_labels(labels, 0, len(self._class_map) - 1, self._where(frame, "gtFine"))
         disparity = resize_nearest(disparity, self._image_size)
         if self._depth == "disparity":
             depth = disparity.astype(np.float32) / np.float32(65535)
         else:
-            camera = self._read(frame, "camera")
+            camera = self._parts["camera"].read(frame.file("camera"))
             depth = _inverse_depth(disparity, *_baseline_and_fx(camera, self._where(frame, "camera")))
         return {
             "id": f"cityscapes/{frame.stem}",
@@ -99,9 +102,6 @@ class Release:
             "depth": depth[..., None],
             "labelled": {"semantic": True, "depth": True},
         }
-
-    def _read(self, frame: "_Frame", part: str) -> bytes:
-        return self._parts[part].read(frame.file(part))
 
     def _where(self, frame: "_Frame", part: str) -> str:
         return self._parts[part].where(frame.file(part))

@@ -1,19 +1,11 @@
-"""Reading pictures and resizing arrays, both with Pillow."""
+"""Resizes arrays with Pillow."""
 
 import functools
-import io
-import struct
-import zlib
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int, Shaped, UInt8
+from jaxtyping import Float32, Int, UInt8
 from PIL import Image
-
-from mtan_jax.data.builder import RawDataError
-
-# Pillow's modes; it opens 16-bit greyscale pictures in one of two, by its version.
-_MODES = {"rgb": ("RGB",), "labels": ("L",), "uint16": ("I;16", "I")}
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -23,28 +15,6 @@ class Pixels(NamedTuple):
 
     rows: Int[np.ndarray, "r"]
     columns: Int[np.ndarray, "c"]
-
-
-def decode_picture(data: bytes, name: str, kind: str) -> Shaped[np.ndarray, "h w ..."]:
-    """Decodes a picture.
-
-    Args:
-        data: the whole file.
-        name: of the file, for messages.
-        kind: "rgb" (uint8 [h, w, 3]), "labels" (uint8 [h, w]) or "uint16" ([h, w]).
-
-    Raises:
-        RawDataError: the file is truncated, damaged or of another kind.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            mode, array = picture.mode, np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise RawDataError(f"{name}: truncated or damaged picture ({error}). Get this file anew.") from error
-    if mode not in _MODES[kind]:
-        raise RawDataError(f"{name}: expected a picture of kind {kind!r}, got Pillow mode {mode!r}.")
-    return array.astype(np.uint16) if kind == "uint16" else array
 
 
 def resize_bilinear(
