@@ -169,8 +169,9 @@ def test_zips_hold_the_same_as_folders(tmp_path, release):
     zips = {"raw_dir": str(tmp_path / "zips"), "data_dir": str(tmp_path / "from_zips"), "depth": "inverse_depth"}
     assert_equal_examples(folders, prepared(tmp_path, **zips))
     assert sorted((tmp_path / "zips").iterdir()) == before  # nothing was extracted
-    # The same files, whether in folders or in zips: no reason to prepare anew.
-    builder(tmp_path, depth="inverse_depth", raw_dir=str(tmp_path / "zips")).prepare()
+    # A dataset follows the files that it was made from: zips are others than folders.
+    with pytest.raises(RawDataError, match=r"new: .*camera_trainvaltest.zip.* gone: .*--config.data.prepare=again"):
+        builder(tmp_path, depth="inverse_depth", raw_dir=str(tmp_path / "zips")).prepare()
     # A mixture of both.
     shutil.copytree(release / "gtFine", tmp_path / "zips" / "gtFine")
     (tmp_path / "zips" / "gtFine_trainvaltest.zip").unlink()
