@@ -16,6 +16,7 @@ The same command again resumes a run that was stopped. Any field of the configur
 --config.weighting=dwa --config.model.width=0.5
 """
 
+import contextlib
 import gc
 import json
 import logging
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(folder: pathlib.Path) -> None:
-    """The mode asked for."""
+    """Joins the processes, keeps other runs out of the working directory, and runs the mode asked for."""
     if MODE.value in ("train", "plan"):
         # Tracing makes millions of objects, hardly any of them garbage: looking for it after every 700 takes a fifth of
         # its time (docs/performance.md). Other modes trace little, and some leave figures behind.
@@ -75,6 +76,16 @@ def run(folder: pathlib.Path) -> None:
     if MODE.value == "plan":
         plan.use_no_devices()
     parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    with contextlib.ExitStack() as owned:
+        # Before the devices are started: a TPU that is in use has another message. A folder that is not there has no
+        # owner, and is not made before the configuration is checked.
+        if MODE.value == "train" and folder.is_dir():
+            owned.enter_context(workdir.own(folder))
+        run_mode(folder, owned)
+
+
+def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
+    """Runs the mode asked for; `owned` is left when it has ended."""
     config = CONFIG.value
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compilation_cache).expanduser()))
@@ -95,6 +106,8 @@ def run(folder: pathlib.Path) -> None:
         experiment.check_batch_sizes(train=MODE.value == "train")
     if MODE.value == "export":
         export.check_export(experiment, OUTPUT.value)
+    if MODE.value == "train":
+        owned.enter_context(workdir.own(folder))
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
     if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
