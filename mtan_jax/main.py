@@ -27,7 +27,19 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mtan_jax import command_line, evaluate, export, parallel, plan, predict, predict_sets, summary, train, workdir
+from mtan_jax import (
+    command_line,
+    evaluate,
+    export,
+    parallel,
+    paths,
+    plan,
+    predict,
+    predict_sets,
+    summary,
+    train,
+    workdir,
+)
 from mtan_jax.experiment import Experiment
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -58,7 +70,7 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of each of its steps
     with parallel.ending_together():
         try:
-            run(pathlib.Path(WORKDIR.value or "."))
+            run(pathlib.Path(".") if WORKDIR.value is None else paths.local(WORKDIR.value, "--workdir"))
         except KeyboardInterrupt:
             command_line.fail("stopped; the same command goes on from the newest checkpoint")
         except Exception as error:
@@ -87,14 +99,12 @@ def run(folder: pathlib.Path) -> None:
 def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
     """Runs the mode asked for; `owned` is left when it has ended."""
     config = CONFIG.value
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compilation_cache).expanduser()))
     experiment = Experiment.from_config(config)
     if MODE.value == "summary":
         print(summary.summary(experiment))
         return
     if MODE.value == "plan":
-        print(plan.plan(experiment, folder if WORKDIR.value else None))
+        print(plan.plan(experiment, None if WORKDIR.value is None else folder))
         return
     if SPLIT.value == "test" and not (MODE.value == "predict" and experiment.is_mixture):
         raise ValueError(
@@ -106,9 +116,15 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
         experiment.check_batch_sizes(train=MODE.value == "train")
     if MODE.value == "export":
         export.check_export(experiment, OUTPUT.value)
+    if IMAGES.value is not None:
+        paths.check_is_folder(paths.local(IMAGES.value, "--images"), "--images")
+    paths.check_folder(folder, "--workdir", write=MODE.value == "predict")
     if MODE.value == "train":
         owned.enter_context(workdir.own(folder))
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
+    if config.compilation_cache:
+        folder_of_programs = paths.local(config.compilation_cache, "config.compilation_cache")
+        jax.config.update("jax_compilation_cache_dir", str(folder_of_programs))
     if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
     experiment.prepare_data()
@@ -121,7 +137,7 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
     elif MODE.value == "export":
         export.export(experiment, folder, CHECKPOINT.value, OUTPUT.value)
     elif IMAGES.value is not None:
-        predict.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value))
+        predict.predict_folder(experiment, folder, CHECKPOINT.value, paths.local(IMAGES.value, "--images"))
     else:
         run_predict = predict_sets.predict_sets if experiment.is_mixture else predict.predict_split
         run_predict(experiment, folder, CHECKPOINT.value, SPLIT.value, COUNT.value)

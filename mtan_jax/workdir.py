@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mtan_jax import lock
+from mtan_jax import lock, paths
 from mtan_jax.checkpoint import FOLDER
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.weighting.schedule import in_order
@@ -43,10 +43,12 @@ def own(workdir: pathlib.Path) -> Iterator[None]:
 
     Raises:
         LockedError: another run trains there; the message names it.
+        PathError: it cannot be written.
     """
     if jax.distributed.is_initialized() and jax.process_index() > 0:  # the index alone would start the devices
         yield
         return
+    paths.check_folder(workdir, "--workdir", write=True)
     remedy = "Wait until it ends, stop it, or use another --workdir."
     with lock.hold(workdir / LOCK_FILE, f"the working directory {workdir}", wait=False, remedy=remedy):
         yield
