@@ -29,6 +29,7 @@ from ml_collections import config_flags
 
 from mtan_jax import (
     command_line,
+    compilation_cache,
     evaluate,
     export,
     parallel,
@@ -123,8 +124,7 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
         owned.enter_context(workdir.own(folder))
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
     if config.compilation_cache:
-        folder_of_programs = paths.local(config.compilation_cache, "config.compilation_cache")
-        jax.config.update("jax_compilation_cache_dir", str(folder_of_programs))
+        compilation_cache.use(config.compilation_cache)  # only tracing comes before it
     if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
     experiment.prepare_data()
