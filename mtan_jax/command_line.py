@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict
 
+from mtan_jax import paths
 from mtan_jax.config import ArgumentError
 
+_CONFIG_FLAGS = ("--config", "-config")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -31,6 +33,7 @@ def parse(argv: list[str]) -> list[str]:
         SystemExit: code 1 and one message on stderr for a mistake: the message has the flag, or the configuration's
             line, and what is known. With --help, the help.
     """
+    argv = _expand_config(argv)
     value = _config_value(argv)
     if value is not None:
         _check_overrides(_make_config(value), argv)
@@ -60,10 +63,24 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
+def _expand_config(argv: list[str]) -> list[str]:
+    """The arguments with the home directory filled in in --config, which shells leave alone behind a '='."""
+    value = _config_value(argv)
+    if not value:
+        return argv
+    try:
+        expanded = str(paths.local(value, "--config"))
+    except paths.PathError as error:
+        fail(str(error))
+    place = next(i for i, argument in enumerate(argv) if argument.partition("=")[0] in _CONFIG_FLAGS)
+    end = place + 1 if "=" in argv[place] else place + 2
+    return [*argv[:place], f"--config={expanded}", *argv[end:]]
+
+
 def _config_value(argv: list[str]) -> str | None:
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
+        if name in _CONFIG_FLAGS:
             return value if equals else next(iter(argv[i + 1 :]), "")
     return None
 

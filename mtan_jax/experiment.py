@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import logging
-import pathlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from mtan_jax import adopt, duration, parallel, steps, weighting
+from mtan_jax import adopt, duration, home, parallel, paths, steps, weighting
 from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, mixture, pipeline
 from mtan_jax.data.builder import DenseBuilder
@@ -62,6 +61,8 @@ class Experiment:
             ValueError: for a field or value that is not known or does not fit the others; the message names it.
         """
         check_fields(config)
+        if config.model.init_from is not None:
+            paths.local(config.model.init_from, "config.model.init_from")
         check_protocol(config.eval.protocol)
         builder = _build_dataset(config)
         tasks = build_tasks(config.tasks, builder.data_info)
@@ -220,15 +221,16 @@ class Experiment:
                     "with --config.model.init_from=WORKDIR"
                 )
             return {}
-        if pathlib.Path(self.config.model.init_from).is_dir():
-            source, tasks = adopt.read_run(pathlib.Path(self.config.model.init_from))
+        init_from = paths.local(self.config.model.init_from, "config.model.init_from")
+        if init_from.is_dir():
+            source, tasks = adopt.read_run(init_from)
             wanted = traverse_util.flatten_dict(dict(self.abstract_variables()))
             return adopt.adopt(source, tasks, wanted, self.task_names)
-        if not pathlib.Path(self.config.model.init_from).suffix:
+        if not init_from.suffix:
             raise files.WeightsError(
                 f"config.model.init_from = {self.config.model.init_from!r}: there is no such working directory"
             )
-        path = files.checked_path(self.config.model.init_from)
+        path = files.checked_path(self.config.model.init_from, "config.model.init_from")
         return torch.load(path, self.abstract_variables(), self.weight_layouts)
 
     # Lengths.
@@ -509,7 +511,17 @@ def _build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSet
         raise ValueError(f"config.data.options.{unknown[0]} is not known to {data.name}; known: {', '.join(known)}")
     if issubclass(builder, ImageSets):
         options["datasets"] = tuple(dict.fromkeys(getattr(task, "target", task) for task in config.tasks))
-    return builder(data_dir=data.data_dir, raw_dir=data.raw_dir, **options)
+    return builder(
+        data_dir=_data_folder(data, "data_dir") or home.data_dir(), raw_dir=_data_folder(data, "raw_dir"), **options
+    )
+
+
+def _data_folder(data: ml_collections.ConfigDict, field: str) -> str | None:
+    if data[field] is None:
+        return None
+    folder = paths.local(data[field], f"config.data.{field}")
+    paths.check_folder(folder, f"config.data.{field}", write=False)
+    return str(folder)
 
 
 def _plain(value: Any) -> Any:

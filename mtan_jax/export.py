@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 
+from mtan_jax import paths
 from mtan_jax.evaluate import restore
 from mtan_jax.experiment import Experiment
 from mtan_jax.interop import files, torch
@@ -16,11 +17,15 @@ def check_export(experiment: Experiment, output: str | None) -> pathlib.Path:
     """The file to export to.
 
     Raises:
+        PathError: it is no local path, or its folder cannot be written.
         WeightsError: none is given, its ending is not known, or PyTorch has no such network.
     """
     if output is None:
         raise files.WeightsError("--output is needed, as in --output=network.safetensors")
-    path = files.checked_path(output)
+    path = files.checked_path(output, "--output")
+    if path.is_dir():
+        raise files.WeightsError(f"--output={output} is a folder; the name of a file is needed")
+    paths.check_folder(path.parent, "--output", write=True)
     try:
         torch.check_state_dict(experiment.abstract_variables(), experiment.weight_layouts)
     except files.WeightsError as error:

@@ -16,6 +16,7 @@ The same command again resumes a run that was stopped. Any field of the configur
 --config.weighting=dwa --config.model.width=0.5
 """
 
+import contextlib
 import gc
 import json
 import logging
@@ -26,7 +27,20 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mtan_jax import command_line, evaluate, export, parallel, plan, predict, predict_sets, summary, train, workdir
+from mtan_jax import (
+    command_line,
+    compilation_cache,
+    evaluate,
+    export,
+    parallel,
+    paths,
+    plan,
+    predict,
+    predict_sets,
+    summary,
+    train,
+    workdir,
+)
 from mtan_jax.experiment import Experiment
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -58,7 +72,7 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of each of its steps
     with parallel.ending_together():
         try:
-            run(pathlib.Path(WORKDIR.value or "."))
+            run(pathlib.Path(".") if WORKDIR.value is None else paths.local(WORKDIR.value, "--workdir"))
         except KeyboardInterrupt:
             command_line.fail("stopped; the same command goes on from the newest checkpoint")
         except Exception as error:
@@ -68,7 +82,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(folder: pathlib.Path) -> None:
-    """The mode asked for."""
+    """Joins the processes, keeps other runs out of the working directory, and runs the mode asked for."""
     if MODE.value in ("train", "plan"):
         # Tracing makes millions of objects, hardly any of them garbage: looking for it after every 700 takes a fifth of
         # its time (docs/performance.md). Other modes trace little, and some leave figures behind.
@@ -76,15 +90,23 @@ def run(folder: pathlib.Path) -> None:
     if MODE.value == "plan":
         plan.use_no_devices()
     parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    with contextlib.ExitStack() as owned:
+        # Before the devices are started: a TPU that is in use has another message. A folder that is not there has no
+        # owner, and is not made before the configuration is checked.
+        if MODE.value == "train" and folder.is_dir():
+            owned.enter_context(workdir.own(folder))
+        run_mode(folder, owned)
+
+
+def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
+    """Runs the mode asked for; `owned` is left when it has ended."""
     config = CONFIG.value
-    if config.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compilation_cache).expanduser()))
     experiment = Experiment.from_config(config)
     if MODE.value == "summary":
         print(summary.summary(experiment))
         return
     if MODE.value == "plan":
-        print(plan.plan(experiment, folder if WORKDIR.value else None))
+        print(plan.plan(experiment, None if WORKDIR.value is None else folder))
         return
     if SPLIT.value == "test" and not (MODE.value == "predict" and experiment.is_mixture):
         raise ValueError(
@@ -96,7 +118,14 @@ def run(folder: pathlib.Path) -> None:
         experiment.check_batch_sizes(train=MODE.value == "train")
     if MODE.value == "export":
         export.check_export(experiment, OUTPUT.value)
+    if IMAGES.value is not None:
+        paths.check_is_folder(paths.local(IMAGES.value, "--images"), "--images")
+    paths.check_folder(folder, "--workdir", write=MODE.value == "predict")
+    if MODE.value == "train":
+        owned.enter_context(workdir.own(folder))
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
+    if config.compilation_cache:
+        compilation_cache.use(config.compilation_cache)  # only tracing comes before it
     if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
     experiment.prepare_data()
@@ -110,7 +139,7 @@ def run(folder: pathlib.Path) -> None:
         export.export(experiment, folder, CHECKPOINT.value, OUTPUT.value)
     elif IMAGES.value is not None:
         predict.predict_folder(
-            experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value), UNREADABLE.value == "skip"
+            experiment, folder, CHECKPOINT.value, paths.local(IMAGES.value, "--images"), UNREADABLE.value == "skip"
         )
     else:
         run_predict = predict_sets.predict_sets if experiment.is_mixture else predict.predict_split

@@ -12,6 +12,7 @@ from mtan_jax import evaluate, figures, parallel
 from mtan_jax.checkpoint import Checkpoints
 from mtan_jax.experiment import Experiment
 from mtan_jax.state import Window
+from mtan_jax.workdir import own
 from mtan_jax.writers import METRICS_FILE, MetricWriter, read_metrics
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,15 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
         Metrics of the last evaluation of the split "val".
 
     Raises:
+        LockedError: another run trains in the working directory.
         NonFiniteError: a loss or an update was not finite; the last good checkpoint stands.
         CheckpointError: a checkpoint could not be written or read.
     """
+    with own(workdir):
+        return _train(experiment, workdir)
+
+
+def _train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
     config, total_steps = experiment.config, experiment.total_steps
     log_every, eval_every, save_every = (
         experiment.to_steps(text) for text in (config.log_every, config.eval.every, config.checkpoint.every)
@@ -89,18 +96,23 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
     step = experiment.total_steps
     epoch = experiment.epoch_at(step)
     lines = read_metrics(workdir / METRICS_FILE)
-    if not any(line["split"] == "val_constant" for line in lines):
-        writer.write(step, epoch, "val_constant", evaluate.evaluate_constants(experiment))
+    results = {line["split"]: line for line in lines}
+    constants = results.get("val_constant")
+    if constants is None:
+        constants = evaluate.evaluate_constants(experiment)
+        writer.write(step, epoch, "val_constant", constants)
     count = experiment.config.eval.average_last
-    if count is not None and not any(line["split"] == "val_mean" for line in lines):
-        last = [line for line in lines if line["split"] == "val"][-count:]
-        writer.write(step, epoch, "val_mean", {name: float(np.mean([line[name] for line in last])) for name in metrics})
-    results = {line["split"]: line for line in read_metrics(workdir / METRICS_FILE)}
+    mean = results.get("val_mean")
+    if count is not None and mean is None:
+        evaluated = [line for line in lines if line["split"] == "val" and metrics.keys() <= line.keys()]
+        last = evaluated[-count:] or [metrics]
+        mean = {name: float(np.mean([line[name] for line in last])) for name in metrics}
+        writer.write(step, epoch, "val_mean", mean)
     figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / "figures" / "curves.png")
-    log.info("\nsplit val after %d steps\n%s", step, evaluate.table(metrics, results["val_constant"]))
-    if count is not None:
-        mean = {name: results["val_mean"][name] for name in metrics}
-        log.info("\nmean over the last %d evaluations\n%s", count, evaluate.table(mean, results["val_constant"]))
+    log.info("\nsplit val after %d steps\n%s", step, evaluate.table(metrics, constants))
+    if count is not None and mean is not None:
+        mean = {name: mean[name] for name in metrics if name in mean}
+        log.info("\nmean over the last %d evaluations\n%s", count, evaluate.table(mean, constants))
     log.info("\nmetrics, checkpoints and figures are in %s", workdir)
 
 

@@ -1,18 +1,21 @@
-"""The configuration that a working directory belongs to."""
+"""Working directories: one configuration and one training run at a time."""
 
+import contextlib
 import functools
 import inspect
 import json
 import math
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from mtan_jax import lock, paths
 from mtan_jax.checkpoint import FOLDER
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.weighting.schedule import in_order
@@ -22,10 +25,33 @@ from mtan_jax.writers import METRICS_FILE
 SAMPLED_STEPS = tuple(sorted({0, *(round(1.1**i) for i in range(146))}))
 SAMPLE = " at step "
 LISTED_DIFFERENCES = 12
+LOCK_FILE = ".lock"
 
 
 class WorkdirError(ValueError):
     """The working directory belongs to another configuration."""
+
+
+@contextlib.contextmanager
+def own(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps every other training run out of a working directory while the context is open.
+
+    Where several processes train together, process 0 owns it for all of them. Reading needs no ownership.
+
+    Args:
+        workdir: made where it is missing.
+
+    Raises:
+        LockedError: another run trains there; the message names it.
+        PathError: it cannot be written.
+    """
+    if jax.distributed.is_initialized() and jax.process_index() > 0:  # the index alone would start the devices
+        yield
+        return
+    paths.check_folder(workdir, "--workdir", write=True)
+    remedy = "Wait until it ends, stop it, or use another --workdir."
+    with lock.hold(workdir / LOCK_FILE, f"the working directory {workdir}", wait=False, remedy=remedy):
+        yield
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:

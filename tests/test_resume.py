@@ -136,6 +136,7 @@ def test_killed_while_a_checkpoint_is_written(run, experiment, straight, tmp_pat
     # What the user sees: our own lines, on stderr, and no other package's.
     assert out == ""
     lines = err.splitlines()
+    assert lines.pop(0).startswith(f"the working directory {folder} is taken over from process ")
     assert lines[0] == f"resuming from step {first_step} of 13"
     starts = ("step ", "split val after", "semantic/", "depth/", "normal/", "metrics, checkpoints", " ")
     assert [line for line in lines[1:] if line and not line.startswith(starts)] == []

@@ -1,5 +1,6 @@
 """Whole runs as a user starts them, for the tests of stopped runs and of several processes."""
 
+import copy
 import importlib.util
 import os
 import pathlib
@@ -50,6 +51,12 @@ class Run:
             "compilation_cache": str(folder / "cache"),
         }
 
+    def copy(self, folder):
+        """The same run with another folder for its output, so that both may run at once."""
+        other = copy.copy(self)
+        other._folder = folder
+        return other
+
     def experiment(self):
         """The same run for this process."""
         spec = importlib.util.spec_from_file_location(self._file.stem, self._file)
@@ -62,6 +69,11 @@ class Run:
         experiment.prepare_data()
         return experiment
 
+    def arguments(self, folder):
+        """The command line of the program."""
+        options = [f"--config.{name}={value}" for name, value in self._options.items()]
+        return [f"--config={self._file}", f"--workdir={folder}", *options]
+
     def start(self, folder, *flags, processes=1, devices=4):
         """Starts the program; each process has its share of the devices. Ends with `finish` or `kill`."""
         together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"] if processes > 1 else []
@@ -72,9 +84,8 @@ class Run:
         }
         started = []
         for i in range(processes):
-            command = [sys.executable, "-m", "mtan_jax.main", f"--config={self._file}", f"--workdir={folder}"]
-            command += [f"--config.{name}={value}" for name, value in self._options.items()]
-            command += [*flags, *together, *([f"--process_id={i}"] if processes > 1 else [])]
+            command = [sys.executable, "-m", "mtan_jax.main", *self.arguments(folder), *flags]
+            command += [*together, *([f"--process_id={i}"] if processes > 1 else [])]
             self._folder.mkdir(exist_ok=True)
             with open(self._output(i, "out"), "wb") as out, open(self._output(i, "err"), "wb") as err:
                 started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err))
@@ -87,7 +98,7 @@ class Run:
                 process.wait(seconds)
         finally:
             kill(started)
-        texts = [tuple(self._output(i, stream).read_text() for stream in ("out", "err")) for i in range(len(started))]
+        texts = [self.read_output(i) for i in range(len(started))]
         for process, (_, err) in zip(started, texts, strict=True):
             assert process.returncode == 0, err
         return texts
@@ -103,6 +114,10 @@ class Run:
                 time.sleep(0.001)
         finally:
             kill(started)
+
+    def read_output(self, process):
+        """What a process wrote to stdout and to stderr."""
+        return tuple(self._output(process, stream).read_text() for stream in ("out", "err"))
 
     def _output(self, process, stream):
         return self._folder / f"process{process}.{stream}"

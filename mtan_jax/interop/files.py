@@ -8,6 +8,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mtan_jax import paths
+
 Arrays = dict[str, np.ndarray]
 
 # Under one of these keys, training programs keep the state_dict among other things.
@@ -59,16 +61,14 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def checked_path(name: str) -> pathlib.Path:
-    """The path of a file to read or write, ~ being the home directory.
+def checked_path(text: str, name: str) -> pathlib.Path:
+    """The path of a file to read or write, in a flag or a field of this name; see `mtan_jax.paths.local`.
 
     Raises:
-        WeightsError: its ending is not known, it needs PyTorch where there is none, or there is no such home.
+        WeightsError: its ending is not known, or it needs PyTorch where there is none.
+        PathError: it is no local path.
     """
-    try:
-        path = pathlib.Path(name).expanduser()
-    except RuntimeError as error:
-        raise WeightsError(f"{name}: {error}") from error
+    path = paths.local(text, name)
     _functions(path)
     if path.suffix in (".pt", ".pth"):
         _torch(path)
