@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mtan_jax.checkpoint import FOLDER
+from mtan_jax.checkpoint import check_workdir
+from mtan_jax.checkpoint_folder import CheckpointFolder
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.weighting.schedule import in_order
 from mtan_jax.writers import METRICS_FILE
@@ -41,7 +42,9 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
 
     Raises:
         WorkdirError: the directory has another configuration; the message shows the difference.
+        CheckpointError: checkpoints cannot be kept below its path.
     """
+    check_workdir(workdir)
     path = workdir / "config.json"
     ours = flatten(config)
     if not path.exists() or not holds_results(workdir):
@@ -73,7 +76,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
 def holds_results(workdir: pathlib.Path) -> bool:
     """Whether a run came as far as a log line or a checkpoint."""
     metrics = workdir / METRICS_FILE
-    return any((workdir / FOLDER).glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
+    return bool(CheckpointFolder(workdir).steps()) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:
