@@ -21,6 +21,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 ITEM = "state"
+BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")  # what etils takes for gs:// and so on
 LONGEST_PATH = 3800  # bytes of a checkpoint's path; the system's limit of 4096 is for the files in it
 
 
@@ -41,6 +42,8 @@ def unfit(folder: pathlib.Path) -> str | None:
     path = os.fspath(folder)
     if "\\" in path:
         return "has a backslash, which the checkpoint library takes for a slash"
+    if "gs:/" in path or path.startswith(BUCKETS):
+        return "looks like a bucket (the first folder is gs, s3, az or hf, or one ends with gs:)"
     try:
         size = len(path.encode())
     except UnicodeEncodeError:
