@@ -98,12 +98,16 @@ class CheckpointFolder:
         self._delete_leftovers()
 
     def move_damaged(self, steps: list[int]) -> None:
-        """Moves checkpoints to the working directory's folder `damaged_checkpoints`."""
+        """Moves checkpoints to the working directory's folder `damaged_checkpoints`, if it is on the same disk."""
         target = self.path.parent / DAMAGED_NAME
         for step in steps:
             target.mkdir(exist_ok=True)
             path = _unused(target, str(step))
-            self.of_step(step).rename(path)
+            try:
+                self.of_step(step).rename(path)
+            except OSError:  # `checkpoints` may be a link to another disk
+                path = _unused(self.path, str(step), ".damaged")
+                self.of_step(step).rename(path)
             log.warning("moved the damaged checkpoint %d to %s", step, path)
 
     def _set_aside(self, step: int) -> None:
@@ -113,6 +117,8 @@ class CheckpointFolder:
     def _delete_leftovers(self) -> None:
         for path in [path for path in self.path.iterdir() if LEFTOVER.fullmatch(path.name)]:
             try:
+                if ".deleted" not in path.name:  # the next save needs the name
+                    path = path.rename(_unused(self.path, path.name.split(".")[0], ".deleted-tmp"))
                 shutil.rmtree(path, ignore_errors=True)  # as much as possible
                 if path.exists():
                     shutil.rmtree(path)  # raises the reason

@@ -144,13 +144,14 @@ def test_old_checkpoint_with_a_busy_file_is_left_with_one_warning(tmp_path, capl
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["5"]
 
 
-def test_old_checkpoint_that_cannot_be_deleted_does_not_stop_training(tmp_path, caplog, monkeypatch):
-    def rmtree(path, ignore_errors=False, **options):
-        if not ignore_errors:
-            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+def refuse_to_delete(path, ignore_errors=False, **options):
+    if not ignore_errors:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
 
+
+def test_old_checkpoint_that_cannot_be_deleted_does_not_stop_training(tmp_path, caplog, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", rmtree)
+        patch.setattr(shutil, "rmtree", refuse_to_delete)
         save_all(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3}, keep=1)
         with open_checkpoints(tmp_path, keep=1) as checkpoints:
             assert checkpoints.restore(template()).step == checkpoints.restore(template(), "best").step == 3
@@ -175,6 +176,34 @@ def test_old_checkpoint_that_cannot_be_renamed_stays_whole(tmp_path, caplog, mon
     with open_checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.restore(template()).step == checkpoints.best_step() == 3
         assert checkpoints.restore(template(), "1").step == 1
+
+
+def test_leftover_of_a_killed_save_that_cannot_be_deleted_does_not_stop_the_next(tmp_path, caplog, monkeypatch):
+    save_all(tmp_path, {1: None, 2: None})
+    (tmp_path / FOLDER / "2").rename(tmp_path / FOLDER / "2.saving-tmp")
+    shutil.copytree(tmp_path / FOLDER / "1", tmp_path / FOLDER / "2.saving-tmp.orbax-checkpoint-tmp")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse_to_delete)
+        save_all(tmp_path, {2: None, 3: None})
+    assert folders(tmp_path) == [2, 3]
+    assert len(messages(caplog)) == 1
+
+
+def test_damaged_checkpoint_on_another_disk_than_the_workdir_is_moved_aside(tmp_path, monkeypatch):
+    save_all(tmp_path, {1: None, 2: None})
+    spoil(tmp_path / FOLDER / "2")
+    rename = pathlib.Path.rename
+
+    def rename_on_one_disk(path, target):
+        if DAMAGED_FOLDER in target.parts:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", rename_on_one_disk)
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(template()).step == 1
+        assert checkpoints.steps() == [1]
+    assert (tmp_path / FOLDER / "2.damaged").is_dir()
 
 
 def test_half_deleted_checkpoint_is_no_checkpoint(tmp_path, caplog):
@@ -291,7 +320,7 @@ def test_evaluation_beside_training_always_finds_a_checkpoint(tmp_path, caplog):
     reader = threading.Thread(target=evaluate)
     reader.start()
     try:
-        save_all(tmp_path, {step: step / 100 for step in range(2, 30)}, keep=1)
+        save_all(tmp_path, {step: step / 100 for step in range(2, 15)}, keep=1)
     finally:
         done.set()
         reader.join()
