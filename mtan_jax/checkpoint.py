@@ -312,7 +312,7 @@ class Checkpoints:
 
 def check_workdir(workdir: pathlib.Path) -> None:
     """Raises a CheckpointError where checkpoints below a working directory could not be written or read."""
-    folder = pathlib.Path(workdir).absolute() / FOLDER
+    folder = CheckpointFolder(workdir).path
     problem = orbax_files.unfit(folder)
     if problem is not None:
         raise CheckpointError(

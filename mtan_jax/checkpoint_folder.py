@@ -29,7 +29,9 @@ class CheckpointFolder:
     """
 
     def __init__(self, workdir: pathlib.Path):
-        self.path = pathlib.Path(workdir).absolute() / NAME
+        path = pathlib.Path(workdir).absolute()
+        # orbax would drop `link/..`, which is the parent of where the link points.
+        self.path = (path.resolve() if ".." in path.parts else path) / NAME
         self._has_warned = False
 
     def steps(self) -> list[int]:

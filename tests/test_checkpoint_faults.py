@@ -59,6 +59,15 @@ def test_symlinked_workdir(tmp_path):
             assert checkpoints.restore(template()).step == 1
 
 
+def test_workdir_beside_the_target_of_a_link(tmp_path):
+    (tmp_path / "disk" / "runs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "runs")
+    save_all(tmp_path / "link" / ".." / "run", {1: 0.5})
+    assert folders(tmp_path / "disk" / "run") == [1]
+    assert (tmp_path / "disk" / "run" / FOLDER / "1" / "state" / "manifest.ocdbt").exists()
+    assert not (tmp_path / "run").exists()
+
+
 # Reading back.
 
 
