@@ -1,29 +1,29 @@
-"""Checkpoints with orbax: the whole state, its checksum and the metrics; the only file that knows orbax.
+"""Checkpoints: the whole state, its checksum and the metrics; the newest and the best are kept.
 
 The position in the data is not stored: batches are a function of seed and step (`mtan_jax.data.pipeline`), and the
 step is part of the state. So a run may be resumed on another number of processes and workers.
 """
 
 import concurrent.futures
-import functools
-import json
+import contextlib
 import logging
 import pathlib
 import re
-import sys
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from flax import serialization
-from orbax.checkpoint import v1 as ocp
 
-from mtan_jax import parallel
+from mtan_jax import checkpoint_folder, orbax_files, parallel
+from mtan_jax.checkpoint_folder import CheckpointFolder
+from mtan_jax.orbax_files import checksum, reason
 from mtan_jax.state import TrainState
 
-FOLDER = "checkpoints"
-DAMAGED_FOLDER = "damaged_checkpoints"
+FOLDER = checkpoint_folder.NAME
+DAMAGED_FOLDER = checkpoint_folder.DAMAGED_NAME
+FULL = re.compile(r"No space left|[Qq]uota|File too large")  # errors that more space would fix
 
 log = logging.getLogger(__name__)
 
@@ -55,33 +55,22 @@ class Checkpoints:
             raise ValueError(
                 f"config.checkpoint.keep = {keep}: at least 1 must stay, or there is nothing to resume from"
             )
-        self._folder = pathlib.Path(workdir).absolute() / FOLDER
-        self._best_metric, self._higher_is_better = best_metric, higher_is_better
+        check_workdir(workdir)
+        self._files = CheckpointFolder(workdir)
+        self._folder = self._files.path
+        self._keep, self._best_metric, self._higher_is_better = keep, best_metric, higher_is_better
         self._read_only = read_only
         if read_only and not self._folder.is_dir():
             raise CheckpointError(f"there is no folder {self._folder}; train first, with --mode=train")
-        _hush_orbax()
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[best_metric],
-            reverse=not higher_is_better,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        self._drop_damaged_metrics()
-        # Before orbax writes in the background it prepares, some tenths of a second for a thousand arrays. One process
-        # leaves that to a thread too. Several synchronise in it, by collectives that must not come between a step's.
+        orbax_files.hush()
+        # One process leaves all work to a thread. Several synchronise when a save begins, by collectives that must not
+        # come between a step's.
         self._alone = jax.process_count() == 1
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
-        try:
-            self._checkpointer = ocp.training.Checkpointer(
-                self._folder,
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                cleanup_tmp_directories=not read_only,
-            )
-        except Exception as error:  # orbax raises many kinds
-            raise CheckpointError(f"the checkpoints in {self._folder} cannot be read: {_first_line(error)}") from error
+        self._has_read_back = False
+        if not read_only:
+            self._prepare()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -97,55 +86,96 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first."""
         self._wait()
-        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        return self._list()
+
+    def _list(self) -> list[int]:
+        try:
+            return self._files.steps()
+        except OSError as error:
+            raise CheckpointError(f"the checkpoints in {self._folder} cannot be read: {reason(error)}") from error
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best value of the metric; None where none was evaluated."""
-        self._wait()
-        scored = [
-            (checkpoint.metrics[self._best_metric], checkpoint.step)
-            for checkpoint in self._checkpointer.checkpoints
-            if checkpoint.metrics and self._best_metric in checkpoint.metrics
-        ]
-        if not scored:
-            return None
-        return (max if self._higher_is_better else min)(scored)[1]
+        return self._files.best(self.steps(), self._best_metric, self._higher_is_better)
 
     def save(self, state: TrainState, metrics: dict[str, float] | None) -> None:
         """Copies the state and writes it in the background; waits for the checkpoint before it, if that is not done.
+
+        The first checkpoint that this object writes is read back before it counts.
 
         Args:
             state: on the devices of this process.
             metrics: of an evaluation of this very state, or None.
 
         Raises:
-            CheckpointError: this checkpoint, or the one before, could not be written.
+            CheckpointError: this checkpoint, or the one before, could not be written or read back.
         """
         self._wait()
         # pmap's outputs live on one process' devices; as NumPy arrays, process 0 writes them. The step to come may
         # take the memory of those on a CPU, so they are copied.
         arrays = jax.tree.map(np.array, serialization.to_state_dict(jax.device_get(state)))
         finite = metrics is not None and np.isfinite(metrics.get(self._best_metric, np.nan))
-        self._writing = self._writer.submit(self._write, arrays, metrics if finite else None)
-        if not self._alone:
+        metrics = metrics if finite else None
+        if self._alone:
+            self._writing = self._writer.submit(self._write, arrays, metrics)
+            return
+        try:
+            finish = self._start(arrays)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise self._not_written(error) from error
+        self._writing = self._writer.submit(self._finish, finish, int(arrays["step"]), metrics)
+
+    def check(self) -> None:
+        """Raises a CheckpointError if the last checkpoint could not be written; does not wait for it."""
+        if self._writing is not None and self._writing.done():
             self._wait()
 
     def _write(self, arrays: Any, metrics: dict[str, float] | None) -> None:
-        write = self._checkpointer.save if self._alone else self._checkpointer.save_async
-        write(
-            int(arrays["step"]),
-            arrays,
-            metrics=metrics,
-            custom_metadata={"crc32": checksum(arrays)},
-            force=True,  # otherwise orbax skips a step while another is being written
-            overwrite=True,
-        )
+        step = int(arrays["step"])
+        try:
+            self._finish(self._start(arrays), step, metrics)
+        except Exception:
+            self._files.discard(step)  # what could be written only takes space
+            raise
+
+    def _start(self, arrays: Any) -> Callable[[], None]:
+        """Begins to write, and waits for the first checkpoint of all, to read it back."""
+        path = self._files.pending(int(arrays["step"]))
+        finish = orbax_files.start_writing(path, arrays, {"crc32": checksum(arrays)})
+        if not self._has_read_back:
+            finish()
+            try:
+                _check_shapes(self._read(path, arrays), arrays)
+            except Exception as error:  # orbax raises many kinds
+                raise CheckpointError(
+                    f"the first checkpoint was written to {self._folder} but cannot be read back ({reason(error)}). "
+                    "Nothing of this run could be resumed; use a --workdir on another disk"
+                ) from error
+            self._has_read_back = True
+        return finish
+
+    def _finish(self, finish: Callable[[], None], step: int, metrics: dict[str, float] | None) -> None:
+        """Waits until a checkpoint is written, gives it its name, and deletes those that are not to be kept."""
+        finish()
+        if jax.process_index() > 0:
+            return
+        self._files.commit(step, metrics)
+        steps = self._files.steps()
+        best = self._files.best(steps, self._best_metric, self._higher_is_better)
+        self._files.delete({*steps} - {*steps[-self._keep :], best})
 
     def _wait(self) -> None:
         """Until the thread is done with the last checkpoint; raises a CheckpointError where that failed."""
-        writing, self._writing = self._writing, None
+        if self._writing is None:
+            return
         try:
-            _ = writing and writing.result()
+            concurrent.futures.wait([self._writing])  # if Ctrl-C interrupts this, `close` waits again
+            writing, self._writing = self._writing, None
+            writing.result()
+        except CheckpointError:
+            raise
         except Exception as error:
             raise self._not_written(error) from error
 
@@ -178,32 +208,30 @@ class Checkpoints:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        steps = self.steps()
-        if not steps:
-            raise CheckpointError(f"no checkpoint in {self._folder}; train first, with --mode=train")
-        try:
-            arrays = jax.tree.map(np.asarray, self._checkpointer.load(steps[-1]))
-            self._check(steps[-1], arrays)
-        except Exception as error:  # orbax raises many kinds
-            raise CheckpointError(
-                f"checkpoint {steps[-1]} in {self._folder} is damaged ({_first_line(error)})"
-            ) from error
-        return arrays
-
-    def _check(self, step: int, arrays: Any) -> None:
-        stored = self._checkpointer.metadata(step).custom_metadata
-        if not stored or "crc32" not in stored:
-            raise ValueError("its checksum is lost")
-        if stored["crc32"] != checksum(arrays):
-            raise ValueError("its arrays differ from those that were saved")
+        while steps := self.steps():
+            path = self._files.of_step(steps[-1])
+            try:
+                return self._read(path)
+            except Exception as error:  # orbax raises many kinds
+                if path.exists():
+                    raise CheckpointError(
+                        f"checkpoint {steps[-1]} in {self._folder} is damaged ({reason(error)})"
+                    ) from error
+        raise CheckpointError(f"no checkpoint in {self._folder}; train first, with --mode=train")
 
     def _restore(self, template: TrainState, which: str) -> TrainState | None:
         damaged: dict[int, str] = {}
-        for step in self._find(which):
+        wanted = serialization.to_state_dict(template)
+        while steps := [step for step in self._find(which) if step not in damaged]:
+            step, path = steps[0], self._files.of_step(steps[0])
             try:
-                state = self._read(step, template)
+                arrays = self._read(path, wanted)
+                _check_shapes(arrays, wanted)
+                state = serialization.from_state_dict(template, arrays)
             except Exception as error:  # orbax raises many kinds
-                damaged[step] = _first_line(error)
+                if not path.exists():
+                    continue  # the run that is training has deleted it, and has newer ones
+                damaged[step] = reason(error)
                 log.warning("checkpoint %d in %s is damaged (%s)", step, self._folder, damaged[step])
                 continue
             if damaged:
@@ -216,6 +244,17 @@ class Checkpoints:
                 "of the network or the optimiser has changed, go back to it; to start anew, use another --workdir"
             )
         return None
+
+    def _read(self, path: pathlib.Path, template: Any = None) -> Any:
+        """Reads a checkpoint's arrays and compares their checksum."""
+        # Zeros take no memory until somebody looks into them.
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+        arrays, stored = orbax_files.read(path, zeros)
+        if "crc32" not in stored:
+            raise ValueError("its checksum is lost")
+        if stored["crc32"] != checksum(arrays):
+            raise ValueError("its arrays differ from those that were saved")
+        return arrays
 
     def _find(self, which: str) -> list[int]:
         """Steps to try, one after the other."""
@@ -240,94 +279,49 @@ class Checkpoints:
             CheckpointError: the last checkpoint could not be written.
         """
         self._writer.shutdown()
-        try:
-            try:
-                self._wait()
-            finally:
-                self._checkpointer.close()  # raises what failed in the background, again
-        except CheckpointError:
-            raise
-        except Exception as error:
-            raise self._not_written(error) from error
+        self._wait()
 
-    def _read(self, step: int, template: TrainState) -> TrainState:
-        shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), serialization.to_state_dict(template))
-        arrays = self._checkpointer.load(step, shapes)
-        self._check(step, arrays)
-        for (path, array), wanted in zip(jax.tree.leaves_with_path(arrays), jax.tree.leaves(shapes), strict=True):
-            if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise ValueError(f"{name} is {array.dtype}{array.shape}, not {wanted.dtype}{wanted.shape}")
-        return serialization.from_state_dict(template, arrays)
-
-    def _drop_damaged_metrics(self) -> None:
-        """Removes files of metrics on which orbax would stop; the checkpoint counts as one that was not evaluated."""
-        if self._read_only:
-            return
-        for path in sorted(self._folder.glob("*/metrics/metrics")) if jax.process_index() == 0 else []:
+    def _prepare(self) -> None:
+        if jax.process_index() == 0:
             try:
-                json.loads(path.read_text())
-            except ValueError as error:
-                log.warning("the metrics of checkpoint %s are damaged (%s); dropped", path.parts[-3], error)
-                path.unlink()
-        parallel.wait_for_all("damaged metrics are dropped")
+                self._files.prepare()
+            except OSError as error:
+                raise CheckpointError(f"the checkpoints in {self._folder} cannot be read: {reason(error)}") from error
+        parallel.wait_for_all("checkpoints are prepared")
 
     def _move_aside(self, steps: list[int]) -> None:
         if self._read_only:
             return
         parallel.wait_for_all("damaged checkpoints are found")
-        target = self._folder.parent / DAMAGED_FOLDER
-        for step in steps if jax.process_index() == 0 else []:
-            target.mkdir(exist_ok=True)
-            name, copies = str(step), 0
-            while (target / name).exists():
-                copies += 1
-                name = f"{step}.{copies}"
-            (self._folder / str(step)).rename(target / name)
-            log.warning("moved the damaged checkpoint %d to %s", step, target / name)
+        if jax.process_index() == 0:
+            self._files.move_damaged(steps)
         parallel.wait_for_all("damaged checkpoints are moved")
-        self._checkpointer.reload()
 
     def _not_written(self, error: Exception) -> CheckpointError:
-        whole = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+        steps = None
+        with contextlib.suppress(OSError):
+            steps = self._files.steps() if self._folder.is_dir() else None
+        stands = f"The checkpoint of step {steps[-1]} stands" if steps else "No checkpoint stands yet"
         return CheckpointError(
-            f"could not write a checkpoint in {self._folder}: {_first_line(error)}. "
-            + (f"The checkpoint of step {whole[-1]} stands" if whole else "No checkpoint stands yet")
-            + "; make room and run the same command again"
+            f"could not write a checkpoint in {self._folder}: {reason(error)}. "
+            + ("The folder is no longer there" if steps is None else stands)
+            + ("; make room and" if FULL.search(reason(error)) else "; make it writable and")
+            + " run the same command again"
         )
 
 
-def checksum(arrays: Any) -> int:
-    """CRC-32 of all arrays, in the order of their names."""
-    value = 0
-    for leaf in jax.tree.leaves(arrays):
-        value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
-    return value
+def check_workdir(workdir: pathlib.Path) -> None:
+    """Raises a CheckpointError where checkpoints below a working directory could not be written or read."""
+    folder = CheckpointFolder(workdir).path
+    problem = orbax_files.unfit(folder)
+    if problem is not None:
+        raise CheckpointError(
+            f"checkpoints cannot be kept in {str(folder)!r}: the path {problem}; use another --workdir"
+        )
 
 
-@functools.cache
-def _hush_orbax() -> None:
-    """Leaves it to us to say what goes wrong.
-
-    orbax logs each of its steps, and each error several times before it raises it; what it has left behind in other
-    threads by then complains of its own.
-    """
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in pathlib.PurePath(record.pathname).parts)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    previous = sys.unraisablehook
-
-    def unraisablehook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
-
-    sys.unraisablehook = unraisablehook
-
-
-def _first_line(error: BaseException) -> str:
-    """The reason of an error; where orbax nests reasons, the innermost stands last, before details in brackets."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    line = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
-    line = re.split(r" \[(?:tensorstore_spec|os_error_code)", line)[0]
-    return line if len(line) <= 200 else f"... {line[-200:]}"
+def _check_shapes(found: Any, expected: Any) -> None:
+    for (path, array), wanted in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} is {array.dtype}{array.shape}, not {wanted.dtype}{wanted.shape}")

@@ -118,8 +118,6 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
         experiment.check_batch_sizes(train=MODE.value == "train")
     if MODE.value == "export":
         export.check_export(experiment, OUTPUT.value)
-    if IMAGES.value is not None:
-        paths.check_is_folder(paths.local(IMAGES.value, "--images"), "--images")
     paths.check_folder(folder, "--workdir", write=MODE.value == "predict")
     if MODE.value == "train":
         owned.enter_context(workdir.own(folder))

@@ -54,13 +54,6 @@ def check_folder(path: pathlib.Path, name: str, *, write: bool) -> None:
         )
 
 
-def check_is_folder(path: pathlib.Path, name: str) -> None:
-    """Raises a PathError unless a folder is there."""
-    check_folder(path, name, write=False)
-    if not os.path.isdir(path):
-        raise PathError(f"{name}={path}: there is no such folder")
-
-
 def nearest(path: pathlib.Path) -> pathlib.Path:
     """The path itself, or the nearest one above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))

@@ -84,6 +84,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
                 checkpoints.save(state, metrics if is_evaluated else None)
             logger.leave_out(time.perf_counter() - pause)
             writer.advance(step)
+            checkpoints.check()
         checkpoints.close()
         metrics = metrics or evaluate.evaluate(experiment, state)  # where the run was complete already
         if jax.process_index() == 0:

@@ -16,7 +16,8 @@ import ml_collections
 import numpy as np
 
 from mtan_jax import lock, paths
-from mtan_jax.checkpoint import FOLDER
+from mtan_jax.checkpoint import check_workdir
+from mtan_jax.checkpoint_folder import CheckpointFolder
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.weighting.schedule import in_order
 from mtan_jax.writers import METRICS_FILE
@@ -44,11 +45,13 @@ def own(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
         LockedError: another run trains there; the message names it.
         PathError: it cannot be written.
+        CheckpointError: checkpoints cannot be kept below its path.
     """
     if jax.distributed.is_initialized() and jax.process_index() > 0:  # the index alone would start the devices
         yield
         return
     paths.check_folder(workdir, "--workdir", write=True)
+    check_workdir(workdir)
     remedy = "Wait until it ends, stop it, or use another --workdir."
     with lock.hold(workdir / LOCK_FILE, f"the working directory {workdir}", wait=False, remedy=remedy):
         yield
@@ -67,7 +70,9 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
 
     Raises:
         WorkdirError: the directory has another configuration; the message shows the difference.
+        CheckpointError: checkpoints cannot be kept below its path.
     """
+    check_workdir(workdir)
     path = workdir / "config.json"
     ours = flatten(config)
     if not path.exists() or not holds_results(workdir):
@@ -99,7 +104,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
 def holds_results(workdir: pathlib.Path) -> bool:
     """Whether a run came as far as a log line or a checkpoint."""
     metrics = workdir / METRICS_FILE
-    return any((workdir / FOLDER).glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
+    return bool(CheckpointFolder(workdir).steps()) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:

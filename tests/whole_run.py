@@ -103,6 +103,17 @@ class Run:
             assert process.returncode == 0, err
         return texts
 
+    def fail(self, started, seconds):
+        """Waits until every process has ended by itself with an error; returns what each wrote to stderr."""
+        deadline = time.monotonic() + seconds
+        try:
+            for process in started:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+        finally:
+            kill(started)
+        assert all(process.returncode for process in started)
+        return [self._output(i, "err").read_text() for i in range(len(started))]
+
     def kill_when(self, started, condition, seconds=240):
         """Kills every process at the moment when the condition becomes true."""
         deadline = time.monotonic() + seconds

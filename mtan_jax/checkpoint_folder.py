@@ -1,0 +1,154 @@
+"""The folder of a run's checkpoints: names, metrics, which are deleted; nothing of what is in them.
+
+A checkpoint is a folder named after its step. While it is written and while it is deleted it has another name, which
+ends with `-tmp`. So a folder with a step for its name is complete, unless something outside the program damaged it.
+"""
+
+import json
+import logging
+import math
+import pathlib
+import re
+import shutil
+
+NAME = "checkpoints"
+DAMAGED_NAME = "damaged_checkpoints"
+STEP = re.compile("0|[1-9][0-9]*")
+LEFTOVER = re.compile(r"[0-9]+\..*-tmp")  # of a save or a deletion that was interrupted
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointFolder:
+    """Files and folders of checkpoints; one process changes them, others may read.
+
+    Args:
+        workdir: they lie in its folder `checkpoints`.
+
+    Every method may raise an OSError, except where a docstring says otherwise.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        path = pathlib.Path(workdir).absolute()
+        # orbax would drop `link/..`, which is the parent of where the link points.
+        self.path = (path.resolve() if ".." in path.parts else path) / NAME
+        self._has_warned = False
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, oldest first; whatever else is in the folder is ignored."""
+        if not self.path.exists():
+            return []
+        return sorted(int(path.name) for path in self.path.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
+
+    def of_step(self, step: int) -> pathlib.Path:
+        return self.path / str(step)
+
+    def pending(self, step: int) -> pathlib.Path:
+        """Where a checkpoint is written, before `commit` renames it."""
+        return self.path / f"{step}.saving-tmp"
+
+    def metric(self, step: int, name: str) -> float | None:
+        """A metric of a checkpoint; None if it was not evaluated, or no longer exists."""
+        try:
+            value = json.loads(_metrics_path(self.of_step(step)).read_text())[name]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def best(self, steps: list[int], metric: str, higher_is_better: bool) -> int | None:
+        """The step with the best value of a metric, the newest of equals; None if no step has a value."""
+        values = {step: value for step in steps if (value := self.metric(step, metric)) is not None}
+        sign = 1 if higher_is_better else -1
+        return max(values, key=lambda step: (sign * values[step], step), default=None)
+
+    def prepare(self) -> None:
+        """Creates the folder; removes leftovers of interrupted saves and deletions, and unreadable metrics."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._delete_leftovers()
+        for step in self.steps():
+            path = _metrics_path(self.of_step(step))
+            try:
+                if path.is_file():
+                    json.loads(path.read_text())
+            except ValueError as error:  # the checkpoint counts as one that was not evaluated
+                log.warning("the metrics of checkpoint %d are damaged (%s); dropped", step, error)
+                path.unlink()
+
+    def commit(self, step: int, metrics: dict[str, float] | None) -> None:
+        """Gives the pending checkpoint its final name; one of the same step is deleted."""
+        pending = self.pending(step)
+        if metrics is not None:
+            path = _metrics_path(pending)
+            path.parent.mkdir()
+            path.write_text(json.dumps(metrics))
+        if self.of_step(step).exists():
+            self._set_aside(step)
+        pending.rename(self.of_step(step))
+
+    def discard(self, step: int) -> None:
+        """Deletes a pending checkpoint, as far as possible; raises nothing."""
+        for path in self.path.glob(f"{step}.saving-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def delete(self, steps: set[int]) -> None:
+        """Deletes checkpoints. Warns, once, about what cannot be deleted, and tries that again at the next call."""
+        for step in sorted(steps):
+            try:
+                self._set_aside(step)
+            except OSError as error:
+                self._warn(self.of_step(step), error)
+        self._delete_leftovers()
+
+    def move_damaged(self, steps: list[int]) -> None:
+        """Moves checkpoints to the working directory's folder `damaged_checkpoints`, if it is on the same disk."""
+        target = self.path.parent / DAMAGED_NAME
+        for step in steps:
+            target.mkdir(exist_ok=True)
+            path = _unused(target, str(step))
+            try:
+                self.of_step(step).rename(path)
+            except OSError:  # `checkpoints` may be a link to another disk
+                path = _unused(self.path, str(step), ".damaged")
+                self.of_step(step).rename(path)
+            log.warning("moved the damaged checkpoint %d to %s", step, path)
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a checkpoint that will be deleted: deletion may fail, or stop halfway."""
+        self.of_step(step).rename(_unused(self.path, f"{step}", ".deleted-tmp"))
+
+    def _delete_leftovers(self) -> None:
+        for path in [path for path in self.path.iterdir() if LEFTOVER.fullmatch(path.name)]:
+            try:
+                if ".deleted" not in path.name:  # the next save needs the name
+                    path = path.rename(_unused(self.path, path.name.split(".")[0], ".deleted-tmp"))
+                shutil.rmtree(path, ignore_errors=True)  # as much as possible
+                if path.exists():
+                    shutil.rmtree(path)  # raises the reason
+            except FileNotFoundError:  # deleted by somebody else
+                pass
+            except OSError as error:
+                self._warn(path, error)
+
+    def _warn(self, path: pathlib.Path, error: OSError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "cannot delete the old checkpoint %s (%s: %s). Training continues and tries again after each save; "
+                "delete the folder yourself if it remains",
+                path,
+                type(error).__name__,
+                error,
+            )
+
+
+def _metrics_path(checkpoint: pathlib.Path) -> pathlib.Path:
+    return checkpoint / "metrics" / "metrics"
+
+
+def _unused(folder: pathlib.Path, name: str, ending: str = "") -> pathlib.Path:
+    """The first of `name`, `name.1`, `name.2`, each with `ending`, that does not exist."""
+    path, copies = folder / f"{name}{ending}", 0
+    while path.exists():
+        copies += 1
+        path = folder / f"{name}.{copies}{ending}"
+    return path
