@@ -28,6 +28,7 @@ from ml_collections import config_flags
 
 from mtan_jax import command_line, evaluate, export, parallel, plan, predict, predict_sets, summary, train, workdir
 from mtan_jax.experiment import Experiment
+from mtan_jax.trained import open_run, prepare_data
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file under configs/, and ':' with arguments."
@@ -38,7 +39,7 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "For eval, predict, export: newest, best, a step, or initial (before the first step)."
 )
 SPLIT = flags.DEFINE_enum("split", "val", ["train", "val", "test"], "For eval and predict; test: for predict alone.")
-IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images in place of the split.")
+IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images in place of the split; needs no dataset.")
 COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")
@@ -78,7 +79,10 @@ def run(folder: pathlib.Path) -> None:
     config = CONFIG.value
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compilation_cache).expanduser()))
-    experiment = Experiment.from_config(config)
+    if MODE.value == "train":
+        experiment = Experiment.from_config(config)
+    else:
+        experiment = open_run(config, folder if WORKDIR.value else None)
     if MODE.value == "summary":
         print(summary.summary(experiment))
         return
@@ -89,8 +93,6 @@ def run(folder: pathlib.Path) -> None:
         raise ValueError(
             "--split=test is for --mode=predict of sets of labelled images; train and val are for all else"
         )
-    if IMAGES.value is not None and experiment.is_mixture:
-        raise ValueError("--images is for dense tasks; images of a set are those of a split, such as --split=val")
     if MODE.value in ("train", "eval"):
         experiment.check_batch_sizes(train=MODE.value == "train")
     if MODE.value == "export":
@@ -98,15 +100,19 @@ def run(folder: pathlib.Path) -> None:
     workdir.claim(folder, config, write=MODE.value == "train" and jax.process_index() == 0)
     if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
-    experiment.prepare_data()
     if MODE.value == "train":
+        experiment.prepare_data()
         train.train(experiment, folder)
-    elif MODE.value == "eval":
+        return
+    prepare_data(experiment, folder, MODE.value, images=IMAGES.value is not None)
+    if MODE.value == "eval":
         metrics = evaluate.evaluate_checkpoint(experiment, folder, CHECKPOINT.value, SPLIT.value)
         if jax.process_index() == 0:
             print(json.dumps(metrics, indent=2))
     elif MODE.value == "export":
         export.export(experiment, folder, CHECKPOINT.value, OUTPUT.value)
+    elif IMAGES.value is not None and experiment.is_mixture:
+        predict_sets.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value), COUNT.value)
     elif IMAGES.value is not None:
         predict.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value))
     else:

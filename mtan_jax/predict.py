@@ -54,11 +54,21 @@ def predict_folder(
     Raises:
         ValueError: no folder, no image in it, or one that cannot be read; the message names it.
     """
+    paths = find_images(folder)
+    batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
+    return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / folder.resolve().name, 0)
+
+
+def find_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures of a folder, in the order of their names.
+
+    Raises:
+        ValueError: there is no such folder, or no picture in it.
+    """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise ValueError(f"--images={folder}: a folder with images ({', '.join(SUFFIXES)}) is needed; found none")
-    batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
-    return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / folder.resolve().name, 0)
+    return paths
 
 
 def _predict(
