@@ -12,6 +12,9 @@ Weights of a PyTorch network: --config.model.init_from=FILE to start from (--mod
 them as they are), --mode=export --output=FILE for the way back. The network of another run:
 --config.model.init_from=WORKDIR.
 
+A trained run needs no dataset for --mode=predict --images, --mode=export and --mode=summary: its working directory is
+enough.
+
 The same command again resumes a run that was stopped. Any field of the configuration can be set:
 --config.weighting=dwa --config.model.width=0.5
 """

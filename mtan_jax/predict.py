@@ -46,7 +46,7 @@ def predict_folder(
     """Predicts every image of a folder, resized to the size that the network was trained on.
 
     Args:
-        experiment: the run.
+        experiment: the run; its dataset may be absent.
         workdir: of the run; pictures and arrays go to `figures/<name of the folder>/`.
         checkpoint: see `mtan_jax.evaluate.restore`.
         folder: of PNG, JPEG and other pictures.
