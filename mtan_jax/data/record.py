@@ -38,9 +38,9 @@ class DataRecord:
         """
         size, examples = _image_size(builder), examples_of(builder, name)
         if isinstance(builder, ImageSets):
-            sets = {key: each.image_set for key, each in builder.builders.items()}
+            sets = {key: _plain(each.image_set) for key, each in builder.builders.items()}
             return cls(name, size, (), examples, sets)
-        return cls(name, size, tuple(builder.data_info.classes), examples, {})
+        return cls(name, size, _classes(builder), examples, {})
 
     @property
     def sets_info(self) -> ImageSetsInfo:
@@ -56,7 +56,7 @@ class DataRecord:
             if isinstance(builder, ImageSets):
                 here["sets"] = tuple(builder.builders)
             else:
-                there["classes"], here["classes"] = self.classes, tuple(builder.data_info.classes)
+                there["classes"], here["classes"] = self.classes, _classes(builder)
         return _differences(there, here)
 
     def differences(self, other: "DataRecord") -> list[str]:
@@ -119,7 +119,7 @@ def examples_of(builder: DenseBuilder | ImageSets, name: str) -> dict[str, dict[
     """Number of examples per split of each set that is prepared; a dense dataset is one set, called `name`."""
     builders = builder.builders if isinstance(builder, ImageSets) else {name: builder}
     return {
-        key: {split: info.num_examples for split, info in each.info.splits.items()}
+        key: {split: int(info.num_examples) for split, info in each.info.splits.items()}
         for key, each in builders.items()
         if each.is_prepared()
     }
@@ -128,6 +128,17 @@ def examples_of(builder: DenseBuilder | ImageSets, name: str) -> dict[str, dict[
 def _image_size(builder: DenseBuilder | ImageSets) -> tuple[int, int]:
     height, width = builder.image_size if isinstance(builder, ImageSets) else builder.data_info.image_size
     return int(height), int(width)
+
+
+def _classes(builder: DenseBuilder) -> tuple[str, ...]:
+    return tuple(map(str, builder.data_info.classes))
+
+
+def _plain(image_set: ImageSet) -> ImageSet:
+    """With the types that JSON keeps, whatever a builder has in their place."""
+    (red, green, blue), (red_std, green_std, blue_std) = map(float, image_set.mean), map(float, image_set.std)
+    classes = tuple(map(str, image_set.classes))
+    return ImageSet(image_set.name, classes, (red, green, blue), (red_std, green_std, blue_std), bool(image_set.flip))
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
