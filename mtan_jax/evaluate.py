@@ -83,7 +83,7 @@ def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> T
     """Reads a checkpoint of a run.
 
     Args:
-        experiment: the run; its data set is prepared.
+        experiment: the run; its dataset may be absent.
         workdir: of the run.
         checkpoint: "newest", "best", a step, or "initial": the state before the first step, which needs no working
             directory; with `config.model.init_from`, the network of that file.

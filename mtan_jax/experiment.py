@@ -5,7 +5,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import ml_collections
@@ -17,9 +17,10 @@ from flax import traverse_util
 from mtan_jax import adopt, duration, home, parallel, paths, steps, weighting
 from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, mixture, pipeline
-from mtan_jax.data.builder import DenseBuilder
-from mtan_jax.data.image_sets import ImageSets
+from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.data.itinerary import Itinerary
+from mtan_jax.data.record import DataRecord, examples_of
 from mtan_jax.decathlon_score import decathlon_score
 from mtan_jax.delta_m import delta_m
 from mtan_jax.interop import files, names, torch
@@ -46,26 +47,39 @@ class Experiment:
         builder: of the data set; several where it is `ImageSets`.
         tasks: in the order of all arrays over tasks.
         model: the network.
+        record: what a trained run keeps of its dataset; where given, the dataset may be absent, and images are
+            normalised by the statistics that the network was trained with.
     """
 
     config: ml_collections.ConfigDict
     builder: DenseBuilder | ImageSets
     tasks: tuple[Task, ...]
     model: nn.Module
+    record: DataRecord | None = None
 
     @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> "Experiment":
+    def from_config(cls, config: ml_collections.ConfigDict, record: DataRecord | None = None) -> "Experiment":
         """Checks the configuration and makes data set, tasks and network from it. Reads and writes no data.
+
+        Args:
+            config: of the run.
+            record: of the run's dataset, where the run is trained; see `mtan_jax.trained.open_run`.
 
         Raises:
             ValueError: for a field or value that is not known or does not fit the others; the message names it.
+            RawDataError: the classes of sets of labelled images are known neither from `record` nor from data.
         """
         check_fields(config)
         if config.model.init_from is not None:
             paths.local(config.model.init_from, "config.model.init_from")
         check_protocol(config.eval.protocol)
         builder = _build_dataset(config)
-        tasks = build_tasks(config.tasks, builder.data_info)
+        if record and (mismatches := record.mismatches(builder, config.data.name)):
+            raise ValueError(
+                "config.data is not the dataset that the run was trained on (data.json in its working directory): "
+                + "; ".join(mismatches)
+            )
+        tasks = build_tasks(config.tasks, _data_info(builder, record))
         for task in tasks:
             if task.target not in builder.targets:
                 raise ValueError(
@@ -86,7 +100,7 @@ class Experiment:
                         f"config.tasks: the task {task.name!r} is of the set {task.target!r}; of sets of labelled "
                         "images each is one task, under the name of the set"
                     )
-        experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS, groups))
+        experiment = cls(config, builder, tasks, build_model(config.model, tasks, parallel.AXIS, groups), record)
         experiment.abstract_variables()  # an image size that does not fit fails here, not an hour later
         experiment._check_values()
         return experiment
@@ -148,7 +162,7 @@ class Experiment:
 
     @property
     def data_info(self) -> Any:  # DataInfo, or ImageSetsInfo
-        return self.builder.data_info
+        return _data_info(self.builder, self.record)
 
     @property
     def is_mixture(self) -> bool:
@@ -236,7 +250,7 @@ class Experiment:
     # Lengths.
 
     def to_steps(self, text: str) -> int:
-        """From a duration such as "20 epochs" to steps; the data set must be prepared."""
+        """From a duration such as "20 epochs" to steps; the dataset must be prepared, or there must be a record."""
         return duration.to_steps(text, epochs_to_steps=self._epochs_to_steps, batch_size=self.config.batch_size)
 
     @property
@@ -252,7 +266,7 @@ class Experiment:
     def _epochs_to_steps(self, epochs: float) -> float:
         if isinstance(self.builder, ImageSets):
             return self._train_itinerary.epochs_to_steps(epochs)
-        return epochs * self.builder.info.splits["train"].num_examples / self.config.batch_size
+        return epochs * self._num_train(self.config.data.name) / self.config.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -294,6 +308,12 @@ class Experiment:
             defaults={"steps_per_epoch": steps_per_epoch, "learning_rate": learning_rate},
         )
 
+    @property
+    def _tx_of_state(self) -> optax.GradientTransformationExtraArgs:
+        """`tx`; where the dataset's size is unknown, a chain with a state of the same structure, which cannot train."""
+        known = set(self._trained if self.is_mixture else (self.config.data.name,)) <= self._train_examples.keys()
+        return self.tx if known else self._tx_without_data()
+
     def _to_steps_without_data(self, text: str) -> int:
         return duration.to_steps(text, epochs_to_steps=lambda epochs: epochs, batch_size=1)
 
@@ -323,14 +343,15 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state."""
-        return self._abstract_state(self.tx)
+        return self._abstract_state(self._tx_of_state)
 
     def _abstract_state(self, tx: optax.GradientTransformation) -> TrainState:
         initial = functools.partial(steps.state_before, tx=tx, num_tasks=len(self.tasks))
         return jax.eval_shape(initial, self.abstract_variables())
 
     def _make_state(self, key: jax.Array, loaded: Any) -> TrainState:
-        return steps.create_state(self.model, self.tx, key, self.data_info.image_size, len(self.tasks), loaded)
+        size, tx = self.data_info.image_size, self._tx_of_state
+        return steps.create_state(self.model, tx, key, size, len(self.tasks), loaded)
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Batch], TrainState]:
@@ -406,6 +427,27 @@ class Experiment:
         if jax.process_index() > 0:
             object.__setattr__(self, "builder", _build_dataset(self.config))  # reads what process 0 wrote
             self.builder.prepare(workers=data.prepare_workers)
+        different = self.record.class_differences(self.data_record()) if self.record else []
+        if different:
+            raise ValueError(
+                "the classes of the dataset are not those that the run was trained on (data.json in its working "
+                "directory): " + "; ".join(different)
+            )
+
+    def data_record(self) -> DataRecord:
+        """What a run keeps of its dataset, which must be prepared."""
+        return DataRecord.of(self.builder, self.config.data.name)
+
+    @property
+    def _train_examples(self) -> dict[str, int]:
+        """Number of training examples of each set, as far as known: that trained on, or else that prepared."""
+        found = self.record.examples if self.record else examples_of(self.builder, self.config.data.name)
+        return {name: splits["train"] for name, splits in found.items()}
+
+    def _num_train(self, name: str) -> int:
+        if name not in self._train_examples:
+            raise ValueError(f"the number of training examples of {name} is unknown until it is prepared")
+        return self._train_examples[name]
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """This process' part of every batch from a step on, with a second batch where the weighting needs one."""
@@ -452,9 +494,7 @@ class Experiment:
 
     @functools.cached_property
     def _train_itinerary(self) -> Itinerary:
-        builders = cast(ImageSets, self.builder).builders
-        splits = {name: builders[name].info.splits for name in self._trained}
-        return self._itinerary({name: of_set["train"].num_examples for name, of_set in splits.items()})
+        return self._itinerary({name: self._num_train(name) for name in self._trained})
 
     def _itinerary(self, sizes: dict[str, int]) -> Itinerary:
         mixing = self.config.mixing
@@ -522,6 +562,12 @@ def _data_folder(data: ml_collections.ConfigDict, field: str) -> str | None:
     folder = paths.local(data[field], f"config.data.{field}")
     paths.check_folder(folder, f"config.data.{field}", write=False)
     return str(folder)
+
+
+def _data_info(builder: DenseBuilder | ImageSets, record: DataRecord | None) -> DataInfo | ImageSetsInfo:
+    if record and isinstance(builder, ImageSets):
+        return record.sets_info
+    return builder.data_info
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,7 @@ def export(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, outpu
     holds the backbone alone.
 
     Args:
-        experiment: the run; its data set is prepared.
+        experiment: the run; see `mtan_jax.trained.open_run` where its dataset is absent.
         workdir: of the run.
         checkpoint: see `mtan_jax.evaluate.restore`.
         output: the file; ends in .npz, .safetensors, .pt or .pth.

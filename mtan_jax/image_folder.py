@@ -50,6 +50,19 @@ def find_images(path: pathlib.Path, skip_unreadable: bool) -> dict[str, pathlib.
     return name_results(each for each in paths if each not in faults)
 
 
+def output_folder(workdir: pathlib.Path, images: pathlib.Path) -> pathlib.Path:
+    """Where the results for `images` (a folder, or a picture in it) go: `figures/<name of the folder>/`.
+
+    Raises:
+        ValueError: that is the folder of the pictures itself.
+    """
+    folder = (images if images.is_dir() else images.parent).resolve()
+    output = workdir / "figures" / folder.name
+    if output.resolve() == folder:
+        raise ValueError(f"--images={printable(images)}: the results would overwrite these pictures; rename the folder")
+    return output
+
+
 def name_results(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
     """The paths by names that differ, even where capitals and small letters are one: stems, or else file names."""
     paths = list(paths)

@@ -12,6 +12,9 @@ Weights of a PyTorch network: --config.model.init_from=FILE to start from (--mod
 them as they are), --mode=export --output=FILE for the way back. The network of another run:
 --config.model.init_from=WORKDIR.
 
+A trained run needs no dataset for --mode=predict --images, --mode=export and --mode=summary: its working directory is
+enough.
+
 The same command again resumes a run that was stopped. Any field of the configuration can be set:
 --config.weighting=dwa --config.model.width=0.5
 """
@@ -42,6 +45,7 @@ from mtan_jax import (
     workdir,
 )
 from mtan_jax.experiment import Experiment
+from mtan_jax.trained import open_run, prepare_data
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file under configs/, and ':' with arguments."
@@ -52,7 +56,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "For eval, predict, export: newest, best, a step, or initial (before the first step)."
 )
 SPLIT = flags.DEFINE_enum("split", "val", ["train", "val", "test"], "For eval and predict; test: for predict alone.")
-IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images, or one, in place of the split.")
+IMAGES = flags.DEFINE_string(
+    "images", None, "For predict: a folder of images, or one, in place of the split; needs no dataset."
+)
 UNREADABLE = flags.DEFINE_enum("unreadable", "error", ["error", "skip"], "For --images: what unreadable pictures are.")
 COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
@@ -101,7 +107,10 @@ def run(folder: pathlib.Path) -> None:
 def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
     """Runs the mode asked for; `owned` is left when it has ended."""
     config = CONFIG.value
-    experiment = Experiment.from_config(config)
+    if MODE.value == "train":
+        experiment = Experiment.from_config(config)
+    else:
+        experiment = open_run(config, None if WORKDIR.value is None else folder)
     if MODE.value == "summary":
         print(summary.summary(experiment))
         return
@@ -112,8 +121,6 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
         raise ValueError(
             "--split=test is for --mode=predict of sets of labelled images; train and val are for all else"
         )
-    if IMAGES.value is not None and experiment.is_mixture:
-        raise ValueError("--images is for dense tasks; images of a set are those of a split, such as --split=val")
     if MODE.value in ("train", "eval"):
         experiment.check_batch_sizes(train=MODE.value == "train")
     if MODE.value == "export":
@@ -126,19 +133,23 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
         compilation_cache.use(config.compilation_cache)  # only tracing comes before it
     if CHECKPOINT.value == evaluate.INITIAL or (MODE.value == "train" and not workdir.holds_results(folder)):
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
-    experiment.prepare_data()
     if MODE.value == "train":
+        experiment.prepare_data()
         train.train(experiment, folder)
-    elif MODE.value == "eval":
+        return
+    prepare_data(experiment, folder, MODE.value, images=IMAGES.value is not None)
+    if MODE.value == "eval":
         metrics = evaluate.evaluate_checkpoint(experiment, folder, CHECKPOINT.value, SPLIT.value)
         if jax.process_index() == 0:
             print(json.dumps(metrics, indent=2))
     elif MODE.value == "export":
         export.export(experiment, folder, CHECKPOINT.value, OUTPUT.value)
     elif IMAGES.value is not None:
-        predict.predict_folder(
-            experiment, folder, CHECKPOINT.value, paths.local(IMAGES.value, "--images"), UNREADABLE.value == "skip"
-        )
+        images, skip = paths.local(IMAGES.value, "--images"), UNREADABLE.value == "skip"
+        if experiment.is_mixture:
+            predict_sets.predict_folder(experiment, folder, CHECKPOINT.value, images, COUNT.value, skip)
+        else:
+            predict.predict_folder(experiment, folder, CHECKPOINT.value, images, skip)
     else:
         run_predict = predict_sets.predict_sets if experiment.is_mixture else predict.predict_split
         run_predict(experiment, folder, CHECKPOINT.value, SPLIT.value, COUNT.value)

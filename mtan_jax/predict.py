@@ -48,7 +48,7 @@ def predict_folder(
     """Predicts every picture of a folder, or one picture, resized to the size that the network was trained on.
 
     Args:
-        experiment: the run.
+        experiment: the run; its dataset may be absent.
         workdir: of the run; panels and arrays go to `figures/<name of the folder>/`.
         checkpoint: see `mtan_jax.evaluate.restore`.
         images: a folder of pictures, or one picture; see `mtan_jax.data.image_files.read_rgb` for how they are read.
@@ -58,10 +58,7 @@ def predict_folder(
         ValueError: there is no picture, or an unreadable one; the message names it. Or `images` is the very folder that
             the results would go to.
     """
-    folder = (images if images.is_dir() else images.parent).resolve()
-    output = workdir / "figures" / folder.name
-    if output.resolve() == folder:
-        raise ValueError(f"--images={printable(images)}: the results would overwrite these pictures; rename the folder")
+    output = image_folder.output_folder(workdir, images)
     paths = image_folder.find_images(images, skip_unreadable)
     batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
     return _predict(experiment, workdir, checkpoint, batches, output, 0)

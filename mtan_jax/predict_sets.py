@@ -1,19 +1,21 @@
-"""Sets of labelled images in, their predicted classes and pictures of them out."""
+"""Images in, their predicted classes and pictures of them out, for sets of labelled images."""
 
 import json
 import logging
 import pathlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from mtan_jax import figures, parallel
+from mtan_jax import figures, image_folder, parallel
 from mtan_jax.data.decathlon.results import coco_results, image_id, write_results
-from mtan_jax.data.image_sets import ImageSets
-from mtan_jax.data.mixture import denormalise
+from mtan_jax.data.image_files import printable, read_rgb
+from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
+from mtan_jax.data.mixture import centre, cover, denormalise, normalise
 from mtan_jax.evaluate import restore
-from mtan_jax.experiment import Experiment
+from mtan_jax.experiment import Batch, Experiment
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +45,79 @@ def predict_sets(
         if split not in builder.info.splits:
             raise ValueError(f"--split={split}: {name} has no such split; it has {', '.join(builder.info.splits)}")
     output = workdir / "figures" / split
+    sizes = {name: builder.info.splits[split].num_examples for name, builder in builders.items()}
+    found = _predict(experiment, workdir, checkpoint, experiment.whole_split(split), output, sizes, count)
+    if split == "test" and jax.process_index() == 0:
+        _write_results(experiment, found, output / "results.json")
+    return output
+
+
+def predict_folder(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoint: str,
+    images: pathlib.Path,
+    count: int,
+    skip_unreadable: bool = False,
+) -> pathlib.Path:
+    """Predicts a class of every set for every image of a folder, as if the image belonged to each set.
+
+    Args:
+        experiment: the run, of sets of labelled images; it has a record of its dataset, or the dataset is prepared.
+        workdir: of the run; all goes to `figures/<name of the folder>/`.
+        checkpoint: see `mtan_jax.evaluate.restore`.
+        images: a folder of pictures, or one; they are resized and cropped to the size that the network was trained on.
+        count: how many images the pictures show, spread over the folder; 0: all.
+        skip_unreadable: see `mtan_jax.image_folder.find_images`.
+
+    Returns:
+        The folder written to: `SET.json`, with the file's name as id, predicted class and its probability for every
+        image; `SET.png`, some images with their predicted classes.
+
+    Raises:
+        ValueError: see `mtan_jax.predict.predict_folder`.
+    """
+    output = image_folder.output_folder(workdir, images)
+    paths, info = image_folder.find_images(images, skip_unreadable), experiment.data_info
+    batches = _read_folder(paths, info, experiment.config.eval.batch_size)
+    sizes = dict.fromkeys(info.sets, len(paths))
+    _predict(experiment, workdir, checkpoint, batches, output, sizes, count)
+    return output
+
+
+def _read_folder(paths: Mapping[str, pathlib.Path], info: ImageSetsInfo, batch_size: int) -> Iterator[Batch]:
+    """Batches of one set each, in turn: every picture is read once, and normalised as each set's images are."""
+    names = list(paths)
+    for start in range(0, len(names), batch_size):
+        part = names[start : start + batch_size]
+        images = [centre(cover(read_rgb(paths[name]), info.image_size), info.image_size) for name in part]
+        for position, (name, image_set) in enumerate(info.sets.items()):
+            yield {
+                "id": [printable(name) for name in part],
+                "image": np.stack([normalise(image, image_set) for image in images]),
+                "targets": {name: np.full(len(part), -1)},
+                "weight": np.ones(len(part), np.float32),
+                "task": np.full(len(part), position, np.int32),
+            }
+
+
+def _predict(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoint: str,
+    batches: Iterable[Batch],
+    output: pathlib.Path,
+    sizes: Mapping[str, int],
+    count: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Writes and returns what is predicted for the batches, of `sizes` images per set."""
     state = restore(experiment, workdir, checkpoint)
     output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in builders}
-    shown: dict[str, dict[int, np.ndarray]] = {name: {} for name in found}
-    sizes = {name: builder.info.splits[split].num_examples for name, builder in builders.items()}
+    names, sets = list(sizes), experiment.data_info.sets
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    shown: dict[str, dict[int, np.ndarray]] = {name: {} for name in names}
     strides = {name: max(size // count, 1) if count else 1 for name, size in sizes.items()}
-    names, sets = list(found), experiment.data_info.sets
-    for batch in experiment.whole_split(split):
+    for batch in batches:
         inputs = parallel.place_batch(parallel.fill_rows({"image": batch["image"], "task": batch["task"]}))
         predictions, _ = jax.device_get(experiment.predict_step(state.variables, inputs))
         name = names[int(batch["task"][0])]
@@ -75,10 +142,8 @@ def predict_sets(
             (output / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
             sheet = figures.sheet(name, list(shown[name].values()), [lines[place] for place in shown[name]])
             figures.save_png(sheet, output / f"{name}.png")
-        if split == "test":
-            _write_results(experiment, found, output / "results.json")
     log.info("wrote the classes of %d images to %s", sum(map(len, found.values())), output)
-    return output
+    return found
 
 
 def _write_results(experiment: Experiment, found: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from mtan_jax import evaluate, figures, parallel
 from mtan_jax.checkpoint import Checkpoints
 from mtan_jax.experiment import Experiment
 from mtan_jax.state import Window
-from mtan_jax.workdir import own
+from mtan_jax.workdir import claim_data, own
 from mtan_jax.writers import METRICS_FILE, MetricWriter, read_metrics
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
 
     Args:
         experiment: the run; its data set is prepared.
-        workdir: for `checkpoints/`, `metrics.jsonl`, TensorBoard event files and `figures/`.
+        workdir: for `data.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard event files and `figures/`.
 
     Returns:
         Metrics of the last evaluation of the split "val".
@@ -40,6 +40,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
         LockedError: another run trains in the working directory.
         NonFiniteError: a loss or an update was not finite; the last good checkpoint stands.
         CheckpointError: a checkpoint could not be written or read.
+        WorkdirError: the run in the working directory was trained on another dataset.
     """
     with own(workdir):
         return _train(experiment, workdir)
@@ -51,6 +52,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
         experiment.to_steps(text) for text in (config.log_every, config.eval.every, config.checkpoint.every)
     )
     best_metric, higher_is_better = experiment.best_metric
+    claim_data(workdir, experiment.data_record(), write=jax.process_index() == 0)
     checkpoints = Checkpoints(
         workdir, keep=config.checkpoint.keep, best_metric=best_metric, higher_is_better=higher_is_better
     )

@@ -1,4 +1,4 @@
-"""Working directories: one configuration and one training run at a time."""
+"""Working directories: one configuration, one dataset and one training run at a time."""
 
 import contextlib
 import functools
@@ -19,18 +19,20 @@ from mtan_jax import lock, paths
 from mtan_jax.checkpoint import check_workdir
 from mtan_jax.checkpoint_folder import CheckpointFolder
 from mtan_jax.config import FREE_FIELDS
+from mtan_jax.data.record import DataRecord
 from mtan_jax.weighting.schedule import in_order
 from mtan_jax.writers import METRICS_FILE
 
 # Where a function of the step is written down: every 10 %, as far as a million steps.
 SAMPLED_STEPS = tuple(sorted({0, *(round(1.1**i) for i in range(146))}))
 SAMPLE = " at step "
+DATA_FILE = "data.json"  # what the run keeps of its dataset
 LISTED_DIFFERENCES = 12
 LOCK_FILE = ".lock"
 
 
 class WorkdirError(ValueError):
-    """The working directory belongs to another configuration."""
+    """The working directory belongs to another configuration or another dataset."""
 
 
 @contextlib.contextmanager
@@ -78,9 +80,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
     if not path.exists() or not holds_results(workdir):
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".tmp")
-            partial.write_text(json.dumps(ours, indent=2) + "\n")
-            partial.replace(path)
+            _write(path, json.dumps(ours, indent=2) + "\n")
         return
     try:
         theirs = json.loads(path.read_text())
@@ -92,13 +92,65 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
         if name not in FREE_FIELDS and not _same(name, ours.get(name), theirs.get(name))
     ]
     if different:
-        lines = [f"  config.{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in different]
-        if len(lines) > LISTED_DIFFERENCES:
-            lines[LISTED_DIFFERENCES:] = [f"  and {len(lines) - LISTED_DIFFERENCES} more"]
+        lines = [f"config.{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in different]
         raise WorkdirError(
-            f"{workdir} belongs to a run with another configuration:\n" + "\n".join(lines) + "\n"
+            f"{workdir} belongs to a run with another configuration:\n{_listed(lines)}\n"
             "Use another --workdir, or the same configuration."
         )
+
+
+def claim_data(workdir: pathlib.Path, record: DataRecord, *, write: bool) -> None:
+    """Writes `data.json`, or checks that the one there says the same.
+
+    Args:
+        workdir: made where it is missing.
+        record: of the prepared dataset.
+        write: whether this process writes.
+
+    Raises:
+        WorkdirError: the run was trained on another dataset, or the file is damaged.
+    """
+    kept = read_data(workdir)
+    if kept is None:
+        if write:
+            workdir.mkdir(parents=True, exist_ok=True)
+            _write(workdir / DATA_FILE, record.to_json())
+        return
+    if different := kept.differences(record):
+        raise WorkdirError(
+            f"the dataset is not the one that the run in {workdir} was trained on ({DATA_FILE}):\n{_listed(different)}"
+            "\nUse another --workdir (--config.model.init_from takes over this one's network), or the same dataset."
+        )
+
+
+def read_data(workdir: pathlib.Path) -> DataRecord | None:
+    """What the run in a working directory keeps of its dataset; None where no run left results or a record.
+
+    Raises:
+        WorkdirError: `data.json` cannot be read.
+    """
+    path = workdir / DATA_FILE
+    if not path.exists() or not holds_results(workdir):
+        return None
+    try:
+        return DataRecord.from_json(path.read_text())
+    except ValueError as error:
+        raise WorkdirError(
+            f"{path} is damaged ({error}); delete it, and run the training command again where the dataset is: that "
+            "writes it anew"
+        ) from error
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _listed(lines: list[str]) -> str:
+    if len(lines) > LISTED_DIFFERENCES:
+        lines = [*lines[:LISTED_DIFFERENCES], f"and {len(lines) - LISTED_DIFFERENCES} more"]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def holds_results(workdir: pathlib.Path) -> bool:

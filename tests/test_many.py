@@ -424,8 +424,6 @@ def test_program_evaluates_predicts_and_sums_up(run_main, data_dir, tmp_path, ca
         run_main(*common, "--mode=predict", "--split=test")
     with pytest.raises(SystemExit, match="--split=test is for --mode=predict of sets of labelled images"):
         run_main(*common, "--mode=eval", "--split=test")
-    with pytest.raises(SystemExit, match="--images is for dense tasks"):
-        run_main(*common, "--mode=predict", "--images=.")
 
 
 def test_program_writes_the_results_file_of_the_challenge(run_main, tmp_path):

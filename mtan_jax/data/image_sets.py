@@ -164,12 +164,12 @@ class ImageSets:
                     f"a set cannot be called {name!r}: letters, digits, '-' and '_' are needed, and "
                     f"{', '.join(_TAKEN)} are taken"
                 )
-        self._image_size = image_size
+        self.image_size = image_size
 
     @property
     def data_info(self) -> ImageSetsInfo:
         """What the data set is."""
-        return ImageSetsInfo(self.name, self._image_size, self._of_each(lambda builder: builder.image_set))
+        return ImageSetsInfo(self.name, self.image_size, self._of_each(lambda builder: builder.image_set))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -177,10 +177,7 @@ class LabelledImages:
 
     def finish(self, example: Example) -> Example:
         """Cut out of the middle and normalised."""
-        image = example["image"]
-        height, width = self._size
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        return example | {"image": normalise(image[top : top + height, left : left + width], self._set)}
+        return example | {"image": normalise(centre(example["image"], self._size), self._set)}
 
 
 class Finished:
@@ -203,6 +200,13 @@ def cover(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def centre(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Crops the middle."""
+    height, width = size
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
 
 
 def normalise(image: UInt8[np.ndarray, "h w 3"], image_set: ImageSet) -> Float[np.ndarray, "h w 3"]:
