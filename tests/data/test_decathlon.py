@@ -443,8 +443,8 @@ def test_empty_split(tmp_path, animals, split, message):
 
 def test_empty_class(tmp_path, animals):
     (animals / "train" / "newt").mkdir()
-    (animals / "train" / "newt" / "1.gif").touch()
-    message = f"{animals}/train/newt: holds no pictures (.jpg, .jpeg, .png). Fill the folder or remove it."
+    (animals / "train" / "newt" / "1.txt").touch()
+    message = f"{animals}/train/newt: holds no pictures (it holds 1.txt). Fill the folder or remove it."
     with pytest.raises(RawDataError, match=re.escape(message)):
         make(tmp_path).prepare()
 

@@ -99,14 +99,14 @@ class DecathlonSet(ImageSetBuilder):
     def check_raw(self) -> None:
         self._raw.check()
 
-    def raw_files(self) -> dict[str, int]:
+    def raw_files(self) -> Iterator[str]:
         return self._raw.raw_files()
 
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        return self._raw.examples(split)
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        return self._raw.example(split, index)
 
 
 class Decathlon(ImageSets):
