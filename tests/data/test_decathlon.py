@@ -341,7 +341,7 @@ def test_the_ten(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "zips"}, "layout: got 'zips'; expected one of 'official', 'folders', 'tfds'"),
+        ({"layout": "zips"}, "layout: got 'zips'; expected one of 'official', 'folders', 'tfds', 'auto'"),
         ({"layout": "official", "datasets": ["animals"]}, "datasets: got 'animals'; expected one of 'imagenet12', "),
         ({"layout": "tfds", "datasets": ["dtd", "SVHN"]}, "datasets: got 'SVHN'; expected one of 'imagenet12', "),
         ({"datasets": "dtd"}, "datasets: got 'dtd'; expected different names of sets, such as ('dtd', 'svhn')"),
