@@ -18,6 +18,7 @@ setup(
         "flax>=0.12.8",
         "grain>=0.2.18",
         "h5py>=3.12",
+        "ijson>=3.3",
         "jax>=0.10.2",
         "jaxtyping>=0.3",
         "matplotlib>=3.10",

@@ -9,7 +9,7 @@ optimiser throughout, He initial values, no short batches, and sets whose turn i
 Published: mean accuracy 77.25 %, score 2941 (Liu, Johns, Davison 2019, table 5; of test images). Not run here: a GPU or
 TPU is needed, and the release. After ':' smoke, arch=, backbone=, width=, sets=dtd+svhn.
 
-Sets of one's own: ':sets=mine+yours' and --config.data.options.layout=folders, with FOLDER/mine/train/CLASS/*.jpg.
+Sets of one's own: ':sets=mine+yours', with FOLDER/mine/{train,val}/CLASS/*.jpg.
 """
 
 from mtan_jax.config import Argument, default_config
@@ -27,7 +27,7 @@ def get_config(arg=None):
     config = default_config()
     config.tasks = argument.sets or SETS
     config.data.name = "decathlon"
-    config.data.options = {"image_size": (72, 72), "layout": "official", "unflipped": ()}
+    config.data.options = {"image_size": (72, 72), "layout": "auto", "unflipped": ()}
     config.data.augment = True
     config.data.workers = 8
     config.mixing.order = "whole_sets"

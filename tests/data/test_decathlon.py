@@ -341,7 +341,7 @@ def test_the_ten(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "zips"}, "layout: got 'zips'; expected one of 'official', 'folders', 'tfds'"),
+        ({"layout": "zips"}, "layout: got 'zips'; expected one of 'official', 'folders', 'tfds', 'auto'"),
         ({"layout": "official", "datasets": ["animals"]}, "datasets: got 'animals'; expected one of 'imagenet12', "),
         ({"layout": "tfds", "datasets": ["dtd", "SVHN"]}, "datasets: got 'SVHN'; expected one of 'imagenet12', "),
         ({"datasets": "dtd"}, "datasets: got 'dtd'; expected different names of sets, such as ('dtd', 'svhn')"),
@@ -443,8 +443,8 @@ def test_empty_split(tmp_path, animals, split, message):
 
 def test_empty_class(tmp_path, animals):
     (animals / "train" / "newt").mkdir()
-    (animals / "train" / "newt" / "1.gif").touch()
-    message = f"{animals}/train/newt: holds no pictures (.jpg, .jpeg, .png). Fill the folder or remove it."
+    (animals / "train" / "newt" / "1.txt").touch()
+    message = f"{animals}/train/newt: holds no pictures (it holds 1.txt). Fill the folder or remove it."
     with pytest.raises(RawDataError, match=re.escape(message)):
         make(tmp_path).prepare()
 

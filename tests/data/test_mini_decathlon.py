@@ -17,7 +17,7 @@ each_set = pytest.mark.parametrize("name", SETS)
 
 def _examples(name, split, count, **options):
     drawn = DrawnSet(set_name=name, data_dir="/nowhere", **{f"{split}_examples": count}, **options)
-    return list(drawn.examples(split))
+    return [drawn.example(split, index) for index in range(count)]
 
 
 def _pixels(examples):

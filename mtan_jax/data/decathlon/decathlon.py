@@ -8,13 +8,13 @@ import tensorflow_datasets as tfds
 
 from mtan_jax.data.checks import check_choice, check_image_size
 from mtan_jax.data.decathlon.folders import FolderSet
-from mtan_jax.data.decathlon.layouts import LAYOUTS
+from mtan_jax.data.decathlon.layouts import LAYOUTS, detect_layout
 from mtan_jax.data.decathlon.official import OfficialSet
 from mtan_jax.data.decathlon.sets import NUM_CLASSES, UNFLIPPED, statistics
 from mtan_jax.data.decathlon.tfds_copy import TfdsSet
 from mtan_jax.data.image_sets import Colour, ImageSetBuilder, ImageSets
 
-Layout = Literal["official", "folders", "tfds"]
+Layout = Literal["official", "folders", "tfds", "auto"]
 
 
 class DecathlonSet(ImageSetBuilder):
@@ -32,11 +32,12 @@ class DecathlonSet(ImageSetBuilder):
         set_name: of the set; one of the ten, but for the layout "folders".
         data_dir: where prepared data sets live; None is TFDS' default.
         raw_dir: where the raw data lie; None once the set is prepared, or where TFDS' copy lies in `data_dir`.
-        layout: of the raw data.
+        layout: of the raw data. "auto" is the one that is found in `raw_dir`, or that the set is prepared from; sets
+            besides the ten have "folders".
         flip: whether a mirrored image keeps its class; never of gtsrb, omniglot and svhn.
 
     Raises:
-        ValueError: on construction, for an unknown layout or set.
+        ValueError: on construction, for an unknown layout or set, or where "auto" finds several layouts.
         RawDataError: from `prepare`; see the readers of the layouts.
     """
 
@@ -49,26 +50,37 @@ class DecathlonSet(ImageSetBuilder):
         set_name: str,
         data_dir: str | None = None,
         raw_dir: str | None = None,
-        layout: Layout = "folders",
+        layout: Layout = "auto",
         flip: bool = True,
     ):
-        check_choice("layout", layout, tuple(LAYOUTS))
-        if layout != "folders":
+        check_choice("layout", layout, (*LAYOUTS, "auto"))
+        folder = None if raw_dir is None else Path(raw_dir)
+        prepared = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
+        # The name of the prepared set has the layout, so it must be known from the start.
+        self._layout = self._detect(set_name, folder, prepared) if layout == "auto" else layout
+        if self._layout != "folders":
             check_choice("datasets", set_name, tuple(NUM_CLASSES))
         elif set_name in ("", ".", "..") or Path(set_name).name != set_name:
             raise ValueError(f"datasets: got {set_name!r}; expected the name of a folder in --config.data.raw_dir.")
         self.flip = flip and set_name not in UNFLIPPED
-        self._layout = layout
-        folder = None if raw_dir is None else Path(raw_dir)
         self._raw: FolderSet | TfdsSet
-        if layout == "official":
+        if self._layout == "official":
             self._raw = OfficialSet(folder, set_name)
-        elif layout == "folders":
+        elif self._layout == "folders":
             self._raw = FolderSet(folder, set_name)
         else:
-            prepared = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
-            self._raw = TfdsSet([prepared] if folder is None else [folder, prepared], set_name)
-        super().__init__(set_name=set_name, data_dir=data_dir, raw_dir=raw_dir, variant=f"{set_name}-{layout}")
+            copy = TfdsSet([prepared] if folder is None else [folder, prepared], set_name)
+            root = copy.root()
+            self._raw, raw_dir = copy, raw_dir if root is None else str(root)  # raw files are named below it
+        super().__init__(set_name=set_name, data_dir=data_dir, raw_dir=raw_dir, variant=f"{set_name}-{self._layout}")
+
+    @classmethod
+    def _detect(cls, set_name: str, raw_dir: Path | None, data_dir: Path) -> str:
+        if set_name not in NUM_CLASSES:
+            return "folders"
+        folders = {layout: data_dir / cls.name / f"{set_name}-{layout}" / str(cls.VERSION) for layout in LAYOUTS}
+        prepared = [layout for layout, folder in folders.items() if (folder / "dataset_info.json").is_file()]
+        return detect_layout(set_name, raw_dir, data_dir, prepared)
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -99,14 +111,14 @@ class DecathlonSet(ImageSetBuilder):
     def check_raw(self) -> None:
         self._raw.check()
 
-    def raw_files(self) -> dict[str, int]:
+    def raw_files(self) -> Iterator[str]:
         return self._raw.raw_files()
 
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        return self._raw.examples(split)
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        return self._raw.example(split, index)
 
 
 class Decathlon(ImageSets):
@@ -117,8 +129,8 @@ class Decathlon(ImageSets):
         raw_dir: where the raw data lie; see `DecathlonSet`.
         datasets: names of the sets, in the order of the tasks; None is the ten.
         image_size: height and width in pixels that images are brought to; they are stored as they are.
-        layout: of the raw data: "official" (the release with its annotations), "folders" (SET/{train,val}/CLASS/*.jpg)
-            or "tfds" (prepared with TFDS' `visual_domain_decathlon`).
+        layout: of the raw data: "official" (the release with its annotations), "folders" (SET/{train,val}/CLASS/*.jpg),
+            "tfds" (prepared with TFDS' `visual_domain_decathlon`), or "auto"; see `DecathlonSet`.
         unflipped: sets, besides gtsrb, omniglot and svhn, whose images are not mirrored, such as letters.
 
     Raises:
@@ -134,7 +146,7 @@ class Decathlon(ImageSets):
         raw_dir: str | None = None,
         datasets: Sequence[str] | None = None,
         image_size: tuple[int, int] = (72, 72),
-        layout: Layout = "folders",
+        layout: Layout = "auto",
         unflipped: Sequence[str] = (),
     ):
         names = list(NUM_CLASSES) if datasets is None else datasets

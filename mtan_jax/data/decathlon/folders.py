@@ -1,49 +1,32 @@
 """A set of labelled images in folders: `SET/{train,val,test}/CLASS/*.jpg`."""
 
 import dataclasses
+import logging
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon.layouts import FOLDERS, LAYOUTS
+from mtan_jax.data.decathlon.left_out import LeftOut
+from mtan_jax.data.decathlon.listing import Group, Listing, Split
+from mtan_jax.data.decathlon.scan import Scan, check_links, check_names, scan
+from mtan_jax.data.decathlon.sets import NUM_CLASSES
+from mtan_jax.data.image_files import printable
 from mtan_jax.data.raw_layout import RawLayout
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
-
-class Picture(NamedTuple):
-    """A picture of a set; `file` is its place below the set's folder, `label` is -1 where unknown."""
-
-    file: str
-    label: int
-    identity: str  # unique in all sets, such as "dtd/train/banded/banded_0002.jpg"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Listing:
-    """What lies in the folder of a set.
-
-    Attributes:
-        folder: of the set.
-        classes: names of the classes, in the order of the labels.
-        pictures: of each split, in the order of classes and names.
-        metadata: what else is kept with the prepared set.
-    """
-
-    folder: Path
-    classes: tuple[str, ...]
-    pictures: dict[str, list[Picture]]
-    metadata: dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 class FolderSet:
     """Reads a set of any name, with the classes of its folder `train`, in the order of their names.
 
-    "val" and "test" may lack classes of "train", not the other way round. Files with other endings than .jpg, .jpeg and
-    .png are left out.
+    "val" and "test" may lack classes of "train", not the other way round. Links are followed. Stray files and folders,
+    such as `.ipynb_checkpoints`, `._1.jpg` or `Thumbs.db`, are skipped; `check` logs what else is left out.
 
     Args:
         raw_dir: holds the sets' folders; None where not given.
@@ -61,50 +44,116 @@ class FolderSet:
         self._layout = dataclasses.replace(self.layout, dataset=dataset)  # for messages
 
     def check(self) -> None:
-        """Looks at the folders anew; raises RawDataError where something is missing or does not fit together."""
-        self._kept = self._list()
+        """Looks at the folders anew; raises RawDataError where something is missing or does not fit together.
+
+        Logs what is left out and which classes look wrong. A process that only calls `example` need not call this.
+        """
+        left_out = LeftOut()
+        self._kept = None
+        self._kept = self._list(left_out)
+        if left_out_text := str(left_out):
+            log.warning("%s: left out %s", self._kept.folder, left_out_text)
+        self._compare_classes(self._kept)
 
     def class_names(self) -> tuple[str, ...]:
         return self._listing.classes
 
     def metadata(self) -> dict[str, Any]:
-        return self._listing.metadata
+        """What else is kept with the prepared set."""
+        return {}
 
     def split_sizes(self) -> dict[str, int]:
-        return {split: len(pictures) for split, pictures in self._listing.pictures.items()}
+        return {name: len(split) for name, split in self._listing.splits.items()}
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields the examples of a split; "image" is the path of the file."""
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        """The example `index` of a split; "image" is the path of the file."""
         listing = self._listing
-        for picture in listing.pictures[split]:
-            yield {"id": picture.identity, "image": str(listing.folder / picture.file), "label": picture.label}
+        file, label = listing.splits[split][index]
+        return {"id": self._identity(split, index, file), "image": f"{listing.folder}/{file}", "label": label}
 
-    def raw_files(self) -> dict[str, int]:
-        """Names and sizes of all pictures; empty where the set is not there."""
+    def raw_files(self) -> Iterator[str]:
+        """Yields the paths of all pictures in the order of the examples, as they are now; none without the set."""
         folder = self._find()
-        if self._raw_dir is None or folder is None:
-            return {}
-        sizes = {}
-        for split in SPLITS:
-            for parent, _, names in os.walk(folder / split):
-                for path in (Path(parent, name) for name in names if _is_picture(name)):
-                    sizes[path.relative_to(self._raw_dir).as_posix()] = path.stat().st_size
-        return sizes
+        for split in SPLITS if folder is not None else ():
+            place = f"{folder}/{split}"
+            if not os.path.isdir(place):
+                continue
+            found = scan(place)
+            for name in found.folders:
+                yield from (f"{place}/{name}/{file}" for file in scan(f"{place}/{name}").pictures)
+            if split == "test":
+                yield from (f"{place}/{file}" for file in found.pictures)
+
+    def _identity(self, split: str, index: int, file: str) -> str:
+        """The id of an example, unique in all sets, such as "dtd/train/banded/banded_0002.jpg"."""
+        del split, index
+        return f"{self._set_name}/{file}"
 
     @property
     def _listing(self) -> Listing:
         if self._kept is None:
-            self._kept = self._list()
+            self._kept = self._list(None)
         return self._kept
 
-    def _list(self) -> Listing:
+    def _list(self, left_out: LeftOut | None) -> Listing:
+        """Lists the set. With `left_out`, checks names and links too, and adds what is left out."""
         folder = self._folder()
-        classes = _sub_folders(folder / "train")
+        classes = tuple(scan(folder / "train").folders)
         if not classes:
             raise self._layout.missing(self._raw_dir, f"{folder / 'train'} holds no folders of classes.")
-        splits = [split for split in SPLITS if (folder / split).is_dir()]
-        pictures = {split: self._list_split(folder, split, classes) for split in splits}
-        return Listing(folder, classes, pictures, metadata={})
+        present = [split for split in SPLITS if (folder / split).is_dir()]
+        return Listing(
+            folder, classes, {split: self._list_split(folder, split, classes, left_out) for split in present}
+        )
+
+    def _list_split(self, folder: Path, split: str, classes: Sequence[str], left_out: LeftOut | None) -> Split:
+        labels = {name: label for label, name in enumerate(classes)}
+        found, place = scan(folder / split), f"{folder}/{split}"
+        if left_out is not None:
+            _check(place, found)
+            left_out.add_files(split, found.others)
+            if split != "test":
+                left_out.add_loose_pictures(split, found.pictures)
+        groups = []
+        for name in found.folders:
+            if name not in labels:
+                raise _unknown_class(folder, split, name, classes)
+            inside = scan(f"{place}/{name}")
+            if left_out is not None:
+                _check(f"{place}/{name}", inside)
+                left_out.add_files(f"{split}/{name}", inside.others)
+                left_out.add_nested_folders(f"{split}/{name}", inside.folders)
+            if not inside.pictures:
+                raise _no_pictures(f"{place}/{name}", inside)
+            groups.append(Group(f"{split}/{name}", labels[name], inside.pictures))
+        if split == "test" and found.pictures:
+            groups.append(Group(split, -1, found.pictures))
+        if not groups:
+            raise self._layout.missing(self._raw_dir, f"{folder / split} holds no pictures.")
+        return Split(groups)
+
+    def _compare_classes(self, listing: Listing) -> None:
+        """Raises RawDataError for class names that look the same; logs those that are suspicious."""
+        first: dict[str, str] = {}
+        pairs = [(first.setdefault(_folded(name), name), name) for name in listing.classes]
+        by_case = [(one, other) for one, other in pairs if one != other]
+        for one, other in by_case:
+            if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
+                raise RawDataError(
+                    f"{listing.folder}/train: two class folders are called {other!r}, composed of different Unicode "
+                    f"characters: {one!a} and {other!a}. Merge them."
+                )
+        if by_case:
+            log.warning(
+                "%s: the names of %d classes differ from others only by case, such as %r and %r; each is a class",
+                *(listing.folder, len(by_case), *by_case[0]),
+            )
+        missing = set(range(len(listing.classes))) - {group.label for group in listing.splits["val"].groups}
+        if missing:
+            log.warning(
+                "%s: %d of %d classes have no folder in val, such as %r",
+                *(listing.folder, len(missing), len(listing.classes), listing.classes[min(missing)]),
+            )
 
     def _find(self) -> Path | None:
         """The folder of the set, if it is there."""
@@ -120,7 +169,7 @@ class FolderSet:
             raise self._layout.missing(raw_dir)
         folder = self._find()
         if folder is None:
-            for other in LAYOUTS.values():
+            for other in LAYOUTS.values() if self._set_name in NUM_CLASSES else ():
                 if other.lies_in(raw_dir) and not self.layout.lies_in(raw_dir):
                     raise self._layout.wrong_layout(raw_dir, other)
             places = [raw_dir / place for place in self.data_folders if (raw_dir / place).is_dir()]
@@ -137,44 +186,46 @@ class FolderSet:
                 )
         return folder
 
-    def _list_split(self, folder: Path, split: str, classes: tuple[str, ...]) -> list[Picture]:
-        labels = {name: label for label, name in enumerate(classes)}
-        files: list[tuple[str, int]] = []
-        for name in _sub_folders(folder / split):
-            if name not in labels:
-                raise RawDataError(
-                    f"{folder / split / name}: a class that train lacks; {folder / 'train'} holds "
-                    f"{_content(folder / 'train')}. Add it there, or remove it here."
-                )
-            found = _pictures(folder / split / name)
-            if not found:
-                raise RawDataError(
-                    f"{folder / split / name}: holds no pictures ({', '.join(SUFFIXES)}). Fill the folder or remove it."
-                )
-            files += [(f"{split}/{name}/{file}", labels[name]) for file in found]
-        if split == "test":
-            files += [(f"{split}/{file}", -1) for file in _pictures(folder / split)]
-        if not files:
-            raise self._layout.missing(self._raw_dir, f"{folder / split} holds no pictures.")
-        return [Picture(file, label, f"{self._set_name}/{file}") for file, label in files]
+
+def _check(folder: str, found: Scan) -> None:
+    check_names(folder, found.pictures)
+    check_names(folder, found.folders)
+    check_links(folder, found)
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _unknown_class(folder: Path, split: str, name: str, classes: Sequence[str]) -> RawDataError:
+    place = printable(folder / split / name)
+    for other in classes:
+        if _folded(other) == _folded(name):
+            return RawDataError(
+                f"{place}: a class that train lacks; a class of train differs only by case or by composed characters: "
+                f"{other!a} there, {name!a} here. Give both the same name."
+            )
+    return RawDataError(
+        f"{place}: a class that train lacks; {folder / 'train'} holds {_content(folder / 'train')}. "
+        "Add it there, or remove it here."
+    )
 
 
-def _sub_folders(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+def _no_pictures(folder: str, found: Scan) -> RawDataError:
+    if found.folders:
+        inside = f"{folder}/{found.folders[0]}"
+        return RawDataError(
+            f"{printable(folder)}: holds no pictures but the folder {printable(inside)}. Pictures must lie in the "
+            "class folder itself: move them there."
+        )
+    return RawDataError(
+        f"{printable(folder)}: holds no pictures (it holds {_content(Path(folder))}). Fill the folder or remove it."
+    )
 
 
-def _pictures(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_picture(entry.name) and entry.is_file())
+def _folded(name: str) -> str:
+    """What names have in common that differ only by case or by how Unicode characters are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _content(folder: Path) -> str:
     """What lies in a folder, for messages."""
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(printable(path.name) for path in folder.iterdir())
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return ", ".join(names[:12]) + more if names else "nothing"

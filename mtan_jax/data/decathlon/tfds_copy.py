@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon.layouts import TFDS
+from mtan_jax.data.image_files import is_stray
 
 _NAME = "visual_domain_decathlon"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our names and theirs
@@ -26,9 +27,11 @@ class TfdsSet:
     def __init__(self, folders: Sequence[Path], set_name: str):
         self._folders = tuple(folders)
         self._set_name = set_name
+        self._sources: dict[str, Sequence[dict[str, Any]]] = {}  # the opened splits
 
     def check(self) -> None:
         """Raises RawDataError unless the set is there, in array_record files, with "train" and "validation"."""
+        self._sources.clear()
         self._open()
 
     def class_names(self) -> tuple[str, ...]:
@@ -41,18 +44,25 @@ class TfdsSet:
         splits = self._open().info.splits
         return {ours: splits[theirs].num_examples for ours, theirs in _SPLITS.items() if theirs in splits}
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields the examples of a split; "image" is the bytes of the file, the id is the file's name there."""
-        as_stored = {"image": tfds.decode.SkipDecoding()}
-        for example in self._open().as_data_source(_SPLITS[split], decoders=as_stored):
-            name = example["name"].decode()
-            yield {"id": name, "image": example["image"], "label": int(example["label"])}
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        """The example `index` of a split; "image" is the bytes of the file, the id is the file's name there."""
+        source = self._sources.get(split)
+        if source is None:
+            as_stored = {"image": tfds.decode.SkipDecoding()}
+            source = self._sources[split] = self._open().as_data_source(_SPLITS[split], decoders=as_stored)
+        example = source[index]
+        return {"id": example["name"].decode(), "image": example["image"], "label": int(example["label"])}
 
-    def raw_files(self) -> dict[str, int]:
-        """Names and sizes of the files of TFDS; empty where the set is not there."""
+    def raw_files(self) -> Iterator[str]:
+        """Yields the paths of the files of TFDS; none where the set is not there."""
         folder = self._find()
-        files = sorted(folder.iterdir()) if folder else []
-        return {f"{_NAME}/{self._set_name}/{path.parent.name}/{path.name}": path.stat().st_size for path in files}
+        if folder is not None:
+            yield from (str(path) for path in sorted(folder.iterdir()) if path.is_file() and not is_stray(path.name))
+
+    def root(self) -> Path | None:
+        """The one of the folders that holds the set."""
+        folder = self._find()
+        return folder and folder.parents[2]
 
     def _find(self) -> Path | None:
         """The folder of the newest version, if there is one."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,15 +104,14 @@ class DrawnSet(ImageSetBuilder):
     def split_sizes(self) -> dict[str, int]:
         return dict(self._examples)
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+    def example(self, split: str, index: int) -> dict[str, Any]:
         place = list(SETS).index(self.set_name)
-        for index in range(self._examples[split]):
-            rng = np.random.default_rng([self._seed, place, SPLITS[split], index])
-            label = index % len(self._drawing.classes)
-            picture = io.BytesIO()
-            # The fastest level: small pictures are hardly smaller with another one.
-            Image.fromarray(self._drawing.draw(self._canvas, label, rng)).save(picture, "PNG", compress_level=1)
-            yield {"id": f"{self.set_name}/{split}/{index:06d}", "image": picture.getvalue(), "label": label}
+        rng = np.random.default_rng([self._seed, place, SPLITS[split], index])
+        label = index % len(self._drawing.classes)
+        picture = io.BytesIO()
+        # The fastest level: small pictures are hardly smaller with another one.
+        Image.fromarray(self._drawing.draw(self._canvas, label, rng)).save(picture, "PNG", compress_level=1)
+        return {"id": f"{self.set_name}/{split}/{index:06d}", "image": picture.getvalue(), "label": label}
 
 
 class MiniDecathlon(ImageSets):

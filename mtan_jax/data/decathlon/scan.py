@@ -1,0 +1,109 @@
+"""Lists one folder of pictures: what can be read, what is left out, and what cannot be meant."""
+
+import dataclasses
+import os
+import stat
+
+from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.image_files import is_picture, is_stray, printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """Names in a folder, each list sorted. Links are followed; stray files and folders are in none of the lists.
+
+    Attributes:
+        pictures: files with a picture's suffix, and links of such names, whose targets are not looked at.
+        links: those of `pictures` that are links.
+        folders: folders, whatever their names.
+        others: everything else.
+    """
+
+    pictures: list[str]
+    links: list[str]
+    folders: list[str]
+    others: list[str]
+
+
+def scan(folder: str | os.PathLike[str]) -> Scan:
+    """Lists a folder without a `stat` for any picture.
+
+    Raises:
+        RawDataError: the folder cannot be listed.
+    """
+    found = Scan([], [], [], [])
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if is_stray(name):
+                    continue
+                if is_picture(name) and not entry.is_dir(follow_symlinks=False):
+                    if entry.is_symlink():
+                        found.links.append(name)
+                    elif not entry.is_file(follow_symlinks=False):  # a pipe or a device
+                        found.others.append(name)
+                        continue
+                    found.pictures.append(name)
+                elif _is_folder(entry):
+                    found.folders.append(name)
+                else:
+                    found.others.append(name)
+    except OSError as error:
+        raise RawDataError(f"{printable(folder)}: the folder cannot be listed ({error.strerror}).") from error
+    for names in (found.pictures, found.links, found.folders, found.others):
+        names.sort()
+    return found
+
+
+def check_links(folder: str, found: Scan) -> None:
+    """Raises RawDataError for a link in a folder that leads nowhere, or that is named as a picture but no file."""
+    for name in found.links:
+        path = os.path.join(folder, name)
+        if not stat.S_ISREG(_target(path).st_mode):
+            raise _bad_link(path, "not a file")
+    for name in found.others:  # the link of a whole class may be among them
+        path = os.path.join(folder, name)
+        if os.path.islink(path):
+            _target(path)
+
+
+def check_names(folder: str, names: list[str]) -> None:
+    """Raises RawDataError for a name that is not valid UTF-8, as ids of examples and names of classes are."""
+    try:
+        "/".join(names).encode()
+    except UnicodeEncodeError:
+        name = next(name for name in names if not _is_text(name))
+        raise RawDataError(
+            f"{printable(os.path.join(folder, name))}: the name is not valid UTF-8, but ids are stored as UTF-8 text. "
+            "Rename it; `convmv -f latin1 -t utf8 -r --notest FOLDER` renames all names from Latin-1."
+        ) from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _target(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise _bad_link(path, error.strerror) from error
+
+
+def _bad_link(path: str, reason: str | None) -> RawDataError:
+    target = printable(os.readlink(path))
+    return RawDataError(
+        f"{printable(path)}: a link to {target}, which cannot be read ({reason}). Remove the link or correct it."
+    )
