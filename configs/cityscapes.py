@@ -2,11 +2,11 @@
 
     python -m mtan_jax.main --config=configs/cityscapes.py --workdir=runs/cityscapes --config.data.raw_dir=DIR
 
-DIR holds leftImg8bit, gtFine, disparity and camera, as folders or as the zips that one downloads; for the authors'
-preprocessed folders add --config.data.options.layout=authors. Protocol (default protocol=paper): SegNet, Adam 1e-4
-halved at epoch 100 of 200, batch 8, no augmentation. After ':' protocol=benchmark adds random scale, crop and flip and
-reports the mean over the last 10 epochs; smoke, arch=, backbone=, width= as everywhere. Published tables average over
-batches: for figures beside theirs add --config.eval.protocol=authors. Hardware: one GPU with 12 GB or a TPU. Time and
+DIR holds leftImg8bit, gtFine, disparity and camera, as folders or as the zips that one downloads, or the authors'
+preprocessed folders train and val. Protocol (default protocol=paper): SegNet, Adam 1e-4 halved at epoch 100 of 200,
+batch 8, no augmentation. After ':' protocol=benchmark adds random scale, crop and flip and reports the mean over the
+last 10 epochs; smoke, arch=, backbone=, width= as everywhere. Published tables average over batches: for figures beside
+theirs add --config.eval.protocol=authors. Hardware: one GPU with 12 GB or a TPU. Time and
 numbers: not run here.
 """
 
@@ -20,7 +20,7 @@ def get_config(arg=None):
     config.tasks = ("semantic", "depth")
     config.data.name = "cityscapes"
     config.data.options = {
-        "layout": "release",  # release | authors
+        "layout": "auto",  # auto | release | authors
         "num_classes": 7,  # 2 | 7 | 19
         "image_size": (128, 256),
         "depth": "disparity",  # disparity | inverse_depth

@@ -2,7 +2,7 @@
 
     python -m mtan_jax.main --config=configs/nyuv2.py --workdir=runs/nyuv2 --config.data.raw_dir=DIR
 
-DIR holds nyu_depth_v2_labeled.mat; for the authors' preprocessed folders add --config.data.options.layout=authors.
+DIR holds nyu_depth_v2_labeled.mat, or the authors' preprocessed folders train and val.
 Protocol (default protocol=paper): SegNet, Adam 1e-4 halved at epoch 100 of 200, batch 2, no augmentation.
 After ':' protocol=benchmark adds random scale, crop and flip and reports the mean over the last 10 epochs, as the later
 benchmarks do; smoke, arch=, backbone=, width= as everywhere. Published tables average over batches: for figures beside
@@ -17,7 +17,7 @@ def get_config(arg=None):
     argument = Argument.parse(arg)
     config = default_config()
     config.data.name = "nyuv2"
-    config.data.options = {"layout": "release", "num_classes": 13, "image_size": (288, 384)}
+    config.data.options = {"layout": "auto", "num_classes": 13, "image_size": (288, 384)}
     config.data.workers = 4
     config.optimizer.schedule = "halve"
     config.batch_size = config.eval.batch_size = 2

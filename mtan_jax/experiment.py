@@ -459,6 +459,7 @@ class Experiment:
 
     def _stream(self, start_step: int, seed: int) -> Generator[Batch, None, None]:
         processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        streams = 2 if self._needs.second_batch else 1
         if isinstance(self.builder, ImageSets):
             return mixture.train_batches(
                 {name: self.builder.builders[name].as_data_source("train") for name in self._trained},
@@ -469,6 +470,7 @@ class Experiment:
                 start_step=start_step,
                 augment=self.config.data.augment,
                 workers=self.config.data.workers,
+                streams=streams,
                 **processes,
             )
         change = functools.partial(augment.augment, inverse_depth=self.data_info.inverse_depth)
@@ -480,6 +482,7 @@ class Experiment:
             start_step=start_step,
             augment=change if self.config.data.augment else None,
             workers=self.config.data.workers,
+            streams=streams,
             **processes,
         )
 

@@ -30,6 +30,7 @@ def train_batches(
     process_count: int,
     augment: bool,
     workers: int,
+    streams: int = 1,
 ) -> Generator[pipeline.Batch, None, None]:
     """This process' rows of the batches of training, from a step to the last.
 
@@ -47,6 +48,7 @@ def train_batches(
         process_count: a divisor of the rows of a set.
         augment: whether images are cut out at random places and mirrored, where the set allows it.
         workers: processes that read and augment; 0 for threads of this process.
+        streams: iterators of this kind that are read at the same time; see `pipeline.with_second`.
 
     Returns:
         An iterator over batches as the batch contract has them, with the key "task", the position of each row's task,
@@ -54,14 +56,14 @@ def train_batches(
 
     Raises:
         ValueError: the rows of a set cannot be divided among the processes.
+        WorkerError: from the iterator, where a worker process died.
     """
     rows = itinerary.rows
     local_rows = pipeline.local_batch_size(rows, process_count)
-    streams = [_stream(sources[name], info, name, seed, augment) for name in itinerary.sizes]
-    data = Columns(streams, itinerary.plan(steps), rows)
+    images = [_stream(sources[name], info, name, seed, augment) for name in itinerary.sizes]
+    data = Columns(images, itinerary.plan(steps), rows)
     data = data.slice(slice(start_step * rows + process_index, None, process_count))
-    data = data.batch(local_rows, batch_fn=_stack_columns)
-    return pipeline.iterate(data, workers)
+    return pipeline.iterate(data, local_rows, _stack_columns, workers=workers, streams=streams)
 
 
 def eval_batches(
@@ -82,8 +84,7 @@ def eval_batches(
     for name, source in sources.items():
         images = LabelledImages(source, info, name)
         data = grain.MapDataset.source(pipeline.Padded(Finished(images), batch_size))
-        data = data.slice(slice(process_index, None, process_count)).batch(local, batch_fn=stack)
-        yield from pipeline.iterate(data)
+        yield from pipeline.iterate(data.slice(slice(process_index, None, process_count)), local, stack)
 
 
 def stack(examples: Sequence[Example]) -> pipeline.Batch:

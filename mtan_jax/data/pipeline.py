@@ -3,10 +3,6 @@
 import atexit
 import contextlib
 import functools
-import multiprocessing
-import os
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -15,6 +11,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from mtan_jax.data import shared_memory, worker_processes
 from mtan_jax.data.examples import Example, Examples, blank
 
 Batch = dict[str, Any]
@@ -41,6 +38,7 @@ def train_batches(
     process_count: int,
     augment: Callable[[Example, np.random.Generator], Example] | None,
     workers: int,
+    streams: int = 1,
 ) -> Generator[Batch, None, None]:
     """This process' rows of the batches of training, from a step on, without end.
 
@@ -59,6 +57,7 @@ def train_batches(
         process_count: a divisor of `global_batch_size`.
         augment: changes an example with random numbers of its own.
         workers: processes that read and augment; 0 for threads of this process.
+        streams: iterators of this kind that are read at the same time; see `with_second`.
 
     Returns:
         An iterator over batches as the batch contract has them, with the key "id" besides: an array of strings [b].
@@ -66,6 +65,7 @@ def train_batches(
 
     Raises:
         ValueError: the batch size cannot be divided, the source is empty or lacks a target, or a number is negative.
+        WorkerError: from the iterator, where a worker process died.
     """
     local_rows = local_batch_size(global_batch_size, process_count)
     for name, value in (("seed", seed), ("start_step", start_step), ("workers", workers)):
@@ -76,7 +76,7 @@ def train_batches(
     if augment is not None:
         data = data.random_map(augment)
     data = data.slice(slice(start_step * global_batch_size + process_index, _ENDLESS, process_count))
-    return iterate(data.batch(local_rows, batch_fn=stack), workers)
+    return iterate(data, local_rows, stack, workers=workers, streams=streams)
 
 
 def with_second(
@@ -129,8 +129,7 @@ def eval_batches(
     """
     local_rows = local_batch_size(global_batch_size, process_count)
     data = grain.MapDataset.source(Padded(Examples(source, targets), global_batch_size))
-    data = data.slice(slice(process_index, None, process_count)).batch(local_rows, batch_fn=stack)
-    return iterate(data)
+    return iterate(data.slice(slice(process_index, None, process_count)), local_rows, stack)
 
 
 def stack(examples: Sequence[Example]) -> Batch:
@@ -175,16 +174,40 @@ def local_batch_size(global_batch_size: int, process_count: int) -> int:
     return global_batch_size // process_count
 
 
-def iterate(data: grain.MapDataset, workers: int = 0) -> Generator[Batch, None, None]:
-    """Reads ahead, in threads of this process or in `workers` processes; closing or dropping the iterator ends them."""
-    if workers == 0:
+def iterate(
+    rows: grain.MapDataset,
+    batch_size: int,
+    batch_fn: Callable[[Sequence[Any]], Batch],
+    *,
+    workers: int = 0,
+    streams: int = 1,
+) -> Generator[Batch, None, None]:
+    """Makes batches of rows and reads ahead; closing or dropping the iterator ends the threads or processes.
+
+    Args:
+        rows: of this process.
+        batch_size: rows in a batch.
+        batch_fn: makes a batch of rows.
+        workers: processes that read; 0 for threads of this process. Fewer where shared memory is too small for all.
+        streams: iterators with as many workers that are open at the same time.
+
+    Raises:
+        WorkerError: from the iterator, where a worker died.
+    """
+    data = rows.batch(batch_size, batch_fn=batch_fn)
+    fitting = shared_memory.Workers(0)
+    if workers:
+        fitting = shared_memory.fit(workers, batch_size * _bytes(batch_fn([rows[0]])), streams)
+    if fitting.count == 0:
         iterator = _until_closed(data.to_iter_dataset(_READ))
     else:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads its flags; a program without absl's app has none to parse
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        in_workers = data.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, worker_init_fn=_start_worker)
-        iterator = _until_closed(in_workers)
+        options = grain.MultiprocessingOptions(num_workers=fitting.count, per_worker_buffer_size=fitting.buffer)
+        in_workers = data.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(
+            options, worker_init_fn=worker_processes.on_start
+        )
+        iterator = _of_workers(in_workers, fitting.count)
     _OPEN.add(iterator)
     return iterator
 
@@ -192,7 +215,19 @@ def iterate(data: grain.MapDataset, workers: int = 0) -> Generator[Batch, None, 
 def _until_closed(data: grain.IterDataset) -> Generator[Batch, None, None]:
     """Ends threads and workers when it is closed, dropped or left by an exception."""
     with contextlib.closing(iter(data)) as batches:
-        yield from map(_own_arrays, batches)
+        yield from shared_memory.own_arrays(batches)
+
+
+def _of_workers(data: grain.IterDataset, workers: int) -> Generator[Batch, None, None]:
+    """The same of worker processes."""
+    worker_processes.prepare_start()
+    try:
+        yield from _until_closed(data)
+    except RuntimeError as error:
+        explained = worker_processes.explain(error, workers)
+        if explained is error:
+            raise
+        raise explained from None
 
 
 @atexit.register
@@ -201,23 +236,6 @@ def _close_all() -> None:
         iterator.close()
 
 
-def _own_arrays(batch: Batch) -> Batch:
-    """Copies what a worker left in shared memory, which is gone once the worker is."""
-    return {
-        key: _own_arrays(value) if isinstance(value, dict) else value if type(value) is np.ndarray else np.array(value)
-        for key, value in batch.items()
-    }
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Leaves Ctrl-C to the main process, which ends its workers; ends the worker if the main process was killed."""
-    del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_main_process, daemon=True).start()
-
-
-def _end_with_main_process() -> None:
-    main_process = multiprocessing.parent_process()
-    if main_process is not None:
-        main_process.join()
-        os._exit(1)
+def _bytes(batch: Batch) -> int:
+    """Bytes of all arrays of a batch."""
+    return sum(_bytes(value) if isinstance(value, dict) else value.nbytes for value in batch.values())

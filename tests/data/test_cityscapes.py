@@ -316,7 +316,7 @@ def test_wrong_layout_is_told(tmp_path, release):
         builder(tmp_path, layout="authors").prepare()
     write_authors(tmp_path / "authors")
     with pytest.raises(RawDataError, match=r"holds the layout 'authors': set --config.data.options.layout=authors"):
-        builder(tmp_path, raw_dir=str(tmp_path / "authors")).prepare()
+        builder(tmp_path, raw_dir=str(tmp_path / "authors"), layout="release").prepare()
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -409,7 +409,7 @@ def test_damaged_zip_member_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "zips"}, "layout: got 'zips'; expected one of 'release', 'authors'"),
+        ({"layout": "zips"}, "layout: got 'zips'; expected one of 'auto', 'release', 'authors'"),
         ({"num_classes": 8}, "num_classes: got 8; expected one of 2, 7, 19"),
         ({"depth": "metres"}, "depth: got 'metres'; expected one of 'disparity', 'inverse_depth'"),
         ({"category_ids": "some"}, "category_ids: got 'some'; expected one of 'all', 'evaluated'"),

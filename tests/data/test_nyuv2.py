@@ -196,7 +196,7 @@ def test_authors_normals_are_checked(tmp_path):
 
 
 def test_authors_set_has_13_classes(tmp_path):
-    with pytest.raises(ValueError, match="num_classes: got 40; expected one of 13"):
+    with pytest.raises(ValueError, match="num_classes: got 40; the layout 'authors' holds 13"):
         builder(tmp_path, layout="authors", num_classes=40)
 
 
@@ -229,7 +229,7 @@ def test_wrong_layout_is_told(tmp_path, release):
         builder(tmp_path, layout="authors").prepare()
     write_authors(tmp_path / "authors")
     with pytest.raises(RawDataError, match=r"holds the layout 'authors': set --config.data.options.layout=authors"):
-        builder(tmp_path, raw_dir=str(tmp_path / "authors")).prepare()
+        builder(tmp_path, raw_dir=str(tmp_path / "authors"), layout="release").prepare()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The Cityscapes data set as a builder."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from mtan_jax.data.cityscapes.classes import read_classes
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
 from mtan_jax.data.cityscapes.release import Release
 from mtan_jax.data.npy_layout import NpyLayout
+from mtan_jax.data.raw_layout import choose_layout
 
 
 class Cityscapes(DenseBuilder):
@@ -38,7 +40,7 @@ class Cityscapes(DenseBuilder):
     Args:
         data_dir: where prepared data sets live; None is TFDS' default.
         raw_dir: where the raw data lie; None once the data set is prepared.
-        layout: of the raw data.
+        layout: of the raw data; "auto" is the one that `raw_dir` holds, or in which the dataset is prepared.
         num_classes: 2, 7 or 19.
         image_size: height and width in pixels.
         depth: convention of the depth target; "disparity" alone in the authors' layout.
@@ -54,24 +56,29 @@ class Cityscapes(DenseBuilder):
         *,
         data_dir: str | None = None,
         raw_dir: str | None = None,
-        layout: Literal["release", "authors"] = "release",
+        layout: Literal["auto", "release", "authors"] = "auto",
         num_classes: int = 7,
         image_size: tuple[int, int] = (128, 256),
         depth: Literal["disparity", "inverse_depth"] = "disparity",
         category_ids: Literal["all", "evaluated"] = "all",
     ):
-        check_choice("layout", layout, ("release", "authors"))
+        check_choice("layout", layout, ("auto", "release", "authors"))
         check_choice("num_classes", num_classes, (2, 7, 19))
         check_choice("category_ids", category_ids, ("all", "evaluated"))
         check_choice("depth", depth, ("disparity", "inverse_depth"))
-        if layout == "authors" and depth != "disparity":
-            raise ValueError(f"depth: got {depth!r}; the layout 'authors' holds 'disparity' only (it has no cameras).")
         self._depth = depth
         self._image_size = height, width = check_image_size(image_size)
         self._classes = read_classes(num_classes, category_ids)
         folder = None if raw_dir is None else Path(raw_dir)
+        found: str = layout
+        if layout == "auto":
+            options = {"num_classes": num_classes, "image_size": image_size, "depth": depth}
+            options |= {"data_dir": data_dir, "category_ids": category_ids}
+            found = choose_layout((RELEASE, AUTHORS), folder, functools.partial(_is_prepared, options))
+        if found == "authors" and depth != "disparity":
+            raise ValueError(f"depth: got {depth!r}; the layout 'authors' holds 'disparity' only (it has no cameras).")
         self._raw: Release | NpyLayout
-        if layout == "release":
+        if found == "release":
             self._raw = Release(folder, self._classes.class_map, self._image_size, depth)
         else:
             self._raw = NpyLayout(
@@ -83,8 +90,8 @@ class Cityscapes(DenseBuilder):
                 other=RELEASE,
             )
             self.image_dtype = np.float32  # the authors' images are floats: kept exactly
-        reading = "-evaluated" if (layout, num_classes, category_ids) == ("release", 7, "evaluated") else ""
-        variant = f"{num_classes}{reading}-{height}x{width}-{depth}-{layout}"
+        reading = "-evaluated" if (found, num_classes, category_ids) == ("release", 7, "evaluated") else ""
+        variant = f"{num_classes}{reading}-{height}x{width}-{depth}-{found}"
         super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant=variant)
 
     @property
@@ -109,3 +116,9 @@ class Cityscapes(DenseBuilder):
 
     def example(self, split: str, index: int) -> dict[str, Any]:
         return self._raw.example(split, index)
+
+
+def _is_prepared(options: dict[str, Any], layout: Any) -> bool:
+    if layout == "authors" and options["depth"] != "disparity":
+        return False
+    return Cityscapes(layout=layout, **options).is_prepared()

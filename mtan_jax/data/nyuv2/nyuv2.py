@@ -1,5 +1,6 @@
 """The NYUv2 data set as a builder."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from mtan_jax.data.npy_layout import NpyLayout
 from mtan_jax.data.nyuv2 import classes
 from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.nyuv2.release import Release
+from mtan_jax.data.raw_layout import choose_layout
 
 
 class NYUv2(DenseBuilder):
@@ -29,7 +31,7 @@ class NYUv2(DenseBuilder):
     Args:
         data_dir: where prepared data sets live; None is TFDS' default.
         raw_dir: where the raw data lie; None once the data set is prepared.
-        layout: of the raw data.
+        layout: of the raw data; "auto" is the one that `raw_dir` holds, or in which the dataset is prepared.
         num_classes: 13 or 40; the authors' set has 13.
         image_size: height and width in pixels.
     """
@@ -42,17 +44,23 @@ class NYUv2(DenseBuilder):
         *,
         data_dir: str | None = None,
         raw_dir: str | None = None,
-        layout: Literal["release", "authors"] = "release",
+        layout: Literal["auto", "release", "authors"] = "auto",
         num_classes: int = 13,
         image_size: tuple[int, int] = (288, 384),
     ):
-        check_choice("layout", layout, ("release", "authors"))
-        check_choice("num_classes", num_classes, (13, 40) if layout == "release" else (13,))
+        check_choice("layout", layout, ("auto", "release", "authors"))
+        check_choice("num_classes", num_classes, (13, 40))
         self._num_classes = num_classes
         self._image_size = height, width = check_image_size(image_size)
         folder = None if raw_dir is None else Path(raw_dir)
+        found: str = layout
+        if layout == "auto":
+            options = {"data_dir": data_dir, "num_classes": num_classes, "image_size": image_size}
+            found = choose_layout((RELEASE, AUTHORS), folder, functools.partial(_is_prepared, options))
+        if found == "authors" and num_classes != 13:
+            raise ValueError(f"num_classes: got {num_classes!r}; the layout 'authors' holds 13 classes only.")
         self._raw: Release | NpyLayout
-        if layout == "release":
+        if found == "release":
             self._raw = Release(folder, num_classes, self._image_size)
         else:
             self._raw = NpyLayout(
@@ -64,7 +72,7 @@ class NYUv2(DenseBuilder):
                 other=RELEASE,
             )
             self.image_dtype = np.float32  # the authors' images are floats: kept exactly
-        super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant=f"{num_classes}-{height}x{width}-{layout}")
+        super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant=f"{num_classes}-{height}x{width}-{found}")
 
     @property
     def data_info(self) -> DataInfo:
@@ -88,3 +96,9 @@ class NYUv2(DenseBuilder):
 
     def example(self, split: str, index: int) -> dict[str, Any]:
         return self._raw.example(split, index)
+
+
+def _is_prepared(options: dict[str, Any], layout: Any) -> bool:
+    if layout == "authors" and options["num_classes"] != 13:
+        return False
+    return NYUv2(layout=layout, **options).is_prepared()
