@@ -83,7 +83,7 @@ def _nyuv2() -> tuple[Run, ...]:
             prepares=dataset,
             until="prepared",
         ),
-        Run("the same command: 50 steps at full width", printed, examples=50 * 2, until="logged"),
+        Run("NYUv2, the same command: 50 steps at full width", printed, examples=50 * 2, until="logged"),
         Run(
             "NYUv2, .mat, 288x384, 40 classes: prepare",
             forty,
@@ -100,10 +100,10 @@ def _nyuv2() -> tuple[Run, ...]:
             discards=(folder_authors, "raw/nyuv2_authors"),
         ),
         Run("NYUv2, width 1/16, batch 8: train 2 epochs", narrow, reads=dataset, passes={"train": 2}),
-        Run("the same: eval on val", (*narrow, "--mode=eval"), reads=dataset, passes={"val": 1}),
-        Run("the same: predict 8 of val", (*narrow, "--mode=predict"), examples=8),
+        Run("NYUv2, the same: eval on val", (*narrow, "--mode=eval"), reads=dataset, passes={"val": 1}),
+        Run("NYUv2, the same: predict 8 of val", (*narrow, "--mode=predict"), examples=8),
         Run(
-            "the same: predict 32 images of 640x480",
+            "NYUv2, the same: predict 32 images of 640x480",
             (*narrow, "--mode=predict", "--images=raw/nyuv2_images"),
             make("images"),
             examples=32,
@@ -127,7 +127,7 @@ def _cityscapes() -> tuple[Run, ...]:
             prepares=dataset,
             until="prepared",
         ),
-        Run("the same command: 50 steps at full width", printed, examples=50 * 8, until="logged"),
+        Run("Cityscapes, the same command: 50 steps at full width", printed, examples=50 * 8, until="logged"),
         Run(
             "Cityscapes, folders, 256x512: prepare",
             large,

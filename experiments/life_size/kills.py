@@ -20,11 +20,11 @@ from typing import Any
 
 import psutil
 import records
-from inputs import FOLDER, ROOT, parser, remove
+from inputs import FOLDER, ROOT, parser, part_of, remove
 
 SHARD_BYTES = 1_000_000
 IMAGE_SIZE = (64, 128)
-EXAMPLES = {"train_examples": 400, "val_examples": 60}
+EXAMPLES = {"train_examples": 200, "val_examples": 30}
 NOT_DATA = (".lock", ".owner")  # ends of the names of files that only tell who writes
 KILLS = 10
 GRACE = 10  # seconds in which workers notice that their parent is gone
@@ -36,14 +36,16 @@ def main() -> None:
     arguments.add_argument("--kills", type=int, default=KILLS)
     given = arguments.parse_args()
     for workers in (1, 2):
-        sys.stdout.write(json.dumps(trials(workers, given.kills, given.scratch.resolve())) + "\n")
+        sys.stdout.write(
+            json.dumps(trials(workers, given.kills, given.scratch.resolve(), examples(given.fraction))) + "\n"
+        )
 
 
 def run(given: Any) -> None:
     """As a part of run.py: adds a record for each number of workers."""
     for workers, name in enumerate(names(), start=1):
         if given.again or not records.is_known(name, given.out):
-            records.add({"name": name} | trials(workers, KILLS, given.scratch), given.out)
+            records.add({"name": name} | trials(workers, KILLS, given.scratch, examples(given.fraction)), given.out)
 
 
 def names() -> list[str]:
@@ -53,21 +55,27 @@ def names() -> list[str]:
     ]
 
 
-def trials(workers: int, kills: int, scratch: pathlib.Path) -> dict[str, Any]:
+def examples(fraction: float) -> dict[str, int]:
+    """Number of scenes to render, in both splits."""
+    return {key: part_of(count, fraction) for key, count in EXAMPLES.items()}
+
+
+def trials(workers: int, kills: int, scratch: pathlib.Path, scenes: dict[str, int]) -> dict[str, Any]:
     """Kills as many preparations, each begun anew; how many ended with the files of an undisturbed one."""
     folder = scratch / "kills"
     remove(folder)
     whole = folder / "undisturbed"
-    begin, end = undisturbed(whole, workers)
+    begin, end = undisturbed(whole, workers, scenes)
     expected = digest(whole)
     rng = random.Random(workers)
     found = []
     for trial in range(kills):
         data_dir = folder / f"trial_{trial}"
+        prepare = command(data_dir, workers, scenes)
         group = trial % 2 == 0
-        moment, killed = interrupt(data_dir, workers, rng, begin, end, group=group)
+        moment, killed = interrupt(prepare, data_dir, rng, begin, end, group=group)
         kept = sum(1 for path in data_dir.rglob("*") if path.is_file())
-        again = subprocess.run(command(data_dir, workers), **_options(folder / f"trial_{trial}.log"), check=False)
+        again = subprocess.run(prepare, **_options(folder / f"trial_{trial}.log"), check=False)
         survivors = outlived(killed)
         different = sorted(set(digest(data_dir).items()) ^ set(expected.items()))
         found.append(
@@ -81,26 +89,26 @@ def trials(workers: int, kills: int, scratch: pathlib.Path) -> dict[str, Any]:
         "success": len(good) == kills,
         "result": f"{len(good)} of {kills} identical to an undisturbed run's {len(expected)} files",
         "undisturbed_seconds": [round(begin, 2), round(end, 2)],
-        "examples": sum(EXAMPLES.values()),
+        "examples": sum(scenes.values()),
         "trials": found,
     }
 
 
-def command(data_dir: pathlib.Path, workers: int) -> list[str]:
+def command(data_dir: pathlib.Path, workers: int, scenes: dict[str, int]) -> list[str]:
     """The preparation."""
     config = str(ROOT / "configs" / "streets.py")
     flags = [
         f"--data_dir={data_dir}",
         f"--workers={workers}",
-        f"--options={json.dumps({'image_size': IMAGE_SIZE} | EXAMPLES)}",
+        f"--options={json.dumps({'image_size': IMAGE_SIZE} | scenes)}",
     ]
     return [sys.executable, str(FOLDER / "prepare.py"), config, *flags]
 
 
-def undisturbed(data_dir: pathlib.Path, workers: int) -> tuple[float, float]:
+def undisturbed(data_dir: pathlib.Path, workers: int, scenes: dict[str, int]) -> tuple[float, float]:
     """Prepares; the seconds from the start to the first file and to the end."""
     start = time.perf_counter()
-    process = subprocess.Popen(command(data_dir, workers), **_options(data_dir.with_suffix(".log")))
+    process = subprocess.Popen(command(data_dir, workers, scenes), **_options(data_dir.with_suffix(".log")))
     begin = None
     while process.poll() is None:
         if begin is None and any(path.is_file() for path in data_dir.rglob("*")):
@@ -112,7 +120,7 @@ def undisturbed(data_dir: pathlib.Path, workers: int) -> tuple[float, float]:
 
 
 def interrupt(
-    data_dir: pathlib.Path, workers: int, rng: random.Random, begin: float, end: float, *, group: bool
+    prepare: list[str], data_dir: pathlib.Path, rng: random.Random, begin: float, end: float, *, group: bool
 ) -> tuple[float, int]:
     """Starts a preparation and kills it at a random moment; the moment and its process group.
 
@@ -121,7 +129,7 @@ def interrupt(
     while True:
         remove(data_dir)
         moment = rng.uniform(begin, end)
-        process = subprocess.Popen(command(data_dir, workers), **_options(data_dir.with_suffix(".killed.log")))
+        process = subprocess.Popen(prepare, **_options(data_dir.with_suffix(".killed.log")))
         time.sleep(moment)
         if process.poll() is None:
             (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)

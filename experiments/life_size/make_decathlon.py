@@ -65,7 +65,7 @@ def write_set(root: pathlib.Path, name: str, counts: dict[str, int]) -> None:
     for split, count in counts.items():
         folder = root / "decathlon-1.0-data" / name / split
         folders = [""] if split == "test" else [f"{label + 1:04d}" for label in range(classes)]
-        for sub in folders:
+        for sub in folders[:count]:  # a class without pictures has no folder
             (folder / sub).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             link(sources[(done + i) % len(sources)], f"{folder}/{file_name(i, folders)}")

@@ -41,7 +41,6 @@ def measure(
     environment: Mapping[str, str],
     is_prepared: Callable[[], bool] | None = None,
     stop: Callable[[], bool] | None = None,
-    cores: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Runs a command to its end, or until `stop()` is true: then it is interrupted as by Ctrl-C.
 
@@ -52,10 +51,10 @@ def measure(
         environment: added to this process' own.
         is_prepared: where given, the usage until it becomes true is "prepare" in the result.
         stop: see above.
-        cores: those that it may use; all where None.
 
     Returns:
-        exit, seconds, cpu_seconds, peak_rss_mib, peak_pss_mib, largest_mib, said (the last lines), and prepare.
+        exit, interrupted, seconds, cpu_seconds, peak_rss_mib, peak_pss_mib, largest_mib, said (the last lines), and
+        prepare.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -66,37 +65,36 @@ def measure(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
     )
     lines: list[str] = []
-    reader = threading.Thread(target=_copy, args=(process, log, start, lines))
+    reader = threading.Thread(target=_copy, args=(process, log, start, lines), daemon=True)
     reader.start()
     samples: list[Sample] = []
     prepared: float | None = None
     interrupted: float | None = None
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        now = time.perf_counter() - start
-        if prepared is None and is_prepared is not None and is_prepared():
-            prepared = now
-        if pid:
-            break
-        samples.append(_sample(process.pid, now, with_pss=len(samples) % PSS_EVERY == 0))
-        if interrupted is None and stop is not None and stop():
-            os.killpg(process.pid, signal.SIGINT)
-            interrupted = now
-        if interrupted is not None and now - interrupted > GRACE:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(INTERVAL)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    try:
+        while process.returncode is None:
+            samples.append(_sample(process.pid, time.perf_counter() - start, with_pss=len(samples) % PSS_EVERY == 0))
+            if prepared is None and is_prepared is not None and is_prepared():
+                prepared = samples[-1].seconds
+            if interrupted is None and stop is not None and stop():
+                interrupted = samples[-1].seconds
+                os.killpg(process.pid, signal.SIGINT)
+            elif interrupted is not None and samples[-1].seconds - interrupted > GRACE:
+                process.kill()
+            time.sleep(INTERVAL)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # this harness was stopped
     reader.join(timeout=10)  # a process that outlives its parent keeps the pipe open
-    whole = usage_of(samples) | {
-        "seconds": round(now, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-    }
-    result = {"exit": process.returncode, "interrupted": interrupted is not None} | whole
+    result = {"exit": process.returncode, "interrupted": interrupted is not None} | usage_of(samples)
+    result |= {"seconds": round(time.perf_counter() - start, 1)}
+    result |= {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1)}
     if prepared is not None:
-        result["prepare"] = usage_of([s for s in samples if s.seconds <= prepared]) | {"seconds": round(prepared, 1)}
+        result["prepare"] = usage_of([sample for sample in samples if sample.seconds <= prepared])
     return result | {"said": lines[-3:]}
 
 

@@ -21,8 +21,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def is_known(name: str, folder: pathlib.Path) -> bool:
-    """Whether there is a record of a run."""
-    return any(record["name"] == name for record in read(folder))
+    """Whether there is a record of a run that succeeded."""
+    return any(record["name"] == name and record["success"] for record in read(folder))
 
 
 def add(record: dict[str, Any], folder: pathlib.Path) -> None:

@@ -36,7 +36,7 @@ def write(folder: pathlib.Path = FOLDER) -> None:
 
 def names() -> list[str]:
     """Of all runs, in the order of the table."""
-    planned = [f"{part}: {run.name}" for part, runs in PARTS.items() for run in runs]
+    planned = [run.name for runs in PARTS.values() for run in runs]
     return [*planned, *kills.names(), *(f"races: {name}" for name in races.RACES), *bars.names()]
 
 
@@ -66,7 +66,7 @@ def result(record: Mapping[str, Any]) -> str:
     told = record.get("result", "")
     if not record["success"]:
         return f"FAILED {told}".strip() if told else f"FAILED, exit code {record.get('exit')}"
-    if "prepare" in record and record["prepare"]["peak_pss_mib"] > LIMIT_MIB:
+    if "prepare" in record and record["prepare"]["peak_rss_mib"] > LIMIT_MIB:
         return f"done, above {LIMIT_MIB} MiB"
     return told or "done"
 

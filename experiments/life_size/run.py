@@ -4,13 +4,15 @@
     python experiments/life_size/run.py --only nyuv2 kills         # some of them
     python experiments/life_size/run.py --fraction=0.02 --scratch=runs/try --out=runs/try   # minutes, to try it out
 
-writes results.json beside this file after each run, and README.md's table from it. Runs that are in results.json are
-left out, unless --again is given. Logs are in SCRATCH/logs, each line with the seconds since the command began.
+writes results.json beside this file after each run, and README.md's table from it. Runs that succeeded and
+are in results.json are left out, unless --again is given. Logs are in SCRATCH/logs; each line begins with the seconds
+since the command began.
 """
 
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +40,7 @@ def main() -> None:
     given = arguments.parse_args()
     if given.fraction != 1 and given.out.resolve() == FOLDER:
         arguments.error("--fraction is to try this out: name another folder for the results with --out")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with the command that runs
     given.scratch = given.scratch.resolve()
     given.shared = given.shared.resolve()
     for folder in ("raw", "prepared", "runs", "logs"):
@@ -49,14 +52,15 @@ def main() -> None:
             SPECIAL[part](given)
             continue
         for run in PARTS[part]:
-            name = f"{part}: {run.name}"
-            if given.again or not records.is_known(name, given.out):
-                records.add({"name": name} | measured(run, name, given), given.out)
+            if given.fraction != 1 and run.until == "logged":
+                continue  # steps of a whole network take as long as ever
+            if given.again or not records.is_known(run.name, given.out):
+                records.add({"name": run.name} | measured(run, given), given.out)
                 report.write(given.out)
     report.write(given.out)
 
 
-def measured(run: Run, name: str, given: Any) -> dict[str, Any]:
+def measured(run: Run, given: Any) -> dict[str, Any]:
     """Makes the inputs, runs the command and counts what it did."""
     for maker in run.inputs:
         make(maker, given)
@@ -68,17 +72,19 @@ def measured(run: Run, name: str, given: Any) -> dict[str, Any]:
     result = measure(
         command(run),
         folder=given.scratch,
-        log=given.scratch / "logs" / f"{slug(name)}.log",
+        log=given.scratch / "logs" / f"{slug(run.name)}.log",
         environment=HERE,
         is_prepared=None if run.prepares is None else lambda: len(prepared(run, given.scratch)) >= run.sets,
         stop=stopper(run, given.scratch),
     )
-    record = {"command": shlex.join(["python", *command(run)[1:]]), "fraction": given.fraction} | result
+    record = {"command": printed(run), "fraction": given.fraction} | result
     sizes = split_sizes(prepared(run, given.scratch))
     if run.prepares is not None:
         record |= {"examples": sum(sizes.values()), "disk_mib": sum(map(disk_mib, prepared(run, given.scratch)))}
     else:
-        record["examples"] = run.examples or round(sum(sizes[split] * times for split, times in run.passes.items()))
+        record["examples"] = run.examples or round(
+            sum(sizes.get(split, 0) * times for split, times in run.passes.items())
+        )
     record["success"] = result["exit"] == 0 or (
         result["interrupted"] and result["exit"] == 1 and ("prepare" in result or run.until == "logged")
     )
@@ -100,6 +106,11 @@ def command(run: Run) -> list[str]:
     if run.script:
         return [sys.executable, str(FOLDER / run.flags[0]), *run.flags[1:]]
     return [sys.executable, "-m", "mtan_jax.main", *run.flags]
+
+
+def printed(run: Run) -> str:
+    """The command line as one would type it."""
+    return shlex.join(["python", *command(run)[1:]]).replace(f"{ROOT}/", "")
 
 
 def prepared(run: Run, scratch: pathlib.Path) -> list[pathlib.Path]:
