@@ -13,6 +13,8 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
+        "cloudpickle>=3.1",
+        "filelock>=4.3",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "h5py>=3.12",

@@ -65,10 +65,10 @@ class StreetEdges(Streets):
 
     targets = Streets.targets | {"edges": Target(None, np.int8)}
 
-    def examples(self, split):
-        for example in super().examples(split):
-            labelled = example["labelled"] | {"edges": example["labelled"]["semantic"]}
-            yield example | {"edges": borders(example["semantic"]), "labelled": labelled}
+    def example(self, split, index):
+        example = super().example(split, index)
+        labelled = example["labelled"] | {"edges": example["labelled"]["semantic"]}
+        return example | {"edges": borders(example["semantic"]), "labelled": labelled}
 
 
 def borders(classes):

@@ -22,6 +22,8 @@ def default_config() -> ConfigDict:
     config.data.options = ConfigDict()  # keyword arguments of the data set's builder
     config.data.augment = False  # random scale, crop and flip, as the authors do; of sets of images crop and flip
     config.data.workers = 0  # processes that read and augment; 0: threads of this one
+    config.data.prepare = "once"  # once | again: whether a prepared data set is used, or prepared in any case
+    config.data.prepare_workers = config_dict.placeholder(int)  # processes that prepare; None: one per core
 
     config.mixing = ConfigDict()  # of sets of labelled images, each a task
     config.mixing.order = "random"  # random | in_turn | whole_sets: how steps choose their sets
@@ -117,7 +119,7 @@ def _of_any_type(value: object) -> config_dict.FieldReference:
 OPEN_FIELDS = ("data.options", "mixing.until", "weighting_options", "optimizer.options")
 # Fields that do not change results, so a run may be resumed with others. (A resumed run does not read `init_from`.)
 FREE_FIELDS = (
-    *("data.data_dir", "data.raw_dir", "data.workers", "model.init_from"),
+    *("data.data_dir", "data.raw_dir", "data.workers", "data.prepare", "data.prepare_workers", "model.init_from"),
     *("plan.topology", "plan.fusion_memory", "compilation_cache"),
 )
 # Fields that hold a length of training.
@@ -126,6 +128,7 @@ DURATIONS = ("duration", "log_every", "eval.every", "checkpoint.every", "optimiz
 LEAST = {
     "seed": 0,
     "data.workers": 0,
+    "data.prepare_workers": 1,
     "plan.fusion_memory": 0,
     "batch_size": 1,
     "accumulate": 1,

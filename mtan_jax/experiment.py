@@ -120,6 +120,8 @@ class Experiment:
             )
         if self.is_mixture:
             self._itinerary(dict.fromkeys(self._trained, config.batch_size))
+        if config.data.prepare not in ("once", "again"):
+            raise ValueError(f"config.data.prepare = {config.data.prepare!r} is not known; known: once, again")
         _ = self.best_metric
         single_task = dict(config.eval.single_task)
         if single_task and self.is_mixture:
@@ -395,12 +397,13 @@ class Experiment:
 
     def prepare_data(self) -> None:
         """Prepares the data set where it is not: process 0 first, then those that do not share its disk."""
+        data = self.config.data
         if jax.process_index() == 0:
-            self.builder.prepare()
+            self.builder.prepare(workers=data.prepare_workers, again=data.prepare == "again")
         parallel.wait_for_all("data prepared")
         if jax.process_index() > 0:
             object.__setattr__(self, "builder", _build_dataset(self.config))  # reads what process 0 wrote
-            self.builder.prepare()
+            self.builder.prepare(workers=data.prepare_workers)
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """This process' part of every batch from a step on, with a second batch where the weighting needs one."""

@@ -38,7 +38,8 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "For eval, predict, export: newest, best, a step, or initial (before the first step)."
 )
 SPLIT = flags.DEFINE_enum("split", "val", ["train", "val", "test"], "For eval and predict; test: for predict alone.")
-IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images in place of the split.")
+IMAGES = flags.DEFINE_string("images", None, "For predict: a folder of images, or one, in place of the split.")
+UNREADABLE = flags.DEFINE_enum("unreadable", "error", ["error", "skip"], "For --images: what unreadable pictures are.")
 COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")
@@ -108,7 +109,9 @@ def run(folder: pathlib.Path) -> None:
     elif MODE.value == "export":
         export.export(experiment, folder, CHECKPOINT.value, OUTPUT.value)
     elif IMAGES.value is not None:
-        predict.predict_folder(experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value))
+        predict.predict_folder(
+            experiment, folder, CHECKPOINT.value, pathlib.Path(IMAGES.value), UNREADABLE.value == "skip"
+        )
     else:
         run_predict = predict_sets.predict_sets if experiment.is_mixture else predict.predict_split
         run_predict(experiment, folder, CHECKPOINT.value, SPLIT.value, COUNT.value)

@@ -2,22 +2,20 @@
 
 import logging
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
 
-from mtan_jax import figures, parallel
+from mtan_jax import figures, image_folder, parallel
+from mtan_jax.data.image_files import printable, read_rgb
+from mtan_jax.data.resize import resize_bilinear
 from mtan_jax.evaluate import restore
 from mtan_jax.experiment import Batch, Experiment
 from mtan_jax.steps import stage_names
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def predict_split(
@@ -41,24 +39,32 @@ def predict_split(
 
 
 def predict_folder(
-    experiment: Experiment, workdir: pathlib.Path, checkpoint: str, folder: pathlib.Path
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoint: str,
+    images: pathlib.Path,
+    skip_unreadable: bool = False,
 ) -> pathlib.Path:
-    """Predicts every image of a folder, resized to the size that the network was trained on.
+    """Predicts every picture of a folder, or one picture, resized to the size that the network was trained on.
 
     Args:
         experiment: the run.
-        workdir: of the run; pictures and arrays go to `figures/<name of the folder>/`.
+        workdir: of the run; panels and arrays go to `figures/<name of the folder>/`.
         checkpoint: see `mtan_jax.evaluate.restore`.
-        folder: of PNG, JPEG and other pictures.
+        images: a folder of pictures, or one picture; see `mtan_jax.data.image_files.read_rgb` for how they are read.
+        skip_unreadable: see `mtan_jax.image_folder.find_images`.
 
     Raises:
-        ValueError: no folder, no image in it, or one that cannot be read; the message names it.
+        ValueError: there is no picture, or an unreadable one; the message names it. Or `images` is the very folder that
+            the results would go to.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if not paths:
-        raise ValueError(f"--images={folder}: a folder with images ({', '.join(SUFFIXES)}) is needed; found none")
+    folder = (images if images.is_dir() else images.parent).resolve()
+    output = workdir / "figures" / folder.name
+    if output.resolve() == folder:
+        raise ValueError(f"--images={printable(images)}: the results would overwrite these pictures; rename the folder")
+    paths = image_folder.find_images(images, skip_unreadable)
     batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
-    return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / folder.resolve().name, 0)
+    return _predict(experiment, workdir, checkpoint, batches, output, 0)
 
 
 def _predict(
@@ -93,7 +99,7 @@ def _predict(
                 break
         if done == count:
             break
-    log.info("wrote %d panels and arrays to %s", done, output)
+    log.info("wrote %d panels and arrays to %s", done, printable(output))
     return output
 
 
@@ -113,23 +119,15 @@ def _write(experiment: Experiment, path: pathlib.Path, example: dict[str, Any]) 
     figures.save_png(figure, path.with_name(path.name + ".png"))
 
 
-def _read_folder(paths: list[pathlib.Path], image_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
-    for start in range(0, len(paths), batch_size):
-        part = paths[start : start + batch_size]
+def _read_folder(paths: Mapping[str, pathlib.Path], image_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
+    names = list(paths)
+    for start in range(0, len(names), batch_size):
+        part = names[start : start + batch_size]
+        images = [resize_bilinear(read_rgb(paths[name]), image_size) for name in part]
         yield {
-            "id": [path.stem for path in part],
-            "image": np.stack([_read_image(path, image_size) for path in part]),
+            "id": part,
+            "image": np.stack(images).astype(np.float32) / 255,
             "targets": {},
             "labelled": {},
             "weight": np.ones(len(part), np.float32),
         }
-
-
-def _read_image(path: pathlib.Path, image_size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
-    height, width = image_size
-    try:
-        with Image.open(path) as image:
-            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); remove it or repair it") from error
-    return np.asarray(resized, np.float32) / 255

@@ -276,12 +276,12 @@ class Broken(ToyBuilder):
     image_dtype = np.float32
     broken: str
 
-    def examples(self, split):
-        for example in super().examples(split):
-            image = example["image"].astype(np.float32) / 255
-            if example["id"] == self.broken:
-                image[2, 3, 1] = np.nan
-            yield {**example, "image": image}
+    def example(self, split, index):
+        example = super().example(split, index)
+        image = example["image"].astype(np.float32) / 255
+        if example["id"] == self.broken:
+            image[2, 3, 1] = np.nan
+        return {**example, "image": image}
 
 
 def assert_finite_and_resumable(config, folder, last_step):

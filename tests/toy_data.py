@@ -25,9 +25,8 @@ class ToyBuilder(DenseBuilder):
     def split_sizes(self):
         return {"train": 11, "val": 7}
 
-    def examples(self, split):
-        for i in range(self.split_sizes()[split]):
-            yield {"id": f"toy/{split}/{i}", **make_arrays(i), "labelled": make_labelled(i)}
+    def example(self, split, index):
+        return {"id": f"toy/{split}/{index}", **make_arrays(index), "labelled": make_labelled(index)}
 
 
 def make_arrays(i):

@@ -3,25 +3,20 @@
 import abc
 import contextlib
 import dataclasses
-import hashlib
-import io
-import json
+import functools
 import logging
-import sys
-from collections.abc import Iterator
+import math
+import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from jaxtyping import UInt8
-from tqdm import tqdm
 
-_RAW_FINGERPRINT = "raw_fingerprint"  # in the metadata of a prepared set: which raw files it was made from
-
-
-class RawDataError(FileNotFoundError):
-    """The raw release is missing, incomplete, damaged or another one; the message says which file and what would do."""
+from mtan_jax.data import fingerprint, preparation
+from mtan_jax.data.errors import RawDataError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,30 +70,45 @@ class Target:
 TARGETS = {"semantic": Target(None, np.int8), "depth": Target(1, np.float32), "normal": Target(3, np.float32)}
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """What all data sets here share: prepared once, in array_record files, without TensorFlow.
+class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """What all datasets here share: prepared once, in sharded array_record files, without TensorFlow.
 
-    Subclasses set `VERSION`, and define `features`, `split_sizes`, `examples` and, where there is a raw release,
-    `check_raw` and `raw_files`.
+    Subclasses set `VERSION`, and define `features`, `split_sizes`, `example`, `example_bytes` and, where there is a raw
+    release, `check_raw` and `raw_files`. They pass every argument of their constructor by keyword: each process that
+    prepares examples makes a builder of its own from the same arguments.
 
     Args:
-        data_dir: where prepared data sets live; None is TFDS' default, `~/tensorflow_datasets`.
-        raw_dir: where the raw release lies; None once the data set is prepared, or where there is no raw release.
+        data_dir: where prepared datasets live; None is TFDS' default, `~/tensorflow_datasets`.
+        raw_dir: where the raw release lies; None once the dataset is prepared, or where there is no raw release.
         variant: names everything that changes the prepared arrays, such as "13-288x384-mat"; one folder each.
     """
 
     # There are no checksums of downloads beside the code; to find that out TFDS would need importlib_resources.
     code_path = None
+    # The most examples of a shard, where examples are small but slow to make; else its size in bytes alone counts.
+    max_shard_examples: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         # Not in TFDS' registry, which refuses a class that a configuration file defines each time that it is read.
         super().__init_subclass__(skip_registration=True, **options)
+
+    def __new__(cls, **arguments: Any) -> "Builder":
+        builder = super().__new__(cls)
+        builder._arguments = arguments
+        return builder
 
     def __init__(self, *, data_dir: str | None, raw_dir: str | None, variant: str):
         self.raw_dir = raw_dir
         config = tfds.core.BuilderConfig(name=variant, version=self.VERSION)
         with _quiet_absl():  # TFDS warns of every configuration made at run time
             super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self._arguments), ()
+
+    def again(self) -> "Builder":
+        """A builder with the same arguments, which knows nothing of the disk yet."""
+        return type(self)(**self._arguments)
 
     @abc.abstractmethod
     def features(self) -> dict[str, Any]:
@@ -109,56 +119,81 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         """Number of examples in "train" and "val"; called after `check_raw`."""
 
     @abc.abstractmethod
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields the examples of a split, in a fixed order, each with a unique "id" (str).
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        """An example of a split, with a unique "id" (str). Arrays have the very shapes and types that are stored.
 
-        Arrays have the very shapes and types that are stored.
+        The same for the same arguments, in whichever process: shards are made in several, in any order.
         """
+
+    @abc.abstractmethod
+    def example_bytes(self) -> int:
+        """About how many bytes an example takes; it decides how many go into a file."""
 
     def check_raw(self) -> None:
         """Raises `RawDataError` where the raw release is missing or incomplete. Called before anything is written."""
 
-    def raw_files(self) -> dict[str, int]:
-        """Names, relative to `raw_dir`, and sizes in bytes of the raw files found; empty without any."""
+    def raw_files(self) -> Iterable[str]:
+        """Paths of the raw files, in a fixed order; none without a raw release, or where it is not there."""
+        return ()
+
+    def summarize(self, split: str, example: dict[str, Any]) -> np.ndarray | None:
+        """Numbers of an example that are added up over all examples, for `metadata`; None: nothing."""
+
+    def metadata(self, summary: np.ndarray | None) -> dict[str, Any]:
+        """What is kept in the metadata of the prepared dataset. `summary` is the sum of what `summarize` gave."""
         return {}
 
-    def prepare(self) -> None:
-        """Prepares the data set unless it is prepared already; an interrupted preparation leaves nothing behind.
+    def prepare(self, *, workers: int | None = None, again: bool = False) -> None:
+        """Prepares the dataset unless it is prepared already; continues a preparation that was interrupted.
+
+        Args:
+            workers: processes that make examples; None is one per core.
+            again: whether it is prepared in any case, in place of what is there.
 
         Raises:
-            RawDataError: see `check_raw`; also where the data set is prepared already, but from other raw files than
-                those of `raw_dir`. Files are told apart by their names and sizes.
+            RawDataError: see `check_raw`; also where the dataset is prepared already, but from other raw files than
+                those of `raw_dir`, or the files have changed since: names, sizes, times, or a sample of their content.
         """
-        if self.is_prepared():
-            self._check_same_raw()
-            return
-        self.check_raw()
-        self.info.metadata[_RAW_FINGERPRINT] = self._raw_fingerprint()
-        logging.getLogger(__name__).info("Preparing %s in %s", self.name, self.data_dir)
-        tfds.disable_progress_bar()  # TFDS' bars know no totals here; ours do
-        with contextlib.redirect_stdout(io.StringIO()), _quiet_absl():
-            self.download_and_prepare()
+        with _quiet_absl():
+            if not self.is_prepared() or again:
+                preparation.prepare(self, workers=workers, again=again)
+            else:
+                self._check_same_raw()
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """TFDS' name for `prepare`; nothing is downloaded."""
+        self.prepare()
 
     def is_prepared(self) -> bool:
         return bool(self.info.splits)
 
-    def _raw_fingerprint(self) -> str | None:
-        files = sorted(self.raw_files().items())
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] if files else None
+    def reload(self) -> bool:
+        """Reads what is prepared by now; returns whether anything is."""
+        if (pathlib.Path(self.data_dir) / "dataset_info.json").exists():
+            self.info.read_from_directory(self.data_dir)
+        return self.is_prepared()
+
+    def new_info(self) -> tfds.core.DatasetInfo:
+        """What TFDS knows of a dataset, before it is prepared."""
+        info = self._info()
+        info.set_file_format("array_record")
+        return info
 
     def _check_same_raw(self) -> None:
         if self.raw_dir is None:
             return
-        given = self._raw_fingerprint()
-        if given is None:
+        folder = pathlib.Path(self.data_dir)
+        before, now = preparation.raw_digest(folder), fingerprint.fingerprint(self.raw_files(), self.raw_dir)
+        if now is None and before is not None:
             logging.getLogger(__name__).warning(
-                "%s holds no raw %s; using the set prepared before in %s", self.raw_dir, self.name, self.data_dir
+                "%s holds no raw %s; using the dataset prepared before in %s", self.raw_dir, self.name, folder
             )
-        elif given != dict(self.info.metadata.items()).get(_RAW_FINGERPRINT):
+        elif now != before:
+            changes = fingerprint.changes(self.raw_files(), self.raw_dir, folder / fingerprint.MANIFEST)
             raise RawDataError(
-                f"{self.name}: the set in {self.data_dir} was prepared from other files than those in {self.raw_dir} "
-                "(their names or sizes differ). Delete the prepared folder to prepare it anew, name another one with "
-                "--config.data.data_dir, or leave --config.data.raw_dir out to use the set as it is."
+                f"{self.name}: the dataset in {folder} was prepared from other files than those in {self.raw_dir} now "
+                f"({changes}). To prepare it again: --config.data.prepare=again. To use it as it is: leave "
+                "--config.data.raw_dir out. To keep both: --config.data.data_dir=ANOTHER_FOLDER."
             )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -167,21 +202,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             description=self.__doc__,
             features=tfds.features.FeaturesDict(self.features()),
             metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,  # keeps the order of `examples`
+            disable_shuffling=True,  # the order of the examples is that of their indices
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager
-        return {split: self._generate_examples(split) for split in self.split_sizes()}
+    def _download_and_prepare(self, *arguments: Any, **options: Any) -> None:
+        raise NotImplementedError("Builder.prepare does this")
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        total = self.split_sizes()[split]
-        seconds = 0.1 if sys.stderr.isatty() else 10  # a log file needs no line every moment
-        bar = tqdm(self.examples(split), f"{self.name} {split}", total, unit="image", mininterval=seconds)
-        yield from enumerate(map(self._checked, bar))
-
-    def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
-        """The example, if it is what is declared."""
+    def checked(self, example: dict[str, Any]) -> dict[str, Any]:
+        """The example as it is stored, if it is what is declared."""
         return example
 
 
@@ -192,7 +220,7 @@ class DenseBuilder(Builder):
     bool}}`, stored in array_record files, with the targets that `targets` names. A target for which `labelled` is False
     holds only undefined pixels.
 
-    Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `examples` and, where there is a raw
+    Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `example` and, where there is a raw
     release, `check_raw` and `raw_files`.
 
     Args:
@@ -229,7 +257,10 @@ class DenseBuilder(Builder):
         }
         return {"image": ((*size, 3), np.dtype(self.image_dtype)), **targets}
 
-    def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
+    def example_bytes(self) -> int:
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._arrays().values())
+
+    def checked(self, example: dict[str, Any]) -> dict[str, Any]:
         """The example, if it is what is declared; TFDS' own errors print all its arrays and little else."""
         where, declared = f"{self.name}: the example {example.get('id')!r}", self._arrays()
         arrays, labelled = example.keys() - {"id", "labelled"}, example.get("labelled", {}).keys()

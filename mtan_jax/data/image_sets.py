@@ -2,30 +2,24 @@
 
 import abc
 import dataclasses
-import io
+import os
 import re
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Float
 
 from mtan_jax.data.builder import Builder, RawDataError
+from mtan_jax.data.image_files import printable, read_stored, storable
 
 Colour = tuple[float, float, float]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TAKEN = ("attention", "backbone", "mean")  # parts of the network, and the mean over the sets in the metrics
 
-_FORMATS = ("JPEG", "PNG")  # what TFDS can store as it is
-
-# Most of Pillow's own errors are OSError; its readers of damaged files let others through.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_WEIGHED = 64  # pictures that tell how large those of a set are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +62,9 @@ class ImageSetBuilder(Builder):
     A prepared example is `{"id": bytes, "image": an encoded picture, "label": int}`; the label is -1 where it is
     unknown. Names of classes and statistics of the channels are in the set's metadata.
 
-    Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `examples` and, where there is a raw
-    release, `check_raw` and `raw_files`. An example of `examples` has as "image" a path or the bytes of a JPEG or PNG
-    file; it is stored as it is, after it was decoded once to see that it can be.
+    Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `example` and, where there is a raw
+    release, `check_raw` and `raw_files`. As "image" an example has the path or the bytes of a picture file; what is
+    stored of it is `mtan_jax.data.image_files.storable`: a JPEG or PNG file that any decoder reads to the same pixels.
 
     Args:
         set_name: of the set.
@@ -112,56 +106,41 @@ class ImageSetBuilder(Builder):
             "label": tfds.features.Scalar(dtype=np.int32),
         }
 
-    def prepare(self) -> None:
-        if not self.is_prepared():
-            self.check_raw()
-            mean, std = self.known_statistics() or channel_statistics(self)
-            self.info.metadata.update(
-                classes=list(self.class_names()), mean=list(mean), std=list(std), **self.extra_metadata()
-            )
-        super().prepare()
+    def example_bytes(self) -> int:
+        sizes = self.split_sizes()
+        split = max(sizes, key=lambda name: sizes[name])
+        some = range(0, sizes[split], max(sizes[split] // _WEIGHED, 1))
+        pictures = [self.example(split, index)["image"] for index in some]
+        weights = [len(picture) if isinstance(picture, bytes) else os.path.getsize(picture) for picture in pictures]
+        return sum(weights) // len(weights)
 
-    def _checked(self, example: dict[str, Any]) -> dict[str, Any]:
-        """The example, if its picture can be decoded."""
-        decode(example["image"], example["id"])
-        return example
+    def summarize(self, split: str, example: dict[str, Any]) -> np.ndarray | None:
+        """Number of pixels, sums and sums of squares of the channels, where their statistics are not published."""
+        if split != "train" or self.known_statistics():
+            return None
+        pixels = read_stored(example["image"], example["id"]).reshape(-1, 3) / 255.0
+        return np.stack([np.full(3, len(pixels)), pixels.sum(axis=0), np.square(pixels).sum(axis=0)])
+
+    def metadata(self, summary: np.ndarray | None) -> dict[str, Any]:
+        mean, std = self.known_statistics() or channel_statistics(summary)
+        return {"classes": list(self.class_names()), "mean": list(mean), "std": list(std), **self.extra_metadata()}
+
+    def checked(self, example: dict[str, Any]) -> dict[str, Any]:
+        """The example with its picture as it is stored, if that can be read."""
+        name = printable(example["id"])
+        return example | {"id": name, "image": storable(example["image"], name)}
 
 
-def channel_statistics(builder: ImageSetBuilder) -> tuple[Colour, Colour]:
-    """Mean and standard deviation of each channel over all pixels of "train", in 0..1.
+def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour, Colour]:
+    """Mean and standard deviation of each channel over all pixels, in 0..1.
 
-    Raises:
-        RawDataError: a picture cannot be read; the message names it.
+    Args:
+        summary: the sum of what `ImageSetBuilder.summarize` gives.
     """
-    total, squares, count = np.zeros(3), np.zeros(3), 0
-    for example in builder.examples("train"):
-        pixels = decode(example["image"], example["id"]).reshape(-1, 3) / 255.0
-        total += pixels.sum(axis=0)
-        squares += np.square(pixels).sum(axis=0)
-        count += len(pixels)
+    count, total, squares = (1, np.zeros(3), np.ones(3)) if summary is None else summary
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def decode(picture: bytes | str | Path, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an encoded picture: a path, or the bytes of the file. Of 16 bits a channel the upper 8 are kept.
-
-    Raises:
-        RawDataError: it is no JPEG or PNG picture, a damaged one or a huge one; the message has the path, or `name` for
-            bytes.
-    """
-    try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as image:
-            if image.mode.startswith("I"):  # grey of 16 bits, of which `convert` would make 255 of all above 255
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=-1)
-            return np.asarray(image.convert("RGB"))
-    except _UNREADABLE as error:
-        where = name if isinstance(picture, bytes) else picture
-        raise RawDataError(
-            f"{where}: cannot be read as a JPEG or PNG picture ({error}); remove it or put another in its place"
-        ) from error
 
 
 class ImageSets:
@@ -197,9 +176,9 @@ class ImageSets:
         """Names of the sets: the label of an image is the target of its set."""
         return tuple(self.builders)
 
-    def prepare(self) -> None:
+    def prepare(self, *, workers: int | None = None, again: bool = False) -> None:
         """Prepares the sets that are not prepared; see `Builder.prepare`."""
-        self._of_each(lambda builder: builder.prepare())
+        self._of_each(lambda builder: builder.prepare(workers=workers, again=again))
 
     def _of_each(self, ask: Callable[[ImageSetBuilder], Any]) -> dict[str, Any]:
         """What every set answers; where raw data of several were never named, the error lists all of these."""

@@ -11,7 +11,8 @@ from PIL import Image
 
 from mtan_jax.data import pipeline
 from mtan_jax.data.examples import Example, Records
-from mtan_jax.data.image_sets import ImageSet, ImageSetsInfo, decode
+from mtan_jax.data.image_files import read_stored
+from mtan_jax.data.image_sets import ImageSet, ImageSetsInfo
 from mtan_jax.data.itinerary import Itinerary, Plan
 
 Sources = Mapping[str, Sequence[Any]]
@@ -150,7 +151,7 @@ class LabelledImages:
         example = self._records[index]
         identity, label = example["id"], np.int32(example["label"])
         identity = identity.decode() if isinstance(identity, bytes) else str(identity)
-        image = decode(example["image"], identity)
+        image = read_stored(example["image"], identity)
         own = self._set.name
         return {
             "id": identity,

@@ -14,12 +14,12 @@ class Changed(ToyBuilder):
     targets = ToyBuilder.targets | {"edges": Target(None, np.int8), "flow": Target(2, np.float16)}
     change = dict
 
-    def examples(self, split):
-        for example in super().examples(split):
-            edges = np.where(example["semantic"] < 0, -1, example["semantic"] == 1).astype(np.int8)
-            more = {"edges": edges, "flow": np.full((*SIZE, 2), 0.5, np.float16)}
-            labelled = example["labelled"] | {"edges": True, "flow": False}
-            yield type(self).change(example | more | {"labelled": labelled})
+    def example(self, split, index):
+        example = super().example(split, index)
+        edges = np.where(example["semantic"] < 0, -1, example["semantic"] == 1).astype(np.int8)
+        more = {"edges": edges, "flow": np.full((*SIZE, 2), 0.5, np.float16)}
+        labelled = example["labelled"] | {"edges": True, "flow": False}
+        return type(self).change(example | more | {"labelled": labelled})
 
 
 def test_targets_of_other_names_are_stored_and_read(tmp_path):

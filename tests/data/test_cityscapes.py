@@ -112,7 +112,7 @@ def test_examples_at_full_size_are_the_files(tmp_path, release):
 )
 def test_class_maps(tmp_path, release, column, options):
     data = builder(tmp_path, **options)
-    example = next(iter(data.examples("val")))
+    example = data.example("val", 0)
     labels = scenes()[2]["label_ids"]
     for name, row in ROWS.items():
         assert set(np.unique(example["semantic"][labels == row[0]])) == {row[column]}, name
@@ -126,7 +126,7 @@ def test_inverse_depth_by_hand(tmp_path):
     cases = [(0, 0.0, 0.0), (1, 0.0, 0.0), (2, 1 / 256, 1 / 102400), (257, 1.0, 0.0025), (25601, 100.0, 0.25)]
     values[0, : len(cases)] = [p for p, _, _ in cases]
     write_release(tmp_path / "raw", [scene(s, "x", 0) | {"disparity": values} for s in ("train", "val")])
-    example = next(iter(builder(tmp_path, depth="inverse_depth").examples("val")))
+    example = builder(tmp_path, depth="inverse_depth").example("val", 0)
     assert example["depth"].dtype == np.float32
     np.testing.assert_allclose(example["depth"][0, : len(cases), 0], [inverse for _, _, inverse in cases], rtol=1e-6)
 
@@ -140,7 +140,7 @@ def test_scenes_survive_the_release(tmp_path):
     del source["label_ids"], source["disparity"]
     source |= {"semantic": semantic, "inverse_depth": inverse_depth}
     write_release(tmp_path / "raw", [source, source | {"split": "val"}])
-    example = next(iter(builder(tmp_path, depth="inverse_depth").examples("train")))
+    example = builder(tmp_path, depth="inverse_depth").example("train", 0)
     np.testing.assert_array_equal(example["semantic"], semantic)
     # disparity is kept in steps of 1/256 pixel, here 1/256/400 in 1/m
     np.testing.assert_allclose(example["depth"], inverse_depth, atol=0.51 / 256 / 400, rtol=1e-6)
@@ -150,10 +150,10 @@ def test_scenes_survive_the_release(tmp_path):
 def test_shrinking_by_two_by_hand(tmp_path):
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None] * 4, (64, 128, 3)).copy()
     write_release(tmp_path / "raw", [scene(s, "x", 0) | {"image": ramp} for s in ("train", "val")])
-    example = next(iter(builder(tmp_path, image_size=(32, 64), num_classes=19).examples("train")))
+    example = builder(tmp_path, image_size=(32, 64), num_classes=19).example("train", 0)
     source = scene("train", "x", 0)
     # nearest: of the two pixels equally near to the middle Pillow takes the second
-    full = next(iter(builder(tmp_path, num_classes=19).examples("train")))
+    full = builder(tmp_path, num_classes=19).example("train", 0)
     np.testing.assert_array_equal(example["semantic"], full["semantic"][1::2, 1::2])
     np.testing.assert_array_equal(example["depth"][..., 0], np.float32(source["disparity"][1::2, 1::2] / 65535))
     # bilinear: pixel i lies at 2 i + 0.5 of the ramp 4 i (edges, where the filter is cut, left out)
@@ -169,8 +169,9 @@ def test_zips_hold_the_same_as_folders(tmp_path, release):
     zips = {"raw_dir": str(tmp_path / "zips"), "data_dir": str(tmp_path / "from_zips"), "depth": "inverse_depth"}
     assert_equal_examples(folders, prepared(tmp_path, **zips))
     assert sorted((tmp_path / "zips").iterdir()) == before  # nothing was extracted
-    # The same files, whether in folders or in zips: no reason to prepare anew.
-    builder(tmp_path, depth="inverse_depth", raw_dir=str(tmp_path / "zips")).prepare()
+    # A dataset follows the files that it was made from: zips are others than folders.
+    with pytest.raises(RawDataError, match=r"new: .*camera_trainvaltest.zip.* gone: .*--config.data.prepare=again"):
+        builder(tmp_path, depth="inverse_depth", raw_dir=str(tmp_path / "zips")).prepare()
     # A mixture of both.
     shutil.copytree(release / "gtFine", tmp_path / "zips" / "gtFine")
     (tmp_path / "zips" / "gtFine_trainvaltest.zip").unlink()
@@ -179,7 +180,8 @@ def test_zips_hold_the_same_as_folders(tmp_path, release):
 
 def test_disparity_needs_no_cameras(tmp_path, release):
     shutil.rmtree(release / "camera")
-    assert len(list(builder(tmp_path).examples("train"))) == 3
+    data = builder(tmp_path)
+    assert len([data.example("train", index) for index in range(data.split_sizes()["train"])]) == 3
     with pytest.raises(RawDataError, match=r"camera_trainvaltest.zip"):
         builder(tmp_path, depth="inverse_depth").prepare()
 
@@ -240,8 +242,8 @@ def test_authors_arrays_are_kept(tmp_path):
         ("depth", lambda a: np.where(a < 0.1, np.nan, a), "depth nan at row"),
         ("depth", lambda a: np.where(a < 0.1, np.inf, a), "depth inf at row"),
         ("depth", lambda a: a - 0.1, "depth -0.0.* expected finite values, 0 where undefined"),
-        ("depth", lambda a: a[..., 0], r"shape \(64, 128\), expected \(64, 128, 1\)"),
-        ("depth", lambda a: a.repeat(2, 0), "128x128 pixels, but image_size is 64x128"),
+        ("depth", lambda a: a.repeat(2, 2), r"shape \[64, 128, 2\]; expected \[h, w, 1\] or \[1, h, w\] or \[h, w\]"),
+        ("depth", lambda a: a.repeat(2, 0), "128x128 pixels, but the image has 64x128"),
         ("image", lambda a: a * 255, "image holds .* expected values from 0 to 1"),
         ("image", lambda a: a.astype("U3"), "expected numbers"),
         ("image", lambda a: np.array([None]), "truncated or damaged array"),
@@ -339,9 +341,9 @@ def png(array):
 BAD_LABELS = np.full(SIZE, 7, np.uint8)
 BAD_LABELS[3, 4] = 34
 DAMAGES = [
-    (f"leftImg8bit/train/{FIRST}_leftImg8bit.png", truncate, "truncated or damaged picture"),
-    (f"gtFine/train/{FIRST}_gtFine_labelIds.png", lambda content: b"", "truncated or damaged picture"),
-    (f"disparity/train/{FIRST}_disparity.png", lambda content: content[:60], "truncated or damaged picture"),
+    (f"leftImg8bit/train/{FIRST}_leftImg8bit.png", truncate, "cannot be read as a picture"),
+    (f"gtFine/train/{FIRST}_gtFine_labelIds.png", lambda content: b"", "cannot be read as a picture"),
+    (f"disparity/train/{FIRST}_disparity.png", lambda content: content[:60], "cannot be read as a picture"),
     (
         f"gtFine/train/{FIRST}_gtFine_labelIds.png",
         lambda content: png(BAD_LABELS),
@@ -355,7 +357,7 @@ DAMAGES = [
     (
         f"disparity/train/{FIRST}_disparity.png",
         lambda content: png(np.zeros(SIZE, np.uint8)),
-        "expected a picture of kind 'uint16', got Pillow mode 'L'",
+        "expected a picture of one uint16 channel, got Pillow mode 'L'",
     ),
     (f"camera/train/{FIRST}_camera.json", truncate, "no extrinsic.baseline and intrinsic.fx could be read"),
     (f"camera/train/{FIRST}_camera.json", lambda content: b"{}", "no extrinsic.baseline and intrinsic.fx"),
@@ -368,14 +370,14 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("file", "damage", "message"), DAMAGES)
-def test_damaged_file_is_named_and_nothing_is_left(tmp_path, release, file, damage, message):
+def test_damaged_file_is_named_and_read_once_it_is_repaired(tmp_path, release, file, damage, message):
     good = (release / file).read_bytes()
     (release / file).write_bytes(damage(good))
     data = builder(tmp_path, depth="inverse_depth")
     with pytest.raises(RawDataError, match=f"{re.escape(str(release / file))}: .*{message}"):
         data.prepare()
     assert not data.is_prepared()
-    assert not list((tmp_path / "prepared").rglob("*.array_record*"))
+    assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
     (release / file).write_bytes(good)
     data.prepare()  # the same builder, after repair
     assert data.is_prepared()

@@ -12,7 +12,7 @@ from PIL import Image
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import Decathlon, DecathlonSet
 from mtan_jax.data.decathlon.results import coco_results, image_id, write_results
-from mtan_jax.data.image_sets import decode
+from mtan_jax.data.image_files import read_rgb
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "decathlon_sample"
 AS_STORED = {"image": tfds.decode.SkipDecoding()}
@@ -457,14 +457,11 @@ def test_class_that_train_lacks(tmp_path, animals, split):
         make(tmp_path).prepare()
 
 
-GIF = b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02L\x01\x00;"
-
-
 @pytest.mark.parametrize("name", ["animals", "dtd"])  # without and with published statistics
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: b"", lambda data: b"a text", lambda data: data[: len(data) - 40], lambda data: GIF],
-    ids=["empty", "text", "truncated", "gif"],
+    [lambda data: b"", lambda data: b"a text", lambda data: data[: len(data) - 40]],
+    ids=["empty", "text", "truncated"],
 )
 def test_damaged_picture_is_named_and_nothing_is_left(tmp_path, name, damage):
     write_folders(tmp_path / "raw", name, COUNTS)
@@ -472,7 +469,7 @@ def test_damaged_picture_is_named_and_nothing_is_left(tmp_path, name, damage):
     good = path.read_bytes()
     path.write_bytes(damage(good))
     data = make(tmp_path, name)
-    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: cannot be read as a JPEG or PNG picture"):
+    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: cannot be read as a picture"):
         data.prepare()
     assert not data.is_prepared()
     assert not list((tmp_path / "prepared").rglob("*.array_record*"))
@@ -485,15 +482,15 @@ def test_grey_pictures_of_16_bits_do_not_saturate(tmp_path):
     values = np.array([[0, 255, 256, 300], [32768, 40000, 65000, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     by_hand = [[0, 0, 1, 1], [128, 156, 253, 255]]  # divided by 256
-    np.testing.assert_array_equal(decode(tmp_path / "deep.png", "")[..., 0], by_hand)
-    assert decode((tmp_path / "deep.png").read_bytes(), "").shape == (2, 4, 3)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "deep.png", "")[..., 0], by_hand)
+    assert read_rgb((tmp_path / "deep.png").read_bytes(), "").shape == (2, 4, 3)
 
 
 def test_huge_picture_is_named(tmp_path, animals, monkeypatch):
     path = animals / "train" / "zebra" / "000002.jpg"
     Image.new("L", (30, 30)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # Pillow refuses twice as many; the others have 156 at most
-    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: cannot be read .*exceeds limit of 800 pixels"):
+    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: too large: 900 pixels, at most 400 are read"):
         make(tmp_path).prepare()
 
 
@@ -574,7 +571,7 @@ def test_real_pictures(tmp_path):
         assert example["image"] == path.read_bytes()
         assert data.data_info.sets[name].classes[example["label"]] == path.parent.name
         with Image.open(path) as picture:
-            np.testing.assert_array_equal(decode(example["image"], name), np.asarray(picture.convert("RGB")))
+            np.testing.assert_array_equal(read_rgb(example["image"], name), np.asarray(picture.convert("RGB")))
 
 
 def test_without_data_the_official_sets_have_their_numbers_of_classes(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtan_jax.data.image_sets import decode
+from mtan_jax.data.image_files import read_rgb
 from mtan_jax.data.mini_decathlon import SETS, DrawnSet, MiniDecathlon
 from mtan_jax.data.mini_decathlon.builder import SPLITS
 from mtan_jax.data.mini_decathlon.canvas import Canvas
@@ -21,7 +21,7 @@ def _examples(name, split, count, **options):
 
 
 def _pixels(examples):
-    return np.stack([decode(example["image"], example["id"]) for example in examples])
+    return np.stack([read_rgb(example["image"], example["id"]) for example in examples])
 
 
 @each_set

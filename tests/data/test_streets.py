@@ -1,12 +1,8 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from mtan_jax.data.streets import Streets, render
 from mtan_jax.data.streets.builder import CLASSES, labelled_targets
-from mtan_jax.data.streets.pool import render_split
 from mtan_jax.data.streets.render import ARRAYS
 from mtan_jax.data.streets.scene import random_scene
 
@@ -36,27 +32,6 @@ def test_a_scene_is_the_same_each_time_and_whatever_came_before(scenes):
         assert again[name].shape == (*SMALL, *channels)
         np.testing.assert_array_equal(again[name], scenes[5][name])
     assert again["camera"] == scenes[5]["camera"]
-
-
-def test_worker_processes_give_the_same_scenes_in_order(scenes):
-    for index, scene in enumerate(render_split(3, "train", 5, SMALL, processes=2)):
-        for name in ARRAYS:
-            np.testing.assert_array_equal(scene[name], scenes[index][name])
-    assert index == 4
-
-
-def test_workers_end_when_the_reader_stops_and_failures_are_reported(capfd):
-    stream = render_split(3, "train", 1000, (16, 32), processes=2)
-    next(stream)
-    stream.close()
-    with pytest.raises(RuntimeError, match="ended with code 1"):
-        next(render_split(-1, "train", 100, (16, 32), processes=2))
-    assert "ValueError" in capfd.readouterr().err
-
-
-def test_a_worker_does_not_import_jax():
-    code = "import sys, mtan_jax.data.streets.worker; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_seeds_splits_and_indices_share_no_layout(scenes):

@@ -1,6 +1,6 @@
 """The Cityscapes data set as a builder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +18,8 @@ class Cityscapes(DenseBuilder):
     """Cityscapes (Cordts et al., CVPR 2016): streets from a car, 2975 images to train and 500 to validate.
 
     Layout "release" is the release as downloaded, zips or folders. Images are resized bilinearly, labels and disparity
-    to the nearest pixel. Layout "authors" is the preprocessed set of the MTAN authors; its arrays are taken as they
-    are.
+    to the nearest pixel. Layout "authors" is the preprocessed set of the MTAN authors at 128x256 or 256x512. Arrays of
+    the size `image_size` are kept bit for bit; others are resized in the same way (`npy_layout.py`).
 
     The depth target is larger where things are nearer, and 0 where undefined. With p the value in the disparity
     picture, p = 0 where undefined, the disparity at full size is (p - 1)/256 pixels, and `depth` names the convention:
@@ -101,11 +101,11 @@ class Cityscapes(DenseBuilder):
     def check_raw(self) -> None:
         self._raw.check()
 
-    def raw_files(self) -> dict[str, int]:
+    def raw_files(self) -> Iterable[str]:
         return self._raw.raw_files()
 
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        return self._raw.examples(split)
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        return self._raw.example(split, index)

@@ -1,18 +1,16 @@
 """One part of the Cityscapes release, such as gtFine: a folder, or the zip as downloaded."""
 
-import contextlib
 import dataclasses
+import functools
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mtan_jax.data.builder import RawDataError
 
-Read = Callable[[str], bytes]
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Part:
     """Files of one kind, told by their names below the raw folder, which are those in the zip too.
 
@@ -35,33 +33,30 @@ class Part:
         """Whether the zip is read; the folder wins where both are there."""
         return not (self.raw_dir / self.name).is_dir()
 
-    def files(self) -> dict[str, int]:
-        """Names and sizes of the files of train and val: "gtFine/val/CITY/..."; empty where nothing is there."""
-        if self.is_zip:
-            if not self.zip_path.is_file():
-                return {}
-            with self._open_zip() as archive:
-                sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        else:
-            paths = self.raw_dir.glob(f"{self.name}/*/*/*{self.suffix}")
-            sizes = {path.relative_to(self.raw_dir).as_posix(): path.stat().st_size for path in paths}
-        return {name: size for name, size in sizes.items() if self._counts(name)}
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Read]:
-        """Gives a function that reads a file by its name; from a zip without extracting it to disk."""
+    def files(self) -> list[str]:
+        """Names of the files of train and val: "gtFine/val/CITY/..."; empty where nothing is there."""
         if not self.is_zip:
-            yield lambda name: (self.raw_dir / name).read_bytes()
-            return
-        with self._open_zip() as archive:
+            paths = self.raw_dir.glob(f"{self.name}/*/*/*{self.suffix}")
+            names = [path.relative_to(self.raw_dir).as_posix() for path in paths]
+        else:
+            names = self._archive.namelist() if self.zip_path.is_file() else []
+        return [name for name in names if self._counts(name)]
 
-            def read(name: str) -> bytes:
-                try:
-                    return archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-                    raise RawDataError(f"{self.where(name)}: damaged ({error}). Get the zip anew.") from error
+    def raw_files(self) -> Iterator[str]:
+        """Paths of the files, or of the zip."""
+        if not self.is_zip:
+            yield from (str(self.raw_dir / name) for name in sorted(self.files()))
+        elif self.zip_path.is_file():
+            yield str(self.zip_path)
 
-            yield read
+    def read(self, name: str) -> bytes:
+        """The content of a file; from a zip without extracting it to disk."""
+        if not self.is_zip:
+            return (self.raw_dir / name).read_bytes()
+        try:
+            return self._archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise RawDataError(f"{self.where(name)}: damaged ({error}). Get the zip anew.") from error
 
     def where(self, name: str) -> str:
         """A file's place, for messages."""
@@ -70,9 +65,11 @@ class Part:
     def _counts(self, name: str) -> bool:
         parts = name.split("/")
         right_place = len(parts) == 4 and parts[0] == self.name and parts[1] in ("train", "val")
-        return right_place and name.endswith(self.suffix)
+        stray = any(part.startswith(".") for part in parts)  # such as "._aachen_..." of macOS
+        return right_place and not stray and name.endswith(self.suffix)
 
-    def _open_zip(self) -> zipfile.ZipFile:
+    @functools.cached_property
+    def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.zip_path)
         except (zipfile.BadZipFile, OSError) as error:

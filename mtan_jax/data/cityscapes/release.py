@@ -1,6 +1,5 @@
 """The official release of Cityscapes: leftImg8bit, gtFine, disparity and camera, each a folder or a zip."""
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -14,8 +13,9 @@ from jaxtyping import Float32, Int8, UInt16
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_labels
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
-from mtan_jax.data.cityscapes.part import Part, Read
-from mtan_jax.data.raw_pictures import decode_picture, resize_bilinear, resize_nearest
+from mtan_jax.data.cityscapes.part import Part
+from mtan_jax.data.image_files import read_integers, read_rgb
+from mtan_jax.data.resize import resize_bilinear, resize_nearest
 
 _SUFFIXES = {
     "leftImg8bit": "_leftImg8bit.png",
@@ -43,11 +43,11 @@ class Release:
         self._image_size = image_size
         self._depth = depth
 
-    def raw_files(self) -> dict[str, int]:
-        """Names and sizes of all files that are read, whether they lie in folders or zips."""
-        if self._raw_dir is None:
-            return {}
-        return {name: size for part in self._parts.values() for name, size in part.files().items()}
+    def raw_files(self) -> Iterator[str]:
+        """The files that are read: those in folders, and zips."""
+        if self._raw_dir is not None:
+            for part in self._parts.values():
+                yield from part.raw_files()
 
     def check(self) -> None:
         """Raises RawDataError unless every image has its partners, and every partner its image."""
@@ -69,33 +69,31 @@ class Release:
                 )
 
     def split_sizes(self) -> dict[str, int]:
-        return {split: sum(frame.split == split for frame in self._frames["leftImg8bit"]) for split in ("train", "val")}
+        return {split: len(frames) for split, frames in self._images.items()}
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields the examples of a split by name; `id` is such as "cityscapes/aachen_000000_000019"."""
-        frames = [frame for frame in self._frames["leftImg8bit"] if frame.split == split]
-        with contextlib.ExitStack() as stack:
-            read = {name: stack.enter_context(part.open()) for name, part in self._parts.items()}
-            for frame in sorted(frames, key=_Frame.sort_key):
-                yield self._example(frame, read)
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        """The examples of a split go by name; `id` is such as "cityscapes/aachen_000000_000019"."""
+        return self._example(self._images[split][index])
 
-    def _example(self, frame: "_Frame", read: dict[str, Read]) -> dict[str, Any]:
-        arrays = {}
-        kinds = {"leftImg8bit": "rgb", "gtFine": "labels", "disparity": "uint16"}
-        for part, kind in kinds.items():
-            arrays[part] = decode_picture(read[part](frame.file(part)), self._where(frame, part), kind)
-        image, labels, disparity = arrays.values()
-        for part in ("gtFine", "disparity"):
-            if arrays[part].shape != image.shape[:2]:
+    def _example(self, frame: "_Frame") -> dict[str, Any]:
+        files = {
+            part: (self._parts[part].read(frame.file(part)), self._where(frame, part))
+            for part in ("leftImg8bit", "gtFine", "disparity")
+        }
+        image = read_rgb(*files["leftImg8bit"])
+        labels = read_integers(*files["gtFine"], "uint8")
+        disparity = read_integers(*files["disparity"], "uint16")
+        for part, array in {"gtFine": labels, "disparity": disparity}.items():
+            if array.shape != image.shape[:2]:
                 raise RawDataError(
-                    f"{self._where(frame, part)}: {_size(arrays[part])} pixels, but the image has {_size(image)}."
+                    f"{self._where(frame, part)}: {_size(array)} pixels, but the image has {_size(image)}."
                 )
         check_labels(labels, 0, len(self._class_map) - 1, self._where(frame, "gtFine"))
         disparity = resize_nearest(disparity, self._image_size)
         if self._depth == "disparity":
             depth = disparity.astype(np.float32) / np.float32(65535)
         else:
-            camera = read["camera"](frame.file("camera"))
+            camera = self._parts["camera"].read(frame.file("camera"))
             depth = _inverse_depth(disparity, *_baseline_and_fx(camera, self._where(frame, "camera")))
         return {
             "id": f"cityscapes/{frame.stem}",
@@ -118,6 +116,13 @@ class Release:
     @property
     def _frames(self) -> dict[str, set["_Frame"]]:
         return {name: {_Frame.of(file, name) for file in part.files()} for name, part in self._parts.items()}
+
+    @functools.cached_property
+    def _images(self) -> dict[str, list["_Frame"]]:
+        """The frames of each split, in the order of their names."""
+        part = "leftImg8bit"
+        frames = sorted((_Frame.of(file, part) for file in self._parts[part].files()), key=_Frame.sort_key)
+        return {split: [frame for frame in frames if frame.split == split] for split in ("train", "val")}
 
 
 @dataclasses.dataclass(frozen=True)

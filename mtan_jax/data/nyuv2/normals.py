@@ -1,18 +1,21 @@
 """Surface normals from a depth map, by planes fitted to inverse depth."""
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int
 from scipy import ndimage
+
+from mtan_jax.data.resize import Pixels
 
 _HALF_SIDES = (7, 21)  # of the square windows, in pixels
 # What the sensor cannot tell apart: the step between two of its readings (1/8 pixel of disparity, at a baseline of
 # 7.5 cm and 580 pixels of focal length), in 1/m, and the depth error left by calibration and filling, in metres.
 _DISPARITY_STEP = 1 / (8 * 0.075 * 580)
 _DEPTH_ERROR = 0.01
-# Power of the weights: high enough that a window across an edge counts for nothing beside one on the pixel's own side.
-_SHARPNESS = 4
+_STRIP = 16  # rows that are worked on at a time: what they take fits into a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,9 @@ class Camera:
 NYUV2_CAMERA = Camera(fx=518.8579, fy=519.4696, cx=325.5824, cy=253.7362)  # colour camera of the toolbox, 640x480
 
 
-def normals_from_depth(depth: Float32[np.ndarray, "h w"], camera: Camera) -> Float32[np.ndarray, "h w 3"]:
+def normals_from_depth(
+    depth: Float32[np.ndarray, "h w"], camera: Camera, pixels: Pixels | None = None
+) -> Float32[np.ndarray, "r c 3"]:
     r"""Unit normals that point to the camera, in the axes x right, y forward (into the scene), z up.
 
     On a plane the inverse depth is linear in the picture: with x = (column - cx)/fx and y = (row - cy)/fy,
@@ -44,80 +49,137 @@ def normals_from_depth(depth: Float32[np.ndarray, "h w"], camera: Camera) -> Flo
     Args:
         depth: in metres, 0 where undefined.
         camera: of the depth map.
+        pixels: where normals are computed, from the depth of all pixels; None is everywhere.
 
     Returns:
         The normals; 0 over all channels where the depth is undefined or too few of its neighbours are defined.
     """
     height, width = depth.shape
-    x = np.broadcast_to((np.arange(width) - camera.cx) / camera.fx, depth.shape)
-    y = np.broadcast_to(((np.arange(height) - camera.cy) / camera.fy)[:, None], depth.shape)
+    if pixels is None:
+        pixels = Pixels(np.arange(height), np.arange(width))
     defined = depth > 0
+    complete = bool(defined.all())
     inverse = np.divide(1.0, depth, out=np.zeros(depth.shape), where=defined)
-    total = np.zeros((3, height, width), np.float32)
+    total = np.zeros((3, len(pixels.rows), len(pixels.columns)), np.float32)
     for half_side in _HALF_SIDES:
-        total += _weighted_sum(_fit_planes(x, y, inverse, defined, half_side), x, y, inverse, half_side)
-    length = np.linalg.norm(total, axis=0)
-    a, b, c = np.divide(total, length, out=np.zeros_like(total), where=defined & (length > 0))
+        if complete:
+            windows = _complete_windows(depth.shape, camera, half_side)
+        else:
+            windows = _windows(defined, camera, half_side)
+        _add_weighted_planes(total, _fit_planes(windows, inverse), camera, inverse, pixels, half_side)
+    length = np.sqrt(np.square(total).sum(axis=0))
+    here = defined[pixels.rows[:, None], pixels.columns] & (length > 0)
+    a, b, c = np.divide(total, length, out=np.zeros_like(total), where=here)
     return np.stack([-a, -c, b], axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fits:
-    """The plane fitted in the window around each pixel."""
+class _Windows(NamedTuple):
+    """What the window around each pixel is, whatever the depth: it depends on camera and defined pixels alone.
 
-    planes: Float32[np.ndarray, "3 h w"]
-    variance: Float32[np.ndarray, "h w"]
+    `x`, `y` are the pixels' coordinates; `mean_*`, `xx`, `xy`, `yy` their moments over the window's defined pixels,
+    `scale` the inverse of the determinant, 0 where the pixels tell no plane; `fraction` the share of defined pixels.
+    """
+
+    half_side: int
+    x: Float64[np.ndarray, "w"]
+    y: Float64[np.ndarray, "h 1"]
+    fraction: Float64[np.ndarray, "h w"]
+    mean_x: Float64[np.ndarray, "h w"]
+    mean_y: Float64[np.ndarray, "h w"]
+    xx: Float64[np.ndarray, "h w"]
+    xy: Float64[np.ndarray, "h w"]
+    yy: Float64[np.ndarray, "h w"]
+    scale: Float64[np.ndarray, "h w"]
     information: Float32[np.ndarray, "h w"]
 
 
-def _fit_planes(
-    x: Float64[np.ndarray, "h w"],
-    y: Float64[np.ndarray, "h w"],
-    inverse: Float64[np.ndarray, "h w"],
-    defined: Bool[np.ndarray, "h w"],
-    half_side: int,
-) -> _Fits:
+@functools.lru_cache(maxsize=4)
+def _complete_windows(shape: tuple[int, int], camera: Camera, half_side: int) -> _Windows:
+    """The windows of a depth map without holes, such as all of NYUv2's: once for all frames."""
+    return _windows(np.ones(shape, np.bool_), camera, half_side)
+
+
+def _windows(defined: Bool[np.ndarray, "h w"], camera: Camera, half_side: int) -> _Windows:
+    x, y = _coordinates(defined.shape, camera)
     one = defined.astype(np.float64)
-    wx, wy = one * x, one * y
-    sums = np.stack(
-        [one, wx, wy, wx * x, wx * y, wy * y, inverse, inverse * x, inverse * y, inverse * inverse]
-    )  # float64: the spread within a window is a small difference of large sums
-    side = 2 * half_side + 1
-    for axis in (1, 2):
-        sums = ndimage.uniform_filter1d(sums, side, axis=axis, mode="constant")
+    sums = _window_means(one, x, y, half_side)
     fraction = np.maximum(sums[0], 1e-12)
-    mx, my, mxx, mxy, myy, ms, mxs, mys, mss = sums[1:] / fraction
-    xx, xy, yy = mxx - mx * mx, mxy - mx * my, myy - my * my
-    xs, ys, ss = mxs - mx * ms, mys - my * ms, mss - ms * ms
+    mean_x, mean_y, mxx, mxy, myy = sums[1:] / fraction
+    xx, xy, yy = mxx - mean_x * mean_x, mxy - mean_x * mean_y, myy - mean_y * mean_y
     determinant = xx * yy - xy * xy
     # Fewer than a tenth of the pixels, or pixels along a line, tell no plane.
     solvable = (fraction > 0.1) & (determinant > 1e-3 * (xx + yy) ** 2)
     scale = solvable / np.where(solvable, determinant, 1.0)
-    a = (yy * xs - xy * ys) * scale
-    b = (xx * ys - xy * xs) * scale
-    c = ms - a * mx - b * my
-    variance = np.maximum(ss - a * xs - b * ys, 0.0)
-    information = fraction * side**2 * determinant * solvable / np.maximum(xx + yy, 1e-12)
-    return _Fits(np.stack([a, b, c]).astype(np.float32), variance.astype(np.float32), information.astype(np.float32))
+    information = fraction * (2 * half_side + 1) ** 2 * determinant * solvable / np.maximum(xx + yy, 1e-12)
+    moments = (fraction, mean_x, mean_y, xx, xy, yy, scale)
+    return _Windows(half_side, x, y, *moments, information.astype(np.float32))
 
 
-def _weighted_sum(
-    fits: _Fits,
-    x: Float[np.ndarray, "h w"],
-    y: Float[np.ndarray, "h w"],
-    inverse: Float[np.ndarray, "h w"],
+def _coordinates(shape: tuple[int, int], camera: Camera) -> tuple[Float64[np.ndarray, "w"], Float64[np.ndarray, "h 1"]]:
+    height, width = shape
+    return (np.arange(width) - camera.cx) / camera.fx, ((np.arange(height) - camera.cy) / camera.fy)[:, None]
+
+
+def _window_means(
+    one: Float64[np.ndarray, "h w"], x: Float64[np.ndarray, "w"], y: Float64[np.ndarray, "h 1"], half_side: int
+) -> Float64[np.ndarray, "6 h w"]:
+    """Means over the windows of one, x, y, x^2, xy and y^2 at defined pixels; 0 outside the picture."""
+    return _mean_over_windows(np.stack([one, one * x, one * y, one * x * x, one * x * y, one * y * y]), half_side)
+
+
+def _mean_over_windows(arrays: Float64[np.ndarray, "n h w"], half_side: int) -> Float64[np.ndarray, "n h w"]:
+    # float64: the spread within a window is a small difference of large sums.
+    for axis in (1, 2):
+        arrays = ndimage.uniform_filter1d(arrays, 2 * half_side + 1, axis=axis, mode="constant")
+    return arrays
+
+
+def _fit_planes(windows: _Windows, inverse: Float64[np.ndarray, "h w"]) -> Float32[np.ndarray, "5 h w"]:
+    """The plane a, b, c fitted in the window around each pixel, the variance about it, and the information."""
+    w = windows
+    means = _mean_over_windows(np.stack([inverse, inverse * w.x, inverse * w.y, inverse * inverse]), w.half_side)
+    fits = np.empty((5, *inverse.shape), np.float32)
+    for start in range(0, len(inverse), _STRIP):
+        rows = np.s_[start : start + _STRIP]
+        ms, mxs, mys, mss = means[:, rows] / w.fraction[rows]
+        mean_x, mean_y, xx, xy, yy = (moment[rows] for moment in (w.mean_x, w.mean_y, w.xx, w.xy, w.yy))
+        xs, ys, ss = mxs - mean_x * ms, mys - mean_y * ms, mss - ms * ms
+        a = (yy * xs - xy * ys) * w.scale[rows]
+        b = (xx * ys - xy * xs) * w.scale[rows]
+        fits[:, rows] = a, b, ms - a * mean_x - b * mean_y, np.maximum(ss - a * xs - b * ys, 0), w.information[rows]
+    return fits
+
+
+def _add_weighted_planes(
+    total: Float32[np.ndarray, "3 r c"],
+    fits: Float32[np.ndarray, "5 h w"],
+    camera: Camera,
+    inverse: Float64[np.ndarray, "h w"],
+    pixels: Pixels,
     half_side: int,
-) -> Float32[np.ndarray, "3 h w"]:
+) -> None:
+    """Adds to `total` the planes of the nine windows that hold each pixel, each with its weight."""
     height, width = inverse.shape
-    x, y, inverse = x.astype(np.float32), y.astype(np.float32), inverse.astype(np.float32)
-    noise = np.float32(_DISPARITY_STEP**2 / 12) + np.float32(_DEPTH_ERROR**2) * inverse**4
-    total = np.zeros((3, height, width), np.float32)
+    x, y = (coordinate.astype(np.float32) for coordinate in _coordinates(inverse.shape, camera))
+    x, y = x[pixels.columns], y[pixels.rows]
+    own = inverse[pixels.rows[:, None], pixels.columns].astype(np.float32)
+    noise = np.float32(_DISPARITY_STEP**2 / 12) + np.float32(_DEPTH_ERROR**2) * (own * own) ** 2
     for down in (-half_side, 0, half_side):
+        rows = _inside(pixels.rows + down, height)
+        fits_of_rows = fits.take(pixels.rows[rows] + down, axis=1)
         for right in (-half_side, 0, half_side):
-            here = np.s_[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
-            there = np.s_[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
-            a, b, c = planes = fits.planes[:, *there]
-            residual = inverse[here] - a * x[here] - b * y[here] - c
-            weight = fits.information[there] / (fits.variance[there] + residual * residual + noise[here])
-            total[:, *here] += planes * (np.float32(1e-4) * weight) ** _SHARPNESS
-    return total
+            columns = _inside(pixels.columns + right, width)
+            here = np.s_[rows, columns]
+            a, b, c, variance, information = fits_of_rows.take(pixels.columns[columns] + right, axis=2)
+            residual = own[here] - a * x[columns] - b * y[rows] - c
+            weight = np.float32(1e-4) * information / (variance + residual * residual + noise[here])
+            # To the fourth power, a window across an edge counts for nothing beside one on the pixel's own side.
+            weight *= weight
+            weight *= weight
+            for plane, part in zip((a, b, c), total, strict=True):
+                part[here] += plane * weight
+
+
+def _inside(positions: Int[np.ndarray, "n"], size: int) -> slice:
+    """The range of ascending positions that are at least 0 and below `size`."""
+    return slice(*np.searchsorted(positions, (0, size)).tolist())

@@ -1,6 +1,6 @@
 """The NYUv2 data set as a builder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ class NYUv2(DenseBuilder):
 
     Layout "release" is `nyu_depth_v2_labeled.mat` as downloaded. Images are resized bilinearly, labels, depth and
     normals to the nearest pixel. It holds no normals: they are computed from the depth (`normals.py`). Layout "authors"
-    is the preprocessed set of the MTAN authors, which carries its own normals; its arrays are taken as they are.
+    is the preprocessed set of the MTAN authors at 288x384, with its own normals. Arrays of the size `image_size` are
+    kept bit for bit; others are resized in the same way (`npy_layout.py`).
 
     Depth is in metres, 0 where undefined. Normals are unit vectors towards the camera in the axes x right, y forward
     (into the scene), z up, so that a wall seen head-on has (0, -1, 0) and the floor (0, 0, 1); 0 where undefined.
@@ -34,7 +35,7 @@ class NYUv2(DenseBuilder):
     """
 
     name = "nyuv2"
-    VERSION = "1.0.0"
+    VERSION = "1.1.0"
 
     def __init__(
         self,
@@ -79,11 +80,11 @@ class NYUv2(DenseBuilder):
     def check_raw(self) -> None:
         self._raw.check()
 
-    def raw_files(self) -> dict[str, int]:
+    def raw_files(self) -> Iterable[str]:
         return self._raw.raw_files()
 
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        return self._raw.examples(split)
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        return self._raw.example(split, index)

@@ -1,6 +1,6 @@
 """The official release of NYUv2: `nyu_depth_v2_labeled.mat`, an HDF5 file (MATLAB v7.3), and `splits.mat`."""
 
-import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mtan_jax.data.checks import check_depth, check_labels
 from mtan_jax.data.nyuv2 import classes
 from mtan_jax.data.nyuv2.layouts import AUTHORS, MAT, RELEASE, SPLITS_MAT
 from mtan_jax.data.nyuv2.normals import NYUV2_CAMERA, normals_from_depth
-from mtan_jax.data.raw_pictures import resize_bilinear, resize_nearest
+from mtan_jax.data.resize import nearest_pixels, resize_bilinear, resize_nearest
 
 # MATLAB wrote the axes in reverse: [frame, channel, column, row]; 640 columns and 480 rows, as the camera assumes.
 _SHAPES = {"images": (3, 640, 480), "depths": (640, 480), "labels": (640, 480)}
@@ -38,10 +38,10 @@ class Release:
         self._class_map = classes.class_map(num_classes)
         self._image_size = image_size
 
-    def raw_files(self) -> dict[str, int]:
-        """Names and sizes of the files of the release that are there."""
+    def raw_files(self) -> Iterator[str]:
+        """The files of the release that are there."""
         paths = [] if self._raw_dir is None else [self._raw_dir / MAT, self._raw_dir / SPLITS_MAT]
-        return {path.name: path.stat().st_size for path in paths if path.is_file()}
+        return (str(path) for path in paths if path.is_file())
 
     def check(self) -> None:
         """Raises RawDataError unless the files are there and hold what they should."""
@@ -54,28 +54,26 @@ class Release:
     def split_sizes(self) -> dict[str, int]:
         return {split: len(numbers) for split, numbers in self._split().items()}
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields the examples of a split by frame number; `id` is such as "nyuv2/0001"."""
-        numbers = self._split()[split]
-        with self._open() as mat:
-            for number in numbers:
-                name = f"{self._mat} frame {number}"
-                try:
-                    frame = {key: mat[key][number - 1].T for key in _SHAPES}
-                except OSError as error:
-                    raise RawDataError(f"{name}: damaged ({error}). Get the file anew.") from error
-                yield {"id": f"nyuv2/{number:04d}", **self._example(frame, name)}
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        """The examples of a split go by frame number; `id` is such as "nyuv2/0001"."""
+        number = self._numbers[split][index]
+        name = f"{self._mat} frame {number}"
+        try:
+            frame = {key: self._file[key][number - 1].T for key in _SHAPES}
+        except OSError as error:
+            raise RawDataError(f"{name}: damaged ({error}). Get the file anew.") from error
+        return {"id": f"nyuv2/{number:04d}", **self._example(frame, name)}
 
     def _example(self, frame: dict[str, np.ndarray], name: str) -> dict[str, Any]:
         depth = frame["depths"].astype(np.float32)
         check_depth(depth, name)
         check_labels(frame["labels"], 0, classes.NUM_LABELS, name)
-        normal = normals_from_depth(depth, NYUV2_CAMERA)  # at full size: neighbours in the picture are close in space
         return {
             "image": resize_bilinear(np.ascontiguousarray(frame["images"]), self._image_size),
             "semantic": self._class_map[resize_nearest(frame["labels"], self._image_size)],
             "depth": resize_nearest(depth, self._image_size)[..., None],
-            "normal": resize_nearest(normal, self._image_size),
+            # From the depth at full size, where neighbours in the picture are close in space.
+            "normal": normals_from_depth(depth, NYUV2_CAMERA, nearest_pixels(depth.shape, self._image_size)),
             "labelled": {"semantic": True, "depth": True, "normal": True},
         }
 
@@ -85,14 +83,19 @@ class Release:
             raise RELEASE.missing(self._raw_dir)
         return self._raw_dir / MAT
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[h5py.File]:
+    @functools.cached_property
+    def _file(self) -> h5py.File:
+        return self._open()
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, Int[np.ndarray, "frames"]]:
+        return self._split()
+
+    def _open(self) -> h5py.File:
         try:
-            file = h5py.File(self._mat, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            return h5py.File(self._mat, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
         except OSError as error:
             raise RawDataError(f"{self._mat}: truncated or damaged HDF5 file ({error}). Get it anew.") from error
-        with file:
-            yield file
 
     def _num_frames(self) -> int:
         with self._open() as mat:

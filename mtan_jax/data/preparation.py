@@ -1,0 +1,191 @@
+"""Prepares a dataset: from raw data to sharded ArrayRecord files that TFDS reads.
+
+The shards are written to a folder beside the final one, which gets its name when everything is there. A process that
+is killed loses the shards that it was writing; the next one continues with those that are missing.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mtan_jax import lock
+from mtan_jax.data import fingerprint, shards
+from mtan_jax.data.shards import Shard
+from mtan_jax.data.workers import write_shards
+
+if TYPE_CHECKING:
+    from mtan_jax.data.builder import Builder
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
+SHARDS_PER_WORKER = 2  # that make a process worth its start
+RECORD = "preparation.json"  # in a prepared folder: what its shards were made from
+
+
+def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
+    """Prepares a dataset, unless another process does so first; waits for one that does.
+
+    Args:
+        builder: of the dataset.
+        workers: processes that make examples; None is one per core.
+        again: whether a dataset that is prepared already is replaced.
+
+    Raises:
+        RawDataError: the raw data are missing, incomplete or damaged.
+        WorkerError: a worker failed in another way.
+        OSError: the files cannot be written.
+    """
+    target = Path(builder.data_dir)
+    builder.check_raw()
+    with lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True):
+        if builder.reload() and not again:
+            return  # another process has prepared it meanwhile
+        folder = target.with_name(f"incomplete.{target.name}")
+        old = target.with_name(f"incomplete.old.{target.name}")
+        for path in (old, *target.parent.glob(f"incomplete.*_{target.name}")):  # the latter as TFDS names its own
+            if path.exists():
+                log.info("removing %s, which an interrupted preparation has left behind", path)
+                shutil.rmtree(path)
+        planned = _continue_or_start(builder, folder)
+        _write_missing(builder, planned, folder, workers)
+        _write_info(builder, planned, folder)
+        if target.exists():
+            target.rename(old)
+        folder.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+        builder.reload()
+
+
+def raw_digest(folder: Path) -> str | None:
+    """The fingerprint of the raw data that a prepared folder was made from; "" where it is not known."""
+    return _read_record(folder).get("raw", "")
+
+
+def _continue_or_start(builder: "Builder", folder: Path) -> list[Shard]:
+    """The shards to make. `folder` keeps those of an earlier attempt if they are of the very same plan."""
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = shards.plan_shards(builder, builder.split_sizes())
+    manifest = folder / fingerprint.MANIFEST
+    record = {
+        "version": str(builder.version),
+        "code": shards.code_digest(builder),
+        "raw": fingerprint.fingerprint(builder.raw_files(), builder.raw_dir, manifest),
+        "shards": [list(shard) for shard in planned],
+    }
+    before = _read_record(folder)
+    for path in folder.iterdir():
+        if (before != record and path != manifest) or path.name.startswith(shards.UNFINISHED):
+            path.unlink()
+    if before == record:
+        log.info("continuing the preparation of %s", builder.data_dir)
+    elif before:
+        log.info("preparing %s anew: the raw data, the options or the program have changed since", builder.data_dir)
+    else:
+        log.info("preparing %s in %s", builder.name, builder.data_dir)
+    partial = folder / f"{shards.UNFINISHED}{RECORD}"
+    partial.write_text(json.dumps(record) + "\n")
+    partial.replace(folder / RECORD)
+    return planned
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, workers: int | None) -> None:
+    missing = [shard for shard in planned if not (folder / shard.name).exists()]
+    total, left = (sum(shard.stop - shard.start for shard in some) for some in (planned, missing))
+    needed, free = left * builder.example_bytes(), shutil.disk_usage(folder).free
+    if needed > free:
+        log.warning(
+            "%s may need %.1f GB, and its disk has %.1f GB left; another one: --config.data.data_dir=FOLDER",
+            *(builder.data_dir, needed / 1e9, free / 1e9),
+        )
+    available = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = min(available, -(-len(missing) // SHARDS_PER_WORKER))
+    started = time.monotonic()
+    with _Progress(builder.name, total, total - left) as progress:
+        write_shards(builder, missing, folder, workers, progress.advance)
+    seconds, size = time.monotonic() - started, sum((folder / shard.name).stat().st_size for shard in planned)
+    log.info(
+        "prepared %s: %d examples in %.0f s (%.3g examples/s, %d %s), %s in %s",
+        *(builder.name, left, seconds, left / max(seconds, 1e-9), workers, "process" if workers == 1 else "processes"),
+        *(tfds.core.units.Size(size), builder.data_dir),
+    )
+
+
+def _write_info(builder: "Builder", planned: Sequence[Shard], folder: Path) -> None:
+    """Writes the files by which TFDS knows a dataset."""
+    info = builder.new_info()
+    info.metadata.update(builder.metadata(shards.add_summaries(planned, folder)))
+    splits = []
+    for split in dict.fromkeys(shard.split for shard in planned):
+        own = [shard for shard in planned if shard.split == split]
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[shard.stop - shard.start for shard in own],
+                num_bytes=sum((folder / shard.name).stat().st_size for shard in own),
+                filename_template=shards.file_template(builder, split),
+            )
+        )
+    info.set_splits(tfds.core.SplitDict(splits))
+    info.write_to_directory(folder)
+    shards.remove_summaries(folder)
+
+
+class _Progress:
+    """Shows how many examples are made: a bar on a terminal, a line now and then elsewhere. Safe to share by threads.
+
+    Args:
+        name: of the dataset.
+        total: number of examples.
+        done: how many were made before.
+    """
+
+    def __init__(self, name: str, total: int, done: int):
+        self._name, self._total, self._done, self._first = name, total, done, done
+        self._start = self._line_time = time.monotonic()
+        self._lock = threading.Lock()
+        self._closing = contextlib.ExitStack()
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(desc=name, initial=done, total=total, unit="example", dynamic_ncols=True)
+            self._closing.enter_context(self._bar)
+            self._closing.enter_context(logging_redirect_tqdm())
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.close()
+
+    def advance(self) -> None:
+        """Counts one example."""
+        with self._lock:
+            self._done += 1
+            if self._bar is not None:
+                self._bar.update()
+            elif (now := time.monotonic()) - self._line_time > SECONDS_BETWEEN_LINES:
+                self._line_time = now
+                rate = (self._done - self._first) / (now - self._start)
+                left = tqdm.format_interval((self._total - self._done) / rate)
+                log.info(
+                    "%s: %d/%d examples, %.3g examples/s, %s left", self._name, self._done, self._total, rate, left
+                )
