@@ -1,0 +1,49 @@
+"""Prepares the dataset of a configuration and nothing else; prints the seconds that it took.
+
+    python experiments/life_size/prepare.py configs/nyuv2.py --raw_dir=raw/nyuv2 --data_dir=prepared --workers=2
+
+Runs on older commits too, which have no workers. SHARD_BYTES=1000000 in the environment makes shards smaller. It is
+read when this file is imported, so that worker processes, which import it too, see the same.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import runpy
+import sys
+import time
+
+from mtan_jax.experiment import Experiment
+
+if "SHARD_BYTES" in os.environ:
+    importlib.import_module("mtan_jax.data.shards").SHARD_BYTES = int(os.environ["SHARD_BYTES"])  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Prepares."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config")
+    parser.add_argument("--argument", help="what stands after ':'")
+    parser.add_argument("--raw_dir")
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--workers", type=int, help="processes; all cores unless given")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON of config.data.options to change")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("mtan_jax").setLevel(logging.INFO)
+    config = runpy.run_path(given.config)["get_config"](given.argument)
+    config.data.raw_dir, config.data.data_dir = given.raw_dir, given.data_dir
+    with config.unlocked():
+        config.data.options.update({k: tuple(v) if isinstance(v, list) else v for k, v in given.options.items()})
+    if "prepare_workers" in config.data:
+        config.data.prepare_workers = given.workers
+    experiment = Experiment.from_config(config)
+    start = time.perf_counter()
+    experiment.prepare_data()
+    sys.stdout.write(json.dumps({"seconds": time.perf_counter() - start}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Prepares, trains on and predicts with real datasets at their real size; one table of time, memory and disk space.
+
+    python experiments/life_size/run.py                            # all parts; hours on 2 cores, 25 GB of disk
+    python experiments/life_size/run.py --only nyuv2 kills         # some of them
+    python experiments/life_size/run.py --fraction=0.02 --scratch=runs/try --out=runs/try   # minutes, to try it out
+
+writes results.json beside this file after each run, and README.md's table from it. Runs that succeeded and
+are in results.json are left out, unless --again is given. Logs are in SCRATCH/logs; each line begins with the seconds
+since the command began.
+"""
+
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import bars
+import kills
+import races
+import records
+import report
+from commands import PARTS, Run, finished, split_sizes
+from inputs import FOLDER, ROOT, parser, remove
+from measure import measure
+
+SPECIAL = {"kills": kills.run, "races": races.run, "bars": bars.run}
+HERE = {"PYTHONPATH": str(ROOT)}  # of all processes: this checkout, whatever is installed
+
+
+def main() -> None:
+    """Runs what is asked for and missing."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--only", nargs="+", choices=[*PARTS, *SPECIAL], default=[*PARTS, *SPECIAL], metavar="PART")
+    arguments.add_argument("--again", action="store_true", help="also what is in results.json already")
+    arguments.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of results.json and README.md")
+    given = arguments.parse_args()
+    if given.fraction != 1 and given.out.resolve() == FOLDER:
+        arguments.error("--fraction is to try this out: name another folder for the results with --out")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with the command that runs
+    given.scratch = given.scratch.resolve()
+    given.shared = given.shared.resolve()
+    for folder in ("raw", "prepared", "runs", "logs"):
+        (given.scratch / folder).mkdir(parents=True, exist_ok=True)
+    if not (given.scratch / "configs").exists():
+        (given.scratch / "configs").symlink_to(ROOT / "configs")  # so that commands read as they are printed
+    for part in given.only:
+        if part in SPECIAL:
+            SPECIAL[part](given)
+            continue
+        for run in PARTS[part]:
+            if given.fraction != 1 and run.until == "logged":
+                continue  # steps of a whole network take as long as ever
+            if given.again or not records.is_known(run.name, given.out):
+                records.add({"name": run.name} | measured(run, given), given.out)
+                report.write(given.out)
+    report.write(given.out)
+
+
+def measured(run: Run, given: Any) -> dict[str, Any]:
+    """Makes the inputs, runs the command and counts what it did."""
+    for maker in run.inputs:
+        make(maker, given)
+    if run.prepares is not None:
+        for folder in given.scratch.glob(run.prepares):
+            remove(folder)
+    if run.workdir is not None and not any(flag.startswith("--mode=") for flag in run.flags):
+        remove(given.scratch / run.workdir)
+    result = measure(
+        command(run),
+        folder=given.scratch,
+        log=given.scratch / "logs" / f"{slug(run.name)}.log",
+        environment=HERE,
+        is_prepared=None if run.prepares is None else lambda: len(prepared(run, given.scratch)) >= run.sets,
+        stop=stopper(run, given.scratch),
+    )
+    record = {"command": printed(run), "fraction": given.fraction} | result
+    sizes = split_sizes(prepared(run, given.scratch))
+    if run.prepares is not None:
+        record |= {"examples": sum(sizes.values()), "disk_mib": sum(map(disk_mib, prepared(run, given.scratch)))}
+    else:
+        record["examples"] = run.examples or round(
+            sum(sizes.get(split, 0) * times for split, times in run.passes.items())
+        )
+    record["success"] = result["exit"] == 0 or (
+        result["interrupted"] and result["exit"] == 1 and ("prepare" in result or run.until == "logged")
+    )
+    if record["success"]:
+        for folder in run.discards:
+            remove(given.scratch / folder)
+    return record
+
+
+def make(maker: tuple[str, ...], given: Any) -> None:
+    """Runs a maker of raw data, as a process of its own so that its memory is not this one's."""
+    flags = [f"--scratch={given.scratch}", f"--shared={given.shared}", f"--fraction={given.fraction}"]
+    script, *kinds = maker
+    subprocess.run([sys.executable, FOLDER / script, *flags, *kinds], env=os.environ | HERE, check=True)
+
+
+def command(run: Run) -> list[str]:
+    """The command line."""
+    if run.script:
+        return [sys.executable, str(FOLDER / run.flags[0]), *run.flags[1:]]
+    return [sys.executable, "-m", "mtan_jax.main", *run.flags]
+
+
+def printed(run: Run) -> str:
+    """The command line as one would type it."""
+    return shlex.join(["python", *command(run)[1:]]).replace(f"{ROOT}/", "")
+
+
+def prepared(run: Run, scratch: pathlib.Path) -> list[pathlib.Path]:
+    """The prepared datasets of a run."""
+    pattern = run.prepares or run.reads
+    return [] if pattern is None else finished(pattern, scratch)
+
+
+def stopper(run: Run, scratch: pathlib.Path) -> Callable[[], bool] | None:
+    """When a run is to be interrupted."""
+    if run.until == "prepared":
+        return lambda: len(prepared(run, scratch)) >= run.sets
+    if run.until == "logged":
+        metrics = scratch / (run.workdir or "") / "metrics.jsonl"
+        return lambda: metrics.exists() and '"train"' in metrics.read_text()
+    return None
+
+
+def disk_mib(folder: pathlib.Path) -> int:
+    """Disk space of a folder, in MiB."""
+    return round(sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()) / 2**20)
+
+
+def slug(name: str) -> str:
+    """A file name for a run."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+if __name__ == "__main__":
+    main()
