@@ -133,12 +133,7 @@ class Checkpoints:
             self._wait()
 
     def _write(self, arrays: Any, metrics: dict[str, float] | None) -> None:
-        step = int(arrays["step"])
-        try:
-            self._finish(self._start(arrays), step, metrics)
-        except Exception:
-            self._files.discard(step)  # what could be written only takes space
-            raise
+        self._finish(self._start(arrays), int(arrays["step"]), metrics)
 
     def _start(self, arrays: Any) -> Callable[[], None]:
         """Begins to write, and waits for the first checkpoint of all, to read it back."""

@@ -85,11 +85,6 @@ class CheckpointFolder:
             self._set_aside(step)
         pending.rename(self.of_step(step))
 
-    def discard(self, step: int) -> None:
-        """Deletes a pending checkpoint, as far as possible; raises nothing."""
-        for path in self.path.glob(f"{step}.saving-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     def delete(self, steps: set[int]) -> None:
         """Deletes checkpoints. Warns, once, about what cannot be deleted, and tries that again at the next call."""
         for step in sorted(steps):

@@ -49,7 +49,7 @@ def check_order(builder: DecathlonSet, split: str, size: int) -> int:
     counts = np.full(classes, size // classes) + (np.arange(classes) < size % classes)
     ends = np.cumsum(counts)
     random = np.random.default_rng(0).integers(0, size, RANDOM)
-    indices = np.unique(np.concatenate([ends - counts, ends - 1, random]))
+    indices = np.unique(np.concatenate([(ends - counts)[counts > 0], (ends - 1)[counts > 0], random]))
     for index in indices.tolist():
         label = int(np.searchsorted(ends, index, side="right"))
         number = index - int(ends[label] - counts[label]) + 1

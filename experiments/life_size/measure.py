@@ -53,8 +53,8 @@ def measure(
         stop: see above.
 
     Returns:
-        exit, interrupted, seconds, cpu_seconds, peak_rss_mib, peak_pss_mib, largest_mib, said (the last lines), and
-        prepare.
+        exit, interrupted, seconds, cpu_seconds, peak_rss_mib, peak_pss_mib, largest_mib, said (what it tells of
+        preparations, and the last lines), and prepare.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -95,7 +95,8 @@ def measure(
     result |= {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1)}
     if prepared is not None:
         result["prepare"] = usage_of([sample for sample in samples if sample.seconds <= prepared])
-    return result | {"said": lines[-3:]}
+    told = [line for line in lines if line.startswith("prepared ")]  # with the preparation's own time
+    return result | {"said": list(dict.fromkeys([*told, *lines[-3:]]))}
 
 
 def usage_of(samples: Sequence[Sample]) -> dict[str, Any]:
