@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -167,8 +167,8 @@ def decode(picture: bytes | str | Path, name: str) -> UInt8[np.ndarray, "h w 3"]
 class ImageSets:
     """Several sets as one data set; each is prepared, and stays, by itself.
 
-    Subclasses set `name`, and take `data_dir`, `raw_dir`, `datasets` (the sets, in the order of the tasks) and options
-    of their own.
+    Subclasses set `name` and `known_sets`, and take `data_dir`, `raw_dir`, `datasets` (the sets, in the order of the
+    tasks) and options of their own.
 
     Args:
         builders: of the sets.
@@ -176,6 +176,7 @@ class ImageSets:
     """
 
     name: str
+    known_sets: ClassVar[tuple[str, ...]] = ()  # names of the sets that there are, whether chosen or not
 
     def __init__(self, builders: Sequence[ImageSetBuilder], image_size: tuple[int, int]):
         self.builders = {builder.set_name: builder for builder in builders}
