@@ -43,6 +43,7 @@ def default_config() -> ConfigDict:
 
     # Or (("dwa", {"temperature": 2.0}), my_method); see docs/weighting.md.
     config.weighting = config_dict.FieldReference("equal", field_type=object)  # names in METHODS, joined by "+"
+    # What is said here of known tasks that are not in `tasks` is ignored.
     config.weighting_options = ConfigDict()  # {method: keyword arguments}
     config.weighting_options.static = ConfigDict({"weights": dict.fromkeys(config.tasks, 1.0)})  # {task: weight}
     weights = _of_any_type({})  # {task: number or function of the step}; or a function (step, losses) of all tasks

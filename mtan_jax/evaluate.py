@@ -49,7 +49,7 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
         for metric, value in {**losses.compute(), **metric_states.compute()}.items()
     }
     accuracies = {name.removesuffix("/accuracy"): metrics[name] for name in metrics if name.endswith("/accuracy")}
-    single_task = dict(experiment.config.eval.single_task)
+    single_task = experiment.single_task
     if experiment.is_mixture:
         metrics[MEAN_ACCURACY] = sum(accuracies.values()) / len(accuracies)
         if single_task:

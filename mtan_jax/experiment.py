@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from mtan_jax import adopt, duration, home, parallel, paths, steps, weighting
+from mtan_jax import absent_tasks, adopt, duration, home, parallel, paths, steps, weighting
 from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, mixture, pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
@@ -138,7 +138,7 @@ class Experiment:
         if config.data.prepare not in ("once", "again"):
             raise ValueError(f"config.data.prepare = {config.data.prepare!r} is not known; known: once, again")
         _ = self.best_metric
-        single_task = dict(config.eval.single_task)
+        single_task = self.single_task
         if single_task and self.is_mixture:
             self.score(dict.fromkeys(self.task_names, 0.0))
         if single_task:
@@ -195,7 +195,7 @@ class Experiment:
 
     def score(self, accuracies: dict[str, float]) -> float:
         """The score of the Visual Decathlon, relative to the accuracies in `config.eval.single_task`."""
-        baseline = dict(self.config.eval.single_task)
+        baseline = self.single_task
         wanted = {f"{name}/accuracy" for name in self.task_names}
         if set(baseline) != wanted or not all(0 <= value < 1 for value in baseline.values()):
             raise ValueError(
@@ -203,6 +203,15 @@ class Experiment:
                 f"('{self.task_names[0]}/accuracy', 0.6)"
             )
         return decathlon_score(accuracies, {name: 1 - baseline[f"{name}/accuracy"] for name in self.task_names})
+
+    @property
+    def single_task(self) -> dict[str, float]:
+        """`config.eval.single_task` of the tasks of this run."""
+        return absent_tasks.without(self._absent, dict(self.config.eval.single_task))
+
+    @functools.cached_property
+    def _absent(self) -> frozenset[str]:
+        return absent_tasks.absent_tasks(self.task_names, self.builder)
 
     def abstract_variables(self) -> Any:
         """Shapes and types of the network's variables."""
@@ -301,7 +310,7 @@ class Experiment:
             # What belongs to a task that is never trained on must not decay in any case.
             optimizer = rest_absent(optimizer, self.task_names, but=self._trained)
         return weighting.build_weighting(
-            self.config.weighting,
+            self._weighting,
             self.task_names,
             optimizer,
             options=self._weighting_options,
@@ -324,12 +333,17 @@ class Experiment:
 
     @property
     def _needs(self) -> weighting.Needs:
-        return weighting.needs_of(self.config.weighting, options=self._weighting_options)
+        return weighting.needs_of(self._weighting, options=self._weighting_options)
+
+    @property
+    def _weighting(self) -> weighting.Spec:
+        return absent_tasks.methods_without(self._absent, self.config.weighting)
 
     @property
     def _weighting_options(self) -> dict[str, dict[str, Any]]:
         options = self.config.weighting_options
-        return {name: {k: _plain(v) for k, v in options[name].items()} for name in options}
+        plain = {name: {k: _plain(v) for k, v in options[name].items()} for name in options}
+        return {name: absent_tasks.options_without(self._absent, values) for name, values in plain.items()}
 
     def init_state(self) -> TrainState:
         """The state before the first step, on every device of this process."""
@@ -501,7 +515,8 @@ class Experiment:
 
     def _itinerary(self, sizes: dict[str, int]) -> Itinerary:
         mixing = self.config.mixing
-        unknown = [name for name in mixing.until if name not in self._targets]
+        until = absent_tasks.without(self._absent, dict(mixing.until))
+        unknown = [name for name in until if name not in self._targets]
         if unknown:
             raise ValueError(
                 f"config.mixing.until has {unknown[0]!r}; the tasks are {', '.join(self._targets)}; "
@@ -513,7 +528,7 @@ class Experiment:
             self.config.batch_size,
             groups=mixing.tasks_per_step,
             temperature=mixing.temperature,
-            until=dict(mixing.until),
+            until=until,
             seed=self.config.seed,
         )
 

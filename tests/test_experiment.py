@@ -93,7 +93,7 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
         ),
         (
             {"data__name": "nyuv2", "data__options": {"layout": "npy"}},
-            r"layout: got 'npy'; expected one of 'release', ",
+            r"layout: got 'npy'; expected one of 'auto', 'release', ",
         ),
         ({"weighting": "dwaa"}, rf"unknown weighting 'dwaa' .*; known: {', '.join(METHODS)}"),
         ({"weighting": "static+gradnrm"}, rf"unknown weighting 'gradnrm' .*; known: {', '.join(METHODS)}"),
@@ -105,8 +105,9 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
         ({"weighting": "dwa", "weighting_options__dwa__variant": "liu"}, r"dwa variant is 'liu': 'mtan' or 'nash'"),
         ({"weighting": "schedule"}, r"schedule weights: missing \['depth', 'normal', 'semantic'\]"),
         (
-            {"weighting": "static", "tasks": ("depth", "normal")},
-            r"static weights: missing \[\], unknown \['semantic'\]; exactly \['depth', 'normal'\] are needed",
+            {"weighting": "static", "weighting_options__static": {"weights": {"depth": 1.0, "nromal": 1.0}}}
+            | {"tasks": ("depth", "normal")},
+            r"static weights: missing \['normal'\], unknown \['nromal'\]; exactly \['depth', 'normal'\] are needed",
         ),
         ({"weighting": "schedule", "weighting_options__schedule": SCHEDULE}, r"weight of 'depth': .* use jnp\.where"),
         ({"optimizer__name": "lion"}, r"config\.optimizer\.name = 'lion' is not known; known: adam, adamw, sgd"),

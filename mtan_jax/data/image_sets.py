@@ -5,7 +5,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -146,8 +146,8 @@ def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour
 class ImageSets:
     """Several sets as one data set; each is prepared, and stays, by itself.
 
-    Subclasses set `name`, and take `data_dir`, `raw_dir`, `datasets` (the sets, in the order of the tasks) and options
-    of their own.
+    Subclasses set `name` and `known_sets`, and take `data_dir`, `raw_dir`, `datasets` (the sets, in the order of the
+    tasks) and options of their own.
 
     Args:
         builders: of the sets.
@@ -155,6 +155,7 @@ class ImageSets:
     """
 
     name: str
+    known_sets: ClassVar[tuple[str, ...]] = ()  # names of the sets that there are, whether chosen or not
 
     def __init__(self, builders: Sequence[ImageSetBuilder], image_size: tuple[int, int]):
         self.builders = {builder.set_name: builder for builder in builders}

@@ -138,6 +138,7 @@ class Decathlon(ImageSets):
     """
 
     name = "decathlon"
+    known_sets = tuple(NUM_CLASSES)
 
     def __init__(
         self,

@@ -133,6 +133,7 @@ class MiniDecathlon(ImageSets):
     """
 
     name = "mini_decathlon"
+    known_sets = tuple(SETS)
 
     def __init__(
         self,
