@@ -72,6 +72,8 @@ class Experiment:
         check_fields(config)
         if config.model.init_from is not None:
             paths.local(config.model.init_from, "config.model.init_from")
+        if config.compilation_cache:
+            paths.check_local(config.compilation_cache, "config.compilation_cache")
         check_protocol(config.eval.protocol)
         builder = _build_dataset(config)
         if record and (mismatches := record.mismatches(builder, config.data.name)):

@@ -22,15 +22,20 @@ def local(text: str, name: str) -> pathlib.Path:
     Raises:
         PathError: it is empty or remote, or there is no such home directory.
     """
-    if not text:
-        raise PathError(f"{name} is empty; give a path, or leave {name} out")
-    if "://" in text or _REMOTE.match(text):
-        raise PathError(f"{name}={text}: buckets are not supported yet; use a local folder or a mounted bucket")
+    check_local(text, name)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
         home = text.split("/", 1)[0]
         raise PathError(f"{name}={text}: {home} is no known home directory; write the path in full") from error
+
+
+def check_local(text: str, name: str) -> None:
+    """Raises a PathError for an empty path and for one that is not on a local or mounted disk."""
+    if not text:
+        raise PathError(f"{name} is empty; give a path, or leave {name} out")
+    if "://" in text or _REMOTE.match(text):
+        raise PathError(f"{name}={text}: buckets are not supported yet; use a local folder or a mounted bucket")
 
 
 def check_folder(path: pathlib.Path, name: str, *, write: bool) -> None:

@@ -121,8 +121,7 @@ def test_a_run_with_a_truncated_cache_repairs_it(tmp_path, run_main, capsys, cap
     (first, count), (second, damaged), (third, left) = reports
     assert first == second == third
     assert count == left == 0
-    assert damaged == len(entries)
-    assert damaged > 1
+    assert 1 < damaged <= len(entries)  # some are of programs that the process has compiled before
 
 
 def test_a_full_disk_is_reported_once(tmp_path, monkeypatch, caplog):
