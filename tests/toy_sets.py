@@ -44,12 +44,11 @@ class ToySet(ImageSetBuilder):
     def split_sizes(self):
         return {split: sizes[self.set_name] for split, sizes in EXAMPLES.items()}
 
-    def examples(self, split):
-        for index in range(self.split_sizes()[split]):
-            image, label = draw(self.set_name, split, index)
-            file = io.BytesIO()
-            Image.fromarray(image).save(file, "PNG")
-            yield {"id": f"{self.set_name}/{split}/{index}", "image": file.getvalue(), "label": label}
+    def example(self, split, index):
+        image, label = draw(self.set_name, split, index)
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        return {"id": f"{self.set_name}/{split}/{index}", "image": file.getvalue(), "label": label}
 
 
 class ToySets(ImageSets):

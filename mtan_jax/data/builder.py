@@ -74,8 +74,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
     """What all datasets here share: prepared once, in sharded array_record files, without TensorFlow.
 
     Subclasses set `VERSION`, and define `features`, `split_sizes`, `example`, `example_bytes` and, where there is a raw
-    release, `check_raw` and `raw_files`. They pass every argument of their constructor by keyword: each process that
-    prepares examples makes a builder of its own from the same arguments.
+    release, `check_raw`, `raw_files` and `close_raw`. Each process that makes examples has a builder of its own, made
+    with the same arguments.
 
     Args:
         data_dir: where prepared datasets live; None is TFDS' default, `~/tensorflow_datasets`.
@@ -92,9 +92,9 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         # Not in TFDS' registry, which refuses a class that a configuration file defines each time that it is read.
         super().__init_subclass__(skip_registration=True, **options)
 
-    def __new__(cls, **arguments: Any) -> "Builder":
+    def __new__(cls, *arguments: Any, **named: Any) -> "Builder":
         builder = super().__new__(cls)
-        builder._arguments = arguments
+        builder._arguments = arguments, named
         return builder
 
     def __init__(self, *, data_dir: str | None, raw_dir: str | None, variant: str):
@@ -104,11 +104,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
             super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **self._arguments), ()
-
-    def again(self) -> "Builder":
-        """A builder with the same arguments, which knows nothing of the disk yet."""
-        return type(self)(**self._arguments)
+        arguments, named = self._arguments
+        return functools.partial(type(self), **named), arguments
 
     @abc.abstractmethod
     def features(self) -> dict[str, Any]:
@@ -135,6 +132,9 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
     def raw_files(self) -> Iterable[str]:
         """Paths of the raw files, in a fixed order; none without a raw release, or where it is not there."""
         return ()
+
+    def close_raw(self) -> None:
+        """Closes the raw files that `example` leaves open for the next example."""
 
     def summarize(self, split: str, example: dict[str, Any]) -> np.ndarray | None:
         """Numbers of an example that are added up over all examples, for `metadata`; None: nothing."""

@@ -102,6 +102,9 @@ class NpyLayout:
             **arrays,
         }
 
+    def close(self) -> None:
+        """Does nothing: `example` leaves no file open."""
+
     def _read(self, path: Path, kind: str) -> Float32[np.ndarray, "h w c"] | Int8[np.ndarray, "h w"]:
         """An array as it is in an example, of the size in which it is stored."""
         array = _channels_last(_load(path), CHANNELS[kind], str(path))

@@ -66,7 +66,10 @@ def write_shards(
                     faults.extend(error.faults)
 
     if workers == 1:
-        write_all(write_shard, builder.again())  # whose raw files are closed with it
+        try:
+            write_all(write_shard, builder)
+        finally:
+            builder.close_raw()
     else:
         with contextlib.ExitStack() as stack:
             threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
@@ -74,7 +77,8 @@ def write_shards(
             for future in concurrent.futures.as_completed([threads.submit(write_all, each.write) for each in started]):
                 future.result()
     if faults:
-        raise UnreadableError(faults if len(faults) < MOST_FAULTS else [*faults, "There may be more."])
+        more = ["There may be more."] if len(faults) >= MOST_FAULTS else []
+        raise UnreadableError([*faults[:MOST_FAULTS], *more])
 
 
 class _Worker:

@@ -170,7 +170,9 @@ def test_zips_hold_the_same_as_folders(tmp_path, release):
     assert_equal_examples(folders, prepared(tmp_path, **zips))
     assert sorted((tmp_path / "zips").iterdir()) == before  # nothing was extracted
     # A dataset follows the files that it was made from: zips are others than folders.
-    with pytest.raises(RawDataError, match=r"new: .*camera_trainvaltest.zip.* gone: .*--config.data.prepare=again"):
+    with pytest.raises(
+        RawDataError, match=r"4 new: leftImg8bit_trainvaltest.zip.*; 16 gone: .*--config.data.prepare=again"
+    ):
         builder(tmp_path, depth="inverse_depth", raw_dir=str(tmp_path / "zips")).prepare()
     # A mixture of both.
     shutil.copytree(release / "gtFine", tmp_path / "zips" / "gtFine")

@@ -16,18 +16,30 @@ from mtan_jax.data.image_files import read_rgb
 from mtan_jax.data.image_sets import ImageSetBuilder, channel_statistics
 
 
-class Pictures:
-    """The examples of "train", in place of a builder."""
+class Pictures(ImageSetBuilder):
+    """A set of the pictures given."""
 
-    def __init__(self, *images):
+    VERSION = "1.0.0"
+
+    def __init__(self, *images, data_dir="nowhere"):
         self._images = images
+        super().__init__(set_name="set", data_dir=data_dir, raw_dir=None, variant="set")
+
+    def class_names(self):
+        return ("a",)
 
     def split_sizes(self):
-        return {"train": len(self._images)}
+        return {"train": len(self._images), "val": 1}
 
     def example(self, split, index):
-        assert split == "train"
-        return {"id": f"set/train/{index}", "image": self._images[index], "label": 0}
+        return {"id": f"set/{split}/{index}", "image": self._images[index], "label": 0}
+
+
+def statistics(*images):
+    """What is kept of the channels of "train"."""
+    builder = Pictures(*images)
+    parts = [builder.summarize("train", builder.checked(builder.example("train", i))) for i in range(len(images))]
+    return channel_statistics(sum(parts))
 
 
 def encode(array, form="PNG", **options):
@@ -77,7 +89,7 @@ def test_awkward_pictures_are_stored_as_every_decoder_reads_them(tmp_path):
 def test_undecodable_names_become_ids_that_can_be_stored():
     picture = encode(np.zeros((2, 2, 3), np.uint8))
     example = {"id": os.fsdecode(b"set/train/caf\xe9.png"), "image": picture, "label": 0}
-    checked = ImageSetBuilder._checked(None, example)
+    checked = Pictures().checked(example)
     assert checked == {"id": r"set/train/caf\xe9.png", "image": picture, "label": 0}
     checked["id"].encode("utf-8")
 
@@ -86,15 +98,23 @@ def test_statistics_of_the_channels():
     first = np.zeros((1, 2, 3), np.uint8)
     first[0, 1] = (255, 0, 51)
     second = np.array([[[0, 255, 0], [0, 255, 0]]], np.uint8)
-    mean, std = channel_statistics(Pictures(encode(first), encode(second)))
+    mean, std = statistics(encode(first), encode(second))
     np.testing.assert_allclose(mean, [1 / 4, 2 / 4, 0.2 / 4])
     np.testing.assert_allclose(std, [np.sqrt(3) / 4, 1 / 2, np.sqrt(0.04 / 4 - 0.05**2)])
 
 
 def test_statistics_are_of_the_pixels_as_they_are_meant():
     for data, pixels in awkward_files().values():
-        mean, _ = channel_statistics(Pictures(data))
+        mean, _ = statistics(data)
         np.testing.assert_allclose(mean, np.mean(pixels, axis=(0, 1)) / 255)
+
+
+def test_statistics_are_kept_with_the_prepared_set(tmp_path):
+    images = [encode(np.full((2, 2, 3), value, np.uint8)) for value in (0, 51)]
+    builder = Pictures(*images, data_dir=str(tmp_path))
+    builder.prepare()
+    np.testing.assert_allclose(builder.image_set.mean, 0.1)
+    np.testing.assert_allclose(builder.image_set.std, 0.1)
 
 
 def test_all_unreadable_pictures_are_named_at_once(tmp_path):
@@ -102,8 +122,6 @@ def test_all_unreadable_pictures_are_named_at_once(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
     lines = [rf"{re.escape(str(tmp_path / name))}: cannot be read as a picture: .*" for name in ("a.png", "b.png")]
-    with pytest.raises(RawDataError, match="^" + r"\n  ".join(lines) + "$"):
-        channel_statistics(Pictures(tmp_path / "a.png", good, str(tmp_path / "b.png")))
-    with pytest.raises(RawDataError, match=r"(?s)^set/train/0: .*\n  and 5 more$") as error:
-        channel_statistics(Pictures(*[b"no picture"] * 25))
-    assert len(str(error.value).splitlines()) == 21
+    pictures = [good, str(tmp_path / "a.png"), good, str(tmp_path / "b.png")]
+    with pytest.raises(RawDataError, match="^" + r"\n".join(lines) + "$"):
+        Pictures(*pictures, data_dir=str(tmp_path)).prepare()

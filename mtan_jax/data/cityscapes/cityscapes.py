@@ -117,6 +117,9 @@ class Cityscapes(DenseBuilder):
     def example(self, split: str, index: int) -> dict[str, Any]:
         return self._raw.example(split, index)
 
+    def close_raw(self) -> None:
+        self._raw.close()
+
 
 def _is_prepared(options: dict[str, Any], layout: Any) -> bool:
     if layout == "authors" and options["depth"] != "disparity":

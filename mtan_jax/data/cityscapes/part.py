@@ -58,6 +58,12 @@ class Part:
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise RawDataError(f"{self.where(name)}: damaged ({error}). Get the zip anew.") from error
 
+    def close(self) -> None:
+        """Closes the zip, if it is open."""
+        if "_archive" in self.__dict__:
+            self._archive.close()
+            del self._archive
+
     def where(self, name: str) -> str:
         """A file's place, for messages."""
         return f"{self.zip_path}:{name}" if self.is_zip else str(self.raw_dir / name)

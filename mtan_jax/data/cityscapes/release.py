@@ -75,6 +75,11 @@ class Release:
         """The examples of a split go by name; `id` is such as "cityscapes/aachen_000000_000019"."""
         return self._example(self._images[split][index])
 
+    def close(self) -> None:
+        """Closes the zips that `example` leaves open."""
+        for part in self._parts.values():
+            part.close()
+
     def _example(self, frame: "_Frame") -> dict[str, Any]:
         files = {
             part: (self._parts[part].read(frame.file(part)), self._where(frame, part))

@@ -97,6 +97,9 @@ class NYUv2(DenseBuilder):
     def example(self, split: str, index: int) -> dict[str, Any]:
         return self._raw.example(split, index)
 
+    def close_raw(self) -> None:
+        self._raw.close()
+
 
 def _is_prepared(options: dict[str, Any], layout: Any) -> bool:
     if layout == "authors" and options["num_classes"] != 13:

@@ -64,6 +64,12 @@ class Release:
             raise RawDataError(f"{name}: damaged ({error}). Get the file anew.") from error
         return {"id": f"nyuv2/{number:04d}", **self._example(frame, name)}
 
+    def close(self) -> None:
+        """Closes the file that `example` leaves open."""
+        if "_file" in self.__dict__:
+            self._file.close()
+            del self._file
+
     def _example(self, frame: dict[str, np.ndarray], name: str) -> dict[str, Any]:
         depth = frame["depths"].astype(np.float32)
         check_depth(depth, name)
