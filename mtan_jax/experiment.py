@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from mtan_jax import absent_tasks, adopt, duration, home, parallel, paths, steps, weighting
+from mtan_jax import absent_tasks, adopt, duration, parallel, paths, steps, weighting
 from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.data import DATASETS, augment, mixture, pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
@@ -571,9 +571,7 @@ def _build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSet
         raise ValueError(f"config.data.options.{unknown[0]} is not known to {data.name}; known: {', '.join(known)}")
     if issubclass(builder, ImageSets):
         options["datasets"] = tuple(dict.fromkeys(getattr(task, "target", task) for task in config.tasks))
-    return builder(
-        data_dir=_data_folder(data, "data_dir") or home.data_dir(), raw_dir=_data_folder(data, "raw_dir"), **options
-    )
+    return builder(data_dir=_data_folder(data, "data_dir"), raw_dir=_data_folder(data, "raw_dir"), **options)
 
 
 def _data_folder(data: ml_collections.ConfigDict, field: str) -> str | None:

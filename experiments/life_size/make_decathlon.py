@@ -31,7 +31,7 @@ SIZES = {
     "ucf101": (7585, 1952, 3783),
     "vgg-flowers": (1020, 1020, 6149),
 }
-SLICE = (100_000, 5000, 5000)
+SLICE = (40_000, 2000, 2000)
 LINKS = 60_000  # to one file; ext4 allows 65 000
 SPLITS = {"train": "train", "val": "val", "test": "test_stripped"}  # and the ends of the annotations' names
 

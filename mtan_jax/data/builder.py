@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from jaxtyping import UInt8
 
+from mtan_jax import home
 from mtan_jax.data import fingerprint, preparation
 from mtan_jax.data.errors import RawDataError
 
@@ -101,7 +102,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         self.raw_dir = raw_dir
         config = tfds.core.BuilderConfig(name=variant, version=self.VERSION)
         with _quiet_absl():  # TFDS warns of every configuration made at run time
-            super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+            super().__init__(data_dir=data_dir or home.data_dir(), config=config, file_format="array_record")
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments, named = self._arguments

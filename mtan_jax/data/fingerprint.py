@@ -121,7 +121,7 @@ def _stat(path: str, root: str | None) -> RawFile:
         raise RawDataError(
             f"{printable(path)}: cannot be read ({error.strerror}). Remove it or put the file in its place."
         ) from error
-    name = path if root is None else os.path.relpath(path, root)
+    name = path.removeprefix(os.path.join(root, "")) if root else path
     return RawFile(printable(name).replace("\t", "\\t").replace("\n", "\\n"), status.st_size, status.st_mtime_ns)
 
 
