@@ -66,6 +66,7 @@ def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
             target.rename(old)
         folder.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+        shards.remove_summaries(folder)
         builder.reload()
 
 
@@ -86,6 +87,8 @@ def _continue_or_start(builder: "Builder", folder: Path) -> list[Shard]:
         "shards": [list(shard) for shard in planned],
     }
     before = _read_record(folder)
+    if before != record:
+        shards.remove_summaries(folder)
     for path in folder.iterdir():
         if (before != record and path != manifest) or path.name.startswith(shards.UNFINISHED):
             path.unlink()
@@ -117,8 +120,7 @@ def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, w
             "%s may need %.1f GB, and its disk has %.1f GB left; another one: --config.data.data_dir=FOLDER",
             *(builder.data_dir, needed / 1e9, free / 1e9),
         )
-    available = len(os.sched_getaffinity(0)) if workers is None else workers
-    workers = min(available, -(-len(missing) // SHARDS_PER_WORKER))
+    workers = max(min(_cores() if workers is None else workers, -(-len(missing) // SHARDS_PER_WORKER)), 1)
     started = time.monotonic()
     with _Progress(builder.name, total, total - left) as progress:
         write_shards(builder, missing, folder, workers, progress.advance)
@@ -128,6 +130,11 @@ def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, w
         *(builder.name, left, seconds, left / max(seconds, 1e-9), workers, "process" if workers == 1 else "processes"),
         *(tfds.core.units.Size(size), builder.data_dir),
     )
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_info(builder: "Builder", planned: Sequence[Shard], folder: Path) -> None:
@@ -147,7 +154,6 @@ def _write_info(builder: "Builder", planned: Sequence[Shard], folder: Path) -> N
         )
     info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(folder)
-    shards.remove_summaries(folder)
 
 
 class _Progress:

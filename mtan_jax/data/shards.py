@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 64 * 2**20  # of the examples in a shard, about
 UNFINISHED = "unfinished."  # begins the name of a shard that is being written
 MOST_FAULTS = 20  # raw files that cannot be read, after which a preparation gives up
-SUMMARY = ".summary.npy"  # ends the name of the file with a shard's share of `Builder.summarize`
+SUMMARY = "summary.npy"  # ends the names of files beside the folder, with each shard's share of `Builder.summarize`
 
 
 class Shard(NamedTuple):
@@ -95,7 +95,7 @@ def write_shard(builder: "Builder", shard: Shard, folder: Path, written: Callabl
         if faults:
             raise UnreadableError(faults)
         if summary is not None:
-            np.save(folder / (shard.name + SUMMARY), summary, allow_pickle=False)
+            np.save(_summary_path(shard.name, folder), summary, allow_pickle=False)
         os.replace(unfinished, folder / shard.name)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def add_summaries(shards: Sequence[Shard], folder: Path) -> np.ndarray | None:
     """The sum of what `Builder.summarize` gave for all examples; None where it gave nothing."""
     total: np.ndarray | None = None
     for shard in shards:
-        path = folder / (shard.name + SUMMARY)
+        path = _summary_path(shard.name, folder)
         if path.exists():
             part = np.load(path, allow_pickle=False)
             total = part if total is None else total + part
@@ -113,9 +113,13 @@ def add_summaries(shards: Sequence[Shard], folder: Path) -> np.ndarray | None:
 
 
 def remove_summaries(folder: Path) -> None:
-    """Removes the files that `add_summaries` has read."""
-    for path in folder.glob("*" + SUMMARY):
+    """Removes the files that `add_summaries` reads."""
+    for path in folder.parent.glob(_summary_path("*", folder).name):
         path.unlink()
+
+
+def _summary_path(shard: str, folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.{shard}.{SUMMARY}")
 
 
 def code_digest(builder: "Builder") -> str:

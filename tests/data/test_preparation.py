@@ -108,6 +108,13 @@ def test_plain_tfds_reads_what_is_prepared(make):
     np.testing.assert_array_equal(by_name[5]["depth"], builder.as_data_source("val")[5]["depth"])
 
 
+def test_a_split_larger_than_tfds_keeps_in_memory_needs_no_tensorflow(make, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)  # bytes; 1000 MiB as it comes
+    make().prepare()
+    assert len(make().as_data_source("train")) == SIZES["train"]
+    assert "tensorflow" not in sys.modules
+
+
 def test_memory_does_not_grow_with_the_split(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 2**20)
     code = """if True:
@@ -173,7 +180,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_files(tmp_path, raw
         process = start(tmp_path, raw, number)
         while kept < wanted and process.poll() is None:
             time.sleep(0.01)
-            kept = len([path for path in folder.glob("slow-*") if path.suffix != ".npy"])
+            kept = len(list(folder.glob("slow-*")))
         assert process.poll() is None, process.stderr.read()
         process.kill()
         process.communicate()
@@ -235,6 +242,40 @@ def test_two_processes_that_need_a_dataset_share_one_preparation(tmp_path, raw, 
     waited = next(text for text in messages if "prepared slow" not in text)
     assert "waiting for the preparation of" in waited
     assert len(make().as_data_source("train")) == SIZES["train"]
+
+
+class Summed(Slow):
+    """Toy data whose metadata hold a sum over all examples."""
+
+    name = "slow"
+
+    def summarize(self, split, example):
+        return np.array([int(example["image"][0, 0, 0])])
+
+    def metadata(self, summary):
+        return {"sum": int(summary[0])}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("place", ["_write_missing", "_write_info", "shutil.rmtree"])
+def test_a_preparation_that_ends_before_its_last_steps_is_completed(tmp_path, raw, monkeypatch, number, place):
+    expected = sum(index % 7 for size in SIZES.values() for index in range(size))
+    options = {"data_dir": str(tmp_path / "prepared"), "raw_dir": str(raw)}
+    with monkeypatch.context() as patch:
+        function = functools.reduce(getattr, place.split("."), preparation)
+
+        def interrupted(*arguments, **named):
+            function(*arguments, **named)
+            raise KeyboardInterrupt
+
+        patch.setattr(preparation.shutil if "." in place else preparation, place.split(".")[-1], interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Summed(**options).prepare(workers=number)
+    Summed(**options).prepare(workers=number)
+    assert dict(Summed(**options).info.metadata.items())["sum"] == expected
+    alone = Summed(**options | {"data_dir": str(tmp_path / "alone")})
+    alone.prepare(workers=1)
+    assert digests(Summed(**options).data_dir) == digests(alone.data_dir)
 
 
 def test_leftovers_of_tfds_are_removed(make, caplog):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import tensorflow_datasets as tfds
 
+from mtan_jax import home
 from mtan_jax.data.checks import check_choice, check_image_size
 from mtan_jax.data.decathlon.folders import FolderSet
 from mtan_jax.data.decathlon.layouts import LAYOUTS, detect_layout
@@ -55,7 +56,7 @@ class DecathlonSet(ImageSetBuilder):
     ):
         check_choice("layout", layout, (*LAYOUTS, "auto"))
         folder = None if raw_dir is None else Path(raw_dir)
-        prepared = Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
+        prepared = Path(data_dir or home.data_dir() or tfds.core.constants.DATA_DIR).expanduser()
         # The name of the prepared set has the layout, so it must be known from the start.
         self._layout = self._detect(set_name, folder, prepared) if layout == "auto" else layout
         if self._layout != "folders":
