@@ -93,7 +93,7 @@ def _read_folder(paths: Mapping[str, pathlib.Path], info: ImageSetsInfo, batch_s
         images = [centre(cover(read_rgb(paths[name]), info.image_size), info.image_size) for name in part]
         for position, (name, image_set) in enumerate(info.sets.items()):
             yield {
-                "id": [printable(name) for name in part],
+                "id": [printable(paths[name].name) for name in part],
                 "image": np.stack([normalise(image, image_set) for image in images]),
                 "targets": {name: np.full(len(part), -1)},
                 "weight": np.ones(len(part), np.float32),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -80,6 +81,14 @@ CHILDREN = {
 }
 
 
+def is_locked(path):
+    try:
+        with lock.hold(path, "the folder", wait=False):
+            return False
+    except lock.LockedError:
+        return True
+
+
 @pytest.mark.parametrize("child", CHILDREN.values(), ids=CHILDREN)
 def test_a_child_that_outlives_a_killed_owner_does_not_keep_the_lock(child, tmp_path):
     path = tmp_path / "lock"
@@ -89,6 +98,9 @@ def test_a_child_that_outlives_a_killed_owner_does_not_keep_the_lock(child, tmp_
     process.wait()
     try:
         os.kill(pid, 0)  # it lives
+        deadline = time.monotonic() + 10  # in which a copy of the process closes what is not its own
+        while is_locked(path) and time.monotonic() < deadline:
+            time.sleep(0.01)
         with lock.hold(path, "the folder", wait=False):
             pass
     finally:

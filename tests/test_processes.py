@@ -69,7 +69,7 @@ def test_two_processes_resume_and_end_as_one(run, experiment, alone, killed, tmp
     (out, err), (other_out, other_err) = run.finish(run.start(folder, processes=2))
     assert_close_runs(experiment, folder, alone, 1e-5)
     # Process 0 speaks for both; gloo, which is there on CPUs only, cannot be told to be quiet.
-    assert err.startswith("resuming from step ")
+    assert re.match(r"the working directory \S+ is taken over from process .*\nresuming from step ", err)
     assert err.count("split val after 13 steps") == 1
     assert other_err == ""
     # Its two threads write into each other's lines, so its own words are looked for piece by piece.

@@ -150,7 +150,8 @@ def test_memory_does_not_grow_with_the_split(tmp_path, monkeypatch):
 
 
 STARTED = """if True:
-    import logging, sys
+    import logging, signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from mtan_jax.data import shards
     from test_preparation import SIZE, Slow
