@@ -120,14 +120,17 @@ def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, w
             "%s may need %.1f GB, and its disk has %.1f GB left; another one: --config.data.data_dir=FOLDER",
             *(builder.data_dir, needed / 1e9, free / 1e9),
         )
+    if all(shard.start == 0 for shard in missing):
+        workers = 1  # no split has a second shard: the examples are few, and a process takes seconds to start
     workers = max(min(_cores() if workers is None else workers, -(-len(missing) // SHARDS_PER_WORKER)), 1)
     started = time.monotonic()
-    with _Progress(builder.name, total, total - left) as progress:
+    name = f"{builder.name}/{builder.builder_config.name}"
+    with _Progress(name, total, total - left) as progress:
         write_shards(builder, missing, folder, workers, progress.advance)
     seconds, size = time.monotonic() - started, sum((folder / shard.name).stat().st_size for shard in planned)
     log.info(
         "prepared %s: %d examples in %.0f s (%.3g examples/s, %d %s), %s in %s",
-        *(builder.name, left, seconds, left / max(seconds, 1e-9), workers, "process" if workers == 1 else "processes"),
+        *(name, left, seconds, left / max(seconds, 1e-9), workers, "process" if workers == 1 else "processes"),
         *(tfds.core.units.Size(size), builder.data_dir),
     )
 

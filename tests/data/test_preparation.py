@@ -189,7 +189,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_files(tmp_path, raw
     messages = last.communicate()[1]
     assert last.returncode == 0, messages
     assert "continuing the preparation" in messages
-    done = int(re.search(r"prepared slow: (\d+) examples", messages)[1])
+    done = int(re.search(r"prepared slow/toy: (\d+) examples", messages)[1])
     assert done <= sum(SIZES.values()) - 4 * 6  # at least six shards are not made again
     assert digests(make().data_dir) == digests(alone.data_dir)
     assert not folder.exists()
@@ -239,8 +239,8 @@ def test_two_processes_that_need_a_dataset_share_one_preparation(tmp_path, raw, 
     for process in [start(tmp_path, raw, 1) for _ in range(2)]:
         messages.append(process.communicate()[1])
         assert process.returncode == 0, messages
-    assert sorted("prepared slow" in text for text in messages) == [False, True]
-    waited = next(text for text in messages if "prepared slow" not in text)
+    assert sorted("prepared slow/toy" in text for text in messages) == [False, True]
+    waited = next(text for text in messages if "prepared slow/toy" not in text)
     assert "waiting for the preparation of" in waited
     assert len(make().as_data_source("train")) == SIZES["train"]
 
@@ -354,8 +354,10 @@ def test_progress_has_rate_and_time_left_and_no_carriage_return(make, monkeypatc
     monkeypatch.setattr(preparation, "SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         make().prepare(workers=1)
-    assert re.search(r"slow: 35/70 examples, [\d.e+]+ examples/s, \d\d:\d\d left", caplog.text)
-    assert re.search(r"prepared slow: 70 examples in \d+ s \(.* examples/s, 1 process\), [\d.]+ MiB in ", caplog.text)
+    assert re.search(r"slow/toy: 35/70 examples, [\d.e+]+ examples/s, \d\d:\d\d left", caplog.text)
+    assert re.search(
+        r"prepared slow/toy: 70 examples in \d+ s \(.* examples/s, 1 process\), [\d.]+ MiB in ", caplog.text
+    )
     assert "\r" not in caplog.text + "".join(capfd.readouterr())
 
 
