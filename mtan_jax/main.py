@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         try:
             run(pathlib.Path(".") if WORKDIR.value is None else paths.local(WORKDIR.value, "--workdir"))
         except KeyboardInterrupt:
-            command_line.fail("stopped; the same command goes on from the newest checkpoint")
+            command_line.fail("stopped; run the same command to continue")
         except Exception as error:
             if not command_line.is_readable(error):
                 raise
