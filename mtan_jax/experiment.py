@@ -434,15 +434,21 @@ class Experiment:
 
     # Data.
 
-    def prepare_data(self) -> None:
-        """Prepares the data set where it is not: process 0 first, then those that do not share its disk."""
-        data = self.config.data
+    def prepare_data(self, *, again: bool | None = None) -> None:
+        """Prepares the data set where it is not: process 0 first, then those that do not share its disk.
+
+        Args:
+            again: whether it is prepared in any case; None: as `config.data.prepare` says.
+        """
+        workers = self.config.data.prepare_workers
+        again = self.config.data.prepare == "again" if again is None else again
+        before = self.builder.stamp()
         if jax.process_index() == 0:
-            self.builder.prepare(workers=data.prepare_workers, again=data.prepare == "again")
+            self.builder.prepare(workers=workers, again=again)
         parallel.wait_for_all("data prepared")
         if jax.process_index() > 0:
             object.__setattr__(self, "builder", _build_dataset(self.config))  # reads what process 0 wrote
-            self.builder.prepare(workers=data.prepare_workers)
+            self.builder.prepare(workers=workers, again=again and self.builder.stamp() == before)
         different = self.record.class_differences(self.data_record()) if self.record else []
         if different:
             raise ValueError(

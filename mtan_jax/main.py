@@ -59,7 +59,9 @@ SPLIT = flags.DEFINE_enum("split", "val", ["train", "val", "test"], "For eval an
 IMAGES = flags.DEFINE_string(
     "images", None, "For predict: a folder of images, or one, in place of the split; needs no dataset."
 )
-UNREADABLE = flags.DEFINE_enum("unreadable", "error", ["error", "skip"], "For --images: what unreadable pictures are.")
+UNREADABLE = flags.DEFINE_enum(
+    "unreadable", "error", ["error", "skip"], "For --images, unreadable pictures: an error, or skipped."
+)
 COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")

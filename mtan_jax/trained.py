@@ -47,7 +47,7 @@ def prepare_data(experiment: Experiment, workdir: pathlib.Path, mode: str, *, im
     if mode == "export" or (images and not statistics_unknown):
         return
     try:
-        experiment.prepare_data()
+        experiment.prepare_data(again=False)  # others may be reading it
     except RawDataError as error:
         raise RawDataError(f"--mode={mode} needs the dataset. {error}\n{_what_works(experiment, workdir)}") from error
 
@@ -63,7 +63,7 @@ def _what_would_do(workdir: pathlib.Path | None) -> str:
     if workdir is None:
         return "  If a run on these sets is trained, name its --workdir: that knows their classes."
     if not workdirs.holds_results(workdir):
-        return f"  {workdir} holds no trained run, which would know the classes."
+        return f"  {workdir} holds no trained run, to read the classes from."
     return (
         f"  Without the dataset, {WITHOUT_DATA} need {workdir / workdirs.DATA_FILE}, which older versions did not "
         "write. Run the training command once more where the dataset is: that writes it."

@@ -160,6 +160,8 @@ def holds_results(workdir: pathlib.Path) -> bool:
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:
+    if name == "data.options.layout" and "auto" in (ours, theirs):
+        return True  # `data.json` has the layout that was found
     if SAMPLE not in name or None in (ours, theirs) or np.shape(ours) != np.shape(theirs):
         return ours == theirs
     return np.allclose(ours, theirs, rtol=1e-4, atol=1e-7, equal_nan=True)  # other devices round in another way

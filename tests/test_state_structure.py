@@ -41,7 +41,7 @@ def assert_same_structure(**fields):
     for name, value in fields.items():
         *sections, last = name.split("__")
         functools.reduce(getattr, sections, config)[last] = value
-    record = DataRecord("toy", (8, 12), ("a", "b"), {"toy": {"train": 1000, "val": 7}}, {})
+    record = DataRecord("toy", (8, 12), ("a", "b"), {"toy": {"train": 1000, "val": 7}}, {}, {"toy": "toy"})
     known, unknown = Experiment.from_config(config, record), Experiment.from_config(config)
     assert known.total_steps == 5000
     states = [serialization.to_state_dict(each.abstract_state()) for each in (known, unknown)]

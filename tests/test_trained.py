@@ -115,7 +115,7 @@ def test_predicting_own_images_prepared_the_whole_dataset_again(dense_run, run_m
 
 def test_a_run_keeps_sizes_and_classes_of_its_dataset(dense_run):
     record = workdir.read_data(dense_run / "run")
-    assert record == DataRecord("toy", (8, 12), ("a", "b"), {"toy": {"train": 11, "val": 7}}, {})
+    assert record == DataRecord("toy", (8, 12), ("a", "b"), {"toy": {"train": 11, "val": 7}}, {}, {"toy": "toy"})
     config = toy_config.get_config()
     config.data.data_dir, config.duration = str(dense_run / "prepared"), "8 epochs"
     assert Experiment.from_config(config, record).total_steps == 22  # 8 x 11 examples in batches of 4
@@ -135,11 +135,15 @@ def test_resuming_on_another_dataset_is_refused(dense_run):
     other = dataclasses.replace(record, examples={"toy": {"train": 12, "val": 7}})
     with pytest.raises(workdir.WorkdirError, match=r"(?s)was trained on .*:\n  examples\.toy\.train: 11 there, 12 he"):
         workdir.claim_data(dense_run / "run", other, write=True)
+    # Of the same sizes and classes, but from another layout of the raw data.
+    other = dataclasses.replace(record, variants={"toy": "toy-authors"})
+    with pytest.raises(workdir.WorkdirError, match="variants.toy: 'toy' there, 'toy-authors' here"):
+        workdir.claim_data(dense_run / "run", other, write=True)
     assert workdir.read_data(dense_run / "run") == record
 
 
 def test_a_record_without_results_belongs_to_no_run(tmp_path):
-    first = DataRecord("toy", (8, 12), ("a",), {"toy": {"train": 11}}, {})
+    first = DataRecord("toy", (8, 12), ("a",), {"toy": {"train": 11}}, {}, {"toy": "toy"})
     second = dataclasses.replace(first, classes=("b",))
     for record in (first, second):
         workdir.claim_data(tmp_path / "run", record, write=True)

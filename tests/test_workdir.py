@@ -65,6 +65,18 @@ def test_fields_that_change_no_result_may_differ(tmp_path):
 
 
 @pytest.mark.parametrize("result", ["checkpoints/4", "metrics.jsonl"])
+def test_a_layout_that_is_found_is_no_other_configuration(tmp_path):
+    # What was found is compared by `data.json`.
+    config = default_config()
+    config.data.options = {"layout": "release"}
+    make_used(tmp_path, config)
+    config.data.options.layout = "auto"
+    claim(tmp_path, config, write=True)
+    config.data.options.layout = "authors"
+    with pytest.raises(WorkdirError, match="config.data.options.layout: 'release' there, 'authors' here"):
+        claim(tmp_path, config, write=True)
+
+
 def test_a_directory_without_results_takes_another_configuration(tmp_path, result):
     # A first attempt that failed, say with too large a batch, must not bar the second.
     claim(tmp_path, default_config(), write=True)

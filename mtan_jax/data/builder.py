@@ -99,7 +99,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         return builder
 
     def __init__(self, *, data_dir: str | None, raw_dir: str | None, variant: str):
-        self.raw_dir = raw_dir
+        self.raw_dir = None if raw_dir is None else str(pathlib.Path(raw_dir))  # as `raw_files` begins
         config = tfds.core.BuilderConfig(name=variant, version=self.VERSION)
         with _quiet_absl():  # TFDS warns of every configuration made at run time
             super().__init__(data_dir=data_dir or home.data_dir(), config=config, file_format="array_record")
@@ -159,7 +159,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
             if not self.is_prepared() or again:
                 preparation.prepare(self, workers=workers, again=again)
             else:
-                self._check_same_raw()
+                self.check_same_raw()
 
     def download_and_prepare(self, **options: Any) -> None:
         """TFDS' name for `prepare`; nothing is downloaded."""
@@ -167,6 +167,10 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
 
     def is_prepared(self) -> bool:
         return bool(self.info.splits)
+
+    def stamp(self) -> int | None:
+        """Differs between two preparations of this dataset; None before the first."""
+        return preparation.stamp(pathlib.Path(self.data_dir))
 
     def reload(self) -> bool:
         """Reads what is prepared by now; returns whether anything is."""
@@ -180,7 +184,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         info.set_file_format("array_record")
         return info
 
-    def _check_same_raw(self) -> None:
+    def check_same_raw(self) -> None:
+        """Raises `RawDataError` where the dataset was prepared from other raw files than those of `raw_dir` now."""
         if self.raw_dir is None:
             return
         folder = pathlib.Path(self.data_dir)
@@ -192,7 +197,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         elif now != before:
             changes = fingerprint.changes(self.raw_files(), self.raw_dir, folder / fingerprint.MANIFEST)
             raise RawDataError(
-                f"{self.name}: the dataset in {folder} was prepared from other files than those in {self.raw_dir} now "
+                f"{self.name}: the dataset in {folder} was prepared from other files than those in {self.raw_dir} "
                 f"({changes}). To prepare it again: --config.data.prepare=again. To use it as it is: leave "
                 "--config.data.raw_dir out. To keep both: --config.data.data_dir=ANOTHER_FOLDER."
             )

@@ -37,7 +37,7 @@ class RawFile:
     modified: int
 
     def __str__(self) -> str:
-        when = dt.datetime.fromtimestamp(self.modified / 1e9).isoformat(" ", "seconds")
+        when = dt.datetime.fromtimestamp(self.modified / 1e9).isoformat(" ", "milliseconds")
         return f"{self.size:,} bytes of {when}"
 
     def to_line(self) -> str:

@@ -109,6 +109,8 @@ class ImageSetBuilder(Builder):
     def example_bytes(self) -> int:
         sizes = self.split_sizes()
         split = max(sizes, key=lambda name: sizes[name])
+        if not sizes[split]:
+            return 1
         some = range(0, sizes[split], max(sizes[split] // _WEIGHED, 1))
         pictures = [self.example(split, index)["image"] for index in some]
         weights = [len(picture) if isinstance(picture, bytes) else os.path.getsize(picture) for picture in pictures]
@@ -137,7 +139,9 @@ def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour
     Args:
         summary: the sum of what `ImageSetBuilder.summarize` gives.
     """
-    count, total, squares = (1, np.zeros(3), np.ones(3)) if summary is None else summary
+    if summary is None:
+        raise ValueError("the sums over the pixels are lost; prepare the set again, with --config.data.prepare=again")
+    count, total, squares = summary
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())
@@ -180,6 +184,10 @@ class ImageSets:
     def prepare(self, *, workers: int | None = None, again: bool = False) -> None:
         """Prepares the sets that are not prepared; see `Builder.prepare`."""
         self._of_each(lambda builder: builder.prepare(workers=workers, again=again))
+
+    def stamp(self) -> tuple[int | None, ...]:
+        """See `Builder.stamp`."""
+        return tuple(builder.stamp() for builder in self.builders.values())
 
     def _of_each(self, ask: Callable[[ImageSetBuilder], Any]) -> dict[str, Any]:
         """What every set answers; where raw data of several were never named, the error lists all of these."""

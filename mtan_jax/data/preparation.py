@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
+SECONDS_OF_A_WAIT = 60.0  # for another process, after which the raw data are looked at again
 SHARDS_PER_WORKER = 2  # that make a process worth its start
 RECORD = "preparation.json"  # in a prepared folder: what its shards were made from
 
@@ -49,25 +50,39 @@ def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
         OSError: the files cannot be written.
     """
     target = Path(builder.data_dir)
+    before, started = stamp(target), time.monotonic()
     builder.check_raw()
     with lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True):
-        if builder.reload() and not again:
-            return  # another process has prepared it meanwhile
+        if builder.reload() and (not again or stamp(target) != before):
+            builder.check_same_raw()  # another process has prepared it meanwhile
+            return
+        if time.monotonic() - started > SECONDS_OF_A_WAIT:
+            builder.check_raw()  # again: this process has waited for one that failed
         folder = target.with_name(f"incomplete.{target.name}")
         old = target.with_name(f"incomplete.old.{target.name}")
         for path in (old, *target.parent.glob(f"incomplete.*_{target.name}")):  # the latter as TFDS names its own
             if path.exists():
                 log.info("removing %s, which an interrupted preparation has left behind", path)
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # NFS keeps files that are open elsewhere
         planned = _continue_or_start(builder, folder)
         _write_missing(builder, planned, folder, workers)
         _write_info(builder, planned, folder)
         if target.exists():
+            if old.exists():
+                old = old.with_name(f"{old.name}.{time.time_ns()}")
             target.rename(old)
         folder.rename(target)
         shutil.rmtree(old, ignore_errors=True)
         shards.remove_summaries(folder)
         builder.reload()
+
+
+def stamp(folder: Path) -> int | None:
+    """Differs between two preparations of the same folder; None where there is none."""
+    try:
+        return (folder / RECORD).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def raw_digest(folder: Path) -> str | None:
@@ -112,12 +127,13 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, workers: int | None) -> None:
-    missing = [shard for shard in planned if not (folder / shard.name).exists()]
+    missing = shards.missing(planned, folder)
     total, left = (sum(shard.stop - shard.start for shard in some) for some in (planned, missing))
     needed, free = left * builder.example_bytes(), shutil.disk_usage(folder).free
     if needed > free:
         log.warning(
-            "%s may need %.1f GB, and its disk has %.1f GB left; another one: --config.data.data_dir=FOLDER",
+            "%s may need %.1f GB, and its disk has %.1f GB free. "
+            "Use --config.data.data_dir=FOLDER to prepare it on another disk.",
             *(builder.data_dir, needed / 1e9, free / 1e9),
         )
     if all(shard.start == 0 for shard in missing):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from mtan_jax.data.builder import DenseBuilder
+from mtan_jax.data.builder import Builder, DenseBuilder
 from mtan_jax.data.image_sets import Colour, ImageSet, ImageSets, ImageSetsInfo
 
 
@@ -20,6 +20,7 @@ class DataRecord:
         classes: names of the semantic classes of a dense dataset; empty for sets of labelled images.
         examples: number of examples per split of each set; a dense dataset is one set, under its own name.
         sets: what is known of each set of labelled images, in the order of the tasks; empty for a dense dataset.
+        variants: names of the prepared folders, such as "13-288x384-release", which tell the layout of the raw data.
     """
 
     name: str
@@ -27,6 +28,7 @@ class DataRecord:
     classes: tuple[str, ...]
     examples: Mapping[str, Mapping[str, int]]
     sets: Mapping[str, ImageSet]
+    variants: Mapping[str, str]
 
     @classmethod
     def of(cls, builder: DenseBuilder | ImageSets, name: str) -> "DataRecord":
@@ -37,10 +39,11 @@ class DataRecord:
             name: as in `config.data.name`.
         """
         size, examples = _image_size(builder), examples_of(builder, name)
+        variants = {key: each.builder_config.name for key, each in builders_of(builder, name).items()}
         if isinstance(builder, ImageSets):
             sets = {key: _plain(each.image_set) for key, each in builder.builders.items()}
-            return cls(name, size, (), examples, sets)
-        return cls(name, size, _classes(builder), examples, {})
+            return cls(name, size, (), examples, sets, variants)
+        return cls(name, size, _classes(builder), examples, {}, variants)
 
     @property
     def sets_info(self) -> ImageSetsInfo:
@@ -64,7 +67,7 @@ class DataRecord:
         return _differences(self._fields(), other._fields())
 
     def class_differences(self, other: "DataRecord") -> list[str]:
-        """Compares the classes alone, which give a network's outputs their meaning. One line per set that differs."""
+        """Compares classes and variants, which give outputs their meaning. One line per field that differs."""
         return _differences(self._classes(), other._classes())
 
     def to_json(self) -> str:
@@ -89,6 +92,7 @@ class DataRecord:
                     for name, splits in content["examples"].items()
                 },
                 {name: _image_set(name, fields) for name, fields in content["sets"].items()},
+                {name: _text(variant) for name, variant in content["variants"].items()},
             )
         except KeyError as error:
             raise ValueError(f"the field {error} is missing") from error
@@ -101,7 +105,8 @@ class DataRecord:
 
     def _classes(self) -> dict[str, Any]:
         of_sets = {f"sets.{name}.classes": image_set.classes for name, image_set in self.sets.items()}
-        return {"classes": self.classes} | of_sets
+        of_variants = {f"variants.{name}": variant for name, variant in self.variants.items()}
+        return {"classes": self.classes} | of_sets | of_variants
 
     def _fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "sets": tuple(self.sets)}
@@ -117,12 +122,16 @@ class DataRecord:
 
 def examples_of(builder: DenseBuilder | ImageSets, name: str) -> dict[str, dict[str, int]]:
     """Number of examples per split of each set that is prepared; a dense dataset is one set, called `name`."""
-    builders = builder.builders if isinstance(builder, ImageSets) else {name: builder}
     return {
         key: {split: int(info.num_examples) for split, info in each.info.splits.items()}
-        for key, each in builders.items()
+        for key, each in builders_of(builder, name).items()
         if each.is_prepared()
     }
+
+
+def builders_of(builder: DenseBuilder | ImageSets, name: str) -> Mapping[str, Builder]:
+    """The builder of each set; a dense dataset is one set, called `name`."""
+    return builder.builders if isinstance(builder, ImageSets) else {name: builder}
 
 
 def _image_size(builder: DenseBuilder | ImageSets) -> tuple[int, int]:

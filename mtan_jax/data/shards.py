@@ -1,16 +1,17 @@
 """Shards: the files of a prepared dataset, each written as a whole."""
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from mtan_jax.data.errors import RawDataError, UnreadableError
@@ -45,6 +46,8 @@ def plan_shards(builder: "Builder", sizes: dict[str, int]) -> list[Shard]:
         most = min(most, builder.max_shard_examples)
     shards = []
     for split, size in sizes.items():
+        if size < 1:
+            raise RawDataError(f"{builder.name}: the split {split!r} has no examples; at least 1 is needed")
         count = -(-size // most)
         template = file_template(builder, split)
         bounds = [size * i // count for i in range(count + 1)]
@@ -78,7 +81,7 @@ def write_shard(builder: "Builder", shard: Shard, folder: Path, written: Callabl
     faults: list[str] = []
     unfinished = folder / f"{UNFINISHED}{os.getpid()}.{shard.name}"
     try:
-        with contextlib.closing(ArrayRecordWriter(os.fspath(unfinished), "group_size:1")) as writer:
+        with _writer(unfinished) as write:
             for index in range(shard.start, shard.stop):
                 try:
                     example = builder.checked(builder.example(shard.split, index))
@@ -90,15 +93,65 @@ def write_shard(builder: "Builder", shard: Shard, folder: Path, written: Callabl
                 if (part := builder.summarize(shard.split, example)) is not None:
                     summary = part if summary is None else summary + part
                 message = serializer.get_tf_example(builder.info.features.encode_example(example))
-                writer.write(message.SerializeToString(deterministic=True))  # a map, else in an order of the process
+                write(message.SerializeToString(deterministic=True))  # a map, else in an order of the process
                 written()
         if faults:
             raise UnreadableError(faults)
         if summary is not None:
             np.save(_summary_path(shard.name, folder), summary, allow_pickle=False)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave an empty file of that name
         os.replace(unfinished, folder / shard.name)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writer(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives a function that writes a record; what the library raises becomes an OSError that names the folder."""
+
+    def checked(function: Callable[..., None], *arguments: bytes) -> None:
+        try:
+            function(*arguments)
+        except RuntimeError as error:
+            raise OSError(
+                f"{path.parent}: cannot be written ({error}). If the disk is full, make room and run the same command "
+                "again, or prepare the dataset elsewhere with --config.data.data_dir=FOLDER."
+            ) from error
+
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+    try:
+        yield functools.partial(checked, writer.write)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    checked(writer.close)
+
+
+def missing(shards: Sequence[Shard], folder: Path) -> list[Shard]:
+    """The shards without all their examples, or without a summary where others of the split have one."""
+    summed = {shard.split for shard in shards if _summary_path(shard.name, folder).exists()}
+    return [
+        shard
+        for shard in shards
+        if _num_examples(folder / shard.name) != shard.stop - shard.start
+        or (shard.split in summed and not _summary_path(shard.name, folder).exists())
+    ]
+
+
+def _num_examples(path: Path) -> int:
+    """The number of examples in a file; 0 where it is damaged or not there."""
+    if not path.exists():
+        return 0
+    try:
+        reader = ArrayRecordReader(os.fspath(path))
+        try:
+            return reader.num_records()
+        finally:
+            reader.close()
+    except (RuntimeError, ValueError):
+        return 0
 
 
 def add_summaries(shards: Sequence[Shard], folder: Path) -> np.ndarray | None:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from mtan_jax.data.builder import Builder
 
 
-_MAIN = "import sys; from mtan_jax.data import workers; workers.main(int(sys.argv[1]))"
+# Ctrl-C is for the main process alone, which ends its workers.
+_MAIN = """import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from mtan_jax.data import workers
+workers.main(int(sys.argv[1]))"""
 
 
 class WorkerError(RuntimeError):
@@ -71,6 +75,7 @@ def write_shards(
         finally:
             builder.close_raw()
     else:
+        builder.close_raw()
         with contextlib.ExitStack() as stack:
             threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
             started = [stack.enter_context(_started(builder)) for _ in range(workers)]  # are killed before threads end
@@ -129,7 +134,6 @@ def _started(builder: "Builder") -> Iterator[_Worker]:
 
 def main(descriptor: int) -> None:
     """A worker: makes the builder that it is sent, and writes the shards that it is sent, until nobody sends any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
     with connection.Connection(descriptor) as channel:
         try:
             sys.path[:] = channel.recv()

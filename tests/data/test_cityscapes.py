@@ -180,6 +180,13 @@ def test_zips_hold_the_same_as_folders(tmp_path, release):
     assert_equal_examples(folders, prepared(tmp_path, **zips | {"data_dir": str(tmp_path / "mixed")}))
 
 
+def test_an_empty_folder_does_not_hide_the_zip(tmp_path, release):
+    write_release(tmp_path / "zips", scenes(), zips=True)
+    (tmp_path / "zips" / "gtFine").mkdir()
+    zips = {"raw_dir": str(tmp_path / "zips"), "data_dir": str(tmp_path / "from_zips")}
+    assert_equal_examples(prepared(tmp_path), prepared(tmp_path, **zips))
+
+
 def test_disparity_needs_no_cameras(tmp_path, release):
     shutil.rmtree(release / "camera")
     data = builder(tmp_path)

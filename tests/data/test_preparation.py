@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -361,6 +362,79 @@ def test_progress_has_rate_and_time_left_and_no_carriage_return(make, monkeypatc
     assert "\r" not in caplog.text + "".join(capfd.readouterr())
 
 
+def test_a_run_that_waited_notices_that_its_raw_data_are_others(tmp_path, raw, make):
+    other = tmp_path / "other"
+    write_raw(other)
+    (other / "train" / "3.txt").write_text("9\n")
+    process = start(tmp_path, raw, 1)
+    lock_file = pathlib.Path(make().data_dir).with_name("1.0.0.lock.owner")
+    while not lock_file.exists() and process.poll() is None:
+        time.sleep(0.01)
+    with pytest.raises(RawDataError, match=r"prepared from other files than those in .*other \(.*changed: train"):
+        make(raw_dir=str(other)).prepare(workers=1)
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+def test_of_two_that_prepare_again_one_does(make, monkeypatch):
+    make().prepare(workers=1)
+    waiting = make()
+    hold, turns = preparation.lock.hold, []
+
+    def wait_for_another(*arguments, **options):
+        if not turns:
+            turns.append(1)
+            make().prepare(workers=1, again=True)
+        return hold(*arguments, **options)
+
+    monkeypatch.setattr(preparation.lock, "hold", wait_for_another)
+    before = waiting.stamp()
+    wrote = []
+    write = preparation.write_shards
+    monkeypatch.setattr(preparation, "write_shards", lambda *a: (wrote.append(1), write(*a)))
+    waiting.prepare(workers=1, again=True)
+    assert len(wrote) == 1
+    assert waiting.stamp() != before
+
+
+def test_shards_that_a_power_cut_emptied_are_made_again(make, monkeypatch):
+    monkeypatch.setattr(preparation, "_write_info", raise_keyboard_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make().prepare(workers=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(shards, "SHARD_BYTES", 4 * 8 * 12 * 14)
+    first, second, *_ = sorted(unfinished(make()).glob("slow-train*"))
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:100])
+    make().prepare(workers=1)
+    assert [example["id"] for example in make().as_data_source("train")][:8] == [b"toy/train/%d" % i for i in range(8)]
+
+
+def raise_keyboard_interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_full_disk_ends_in_one_message(make, number):
+    """By a limit on the size of files, which stands for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"incomplete.1.0.0: cannot be written \(.*If the disk is full, make room"):
+            make().prepare(workers=number)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    make().prepare(workers=1)
+
+
+def test_an_empty_split_is_named(make, monkeypatch):
+    monkeypatch.setattr(Slow, "split_sizes", lambda self: {"train": 3, "val": 0})
+    with pytest.raises(RawDataError, match="slow: the split 'val' has no examples"):
+        make().prepare()
+
+
 def test_prepare_again_replaces_a_dataset(make, raw):
     make().prepare(workers=1)
     (raw / "val" / "2.txt").write_text("9\n")
@@ -442,7 +516,7 @@ def test_a_full_disk_is_announced(make, monkeypatch, caplog):
     usage = preparation.shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: usage)
     make().prepare(workers=1)
-    assert re.search(r"may need .* and its disk has .* left; another one: --config.data.data_dir", caplog.text)
+    assert re.search(r"may need .* and its disk has .* free. Use --config.data.data_dir", caplog.text)
 
 
 def test_the_record_tells_what_a_dataset_was_made_from(make):

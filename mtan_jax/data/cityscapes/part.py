@@ -30,8 +30,10 @@ class Part:
 
     @property
     def is_zip(self) -> bool:
-        """Whether the zip is read; the folder wins where both are there."""
-        return not (self.raw_dir / self.name).is_dir()
+        """Whether the zip is read; the folder wins where both are there, unless nothing is in it."""
+        return not any((self.raw_dir / self.name).glob("*/*")) and (
+            self.zip_path.is_file() or not (self.raw_dir / self.name).is_dir()
+        )
 
     def files(self) -> list[str]:
         """Names of the files of train and val: "gtFine/val/CITY/..."; empty where nothing is there."""
@@ -52,7 +54,10 @@ class Part:
     def read(self, name: str) -> bytes:
         """The content of a file; from a zip without extracting it to disk."""
         if not self.is_zip:
-            return (self.raw_dir / name).read_bytes()
+            try:
+                return (self.raw_dir / name).read_bytes()
+            except OSError as error:
+                raise RawDataError(f"{self.where(name)}: cannot be read ({error.strerror}).") from error
         try:
             return self._archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
@@ -78,5 +83,7 @@ class Part:
     def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.zip_path)
+        except PermissionError as error:
+            raise RawDataError(f"{self.zip_path}: cannot be opened ({error.strerror}).") from error
         except (zipfile.BadZipFile, OSError) as error:
             raise RawDataError(f"{self.zip_path}: truncated or damaged zip ({error}). Get it anew.") from error

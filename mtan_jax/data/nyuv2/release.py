@@ -99,7 +99,10 @@ class Release:
 
     def _open(self) -> h5py.File:
         try:
-            return h5py.File(self._mat, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            # Nobody writes to it, and some network disks have no locks.
+            return h5py.File(self._mat, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES, locking=False)
+        except PermissionError as error:
+            raise RawDataError(f"{self._mat}: cannot be opened ({error.strerror or error}).") from error
         except OSError as error:
             raise RawDataError(f"{self._mat}: truncated or damaged HDF5 file ({error}). Get it anew.") from error
 
