@@ -137,7 +137,7 @@ def test_resuming_on_another_dataset_is_refused(dense_run):
         workdir.claim_data(dense_run / "run", other, write=True)
     # Of the same sizes and classes, but from another layout of the raw data.
     other = dataclasses.replace(record, variants={"toy": "toy-authors"})
-    with pytest.raises(workdir.WorkdirError, match="variants.toy: 'toy' there, 'toy-authors' here"):
+    with pytest.raises(workdir.WorkdirError, match=r"variants\.toy: 'toy' there, 'toy-authors' here"):
         workdir.claim_data(dense_run / "run", other, write=True)
     assert workdir.read_data(dense_run / "run") == record
 
