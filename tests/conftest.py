@@ -1,8 +1,10 @@
 """Settings of every test: 4 virtual CPU devices, no silent rank promotion, parsed flags for grain's workers."""
 
+import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -18,6 +20,11 @@ from absl import logging as absl_logging
 from absl.testing import flagsaver
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background; programs that tests start inherit it
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
