@@ -452,8 +452,8 @@ class Experiment:
         different = self.record.class_differences(self.data_record()) if self.record else []
         if different:
             raise ValueError(
-                "the classes of the dataset are not those that the run was trained on (data.json in its working "
-                "directory): " + "; ".join(different)
+                "the classes or the layout of the dataset are not those that the run was trained on (data.json in its "
+                "working directory): " + "; ".join(different)
             )
 
     def data_record(self) -> DataRecord:

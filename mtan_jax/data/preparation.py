@@ -50,8 +50,9 @@ def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
         OSError: the files cannot be written.
     """
     target = Path(builder.data_dir)
-    before, started = stamp(target), time.monotonic()
+    before = stamp(target)
     builder.check_raw()
+    started = time.monotonic()
     with lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True):
         if builder.reload() and (not again or stamp(target) != before):
             builder.check_same_raw()  # another process has prepared it meanwhile
