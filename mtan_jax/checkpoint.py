@@ -149,6 +149,7 @@ class Checkpoints:
                     "Nothing of this run could be resumed; use a --workdir on another disk"
                 ) from error
             self._has_read_back = True
+            parallel.wait_for_all("the first checkpoint is read back")  # process 0 renames it next
         return finish
 
     def _finish(self, finish: Callable[[], None], step: int, metrics: dict[str, float] | None) -> None:

@@ -56,9 +56,12 @@ def alone(experiment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(run, tmp_path_factory):
-    """A working directory of two processes with two devices each, both killed at about step 6 of 13."""
+    """A working directory of two processes with two devices each, both killed at about step 6 of 13.
+
+    The second reads the first checkpoint back a second after the first: it must not have been renamed by then.
+    """
     folder = tmp_path_factory.mktemp("killed") / "run"
-    started = run.start(folder, processes=2)
+    started = run.with_file("toy_late_reader_config").start(folder, processes=2)
     run.kill_when(started, lambda: 6 in whole_run.checkpoint_steps(folder))
     assert 12 not in whole_run.checkpoint_steps(folder)
     return folder

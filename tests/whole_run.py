@@ -51,6 +51,12 @@ class Run:
             "compilation_cache": str(folder / "cache"),
         }
 
+    def with_file(self, config):
+        """The same run by another configuration file under tests/, for the processes that it starts."""
+        other = copy.copy(self)
+        other._file = TESTS / f"{config}.py"
+        return other
+
     def copy(self, folder):
         """The same run with another folder for its output, so that both may run at once."""
         other = copy.copy(self)
@@ -99,8 +105,7 @@ class Run:
         finally:
             kill(started)
         texts = [self.read_output(i) for i in range(len(started))]
-        for process, (_, err) in zip(started, texts, strict=True):
-            assert process.returncode == 0, err
+        assert not any(process.returncode for process in started), "\n".join(self._errors(started))
         return texts
 
     def fail(self, started, seconds):
@@ -112,7 +117,7 @@ class Run:
         finally:
             kill(started)
         assert all(process.returncode for process in started)
-        return [self._output(i, "err").read_text() for i in range(len(started))]
+        return self._errors(started)
 
     def kill_when(self, started, condition, seconds=240):
         """Kills every process at the moment when the condition becomes true."""
@@ -120,7 +125,7 @@ class Run:
         try:
             while not condition():
                 running = all(process.poll() is None for process in started)
-                assert running, "ended by itself:\n" + self._output(0, "err").read_text()
+                assert running, "\n".join(["ended by itself:", *self._errors(started)])
                 assert time.monotonic() < deadline, "the moment did not come"
                 time.sleep(0.001)
         finally:
@@ -129,6 +134,9 @@ class Run:
     def read_output(self, process):
         """What a process wrote to stdout and to stderr."""
         return tuple(self._output(process, stream).read_text() for stream in ("out", "err"))
+
+    def _errors(self, started):
+        return [self._output(i, "err").read_text() for i in range(len(started))]
 
     def _output(self, process, stream):
         return self._folder / f"process{process}.{stream}"
