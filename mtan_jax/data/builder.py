@@ -103,6 +103,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         config = tfds.core.BuilderConfig(name=variant, version=self.VERSION)
         with _quiet_absl():  # TFDS warns of every configuration made at run time
             super().__init__(data_dir=data_dir or home.data_dir(), config=config, file_format="array_record")
+        self._read_stamp = self.stamp()
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments, named = self._arguments
@@ -174,9 +175,23 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
 
     def reload(self) -> bool:
         """Reads what is prepared by now; returns whether anything is."""
+        self._read_stamp = self.stamp()
         if (pathlib.Path(self.data_dir) / "dataset_info.json").exists():
             self.info.read_from_directory(self.data_dir)
         return self.is_prepared()
+
+    def as_data_source(self, *arguments: Any, **options: Any) -> Any:
+        """See TFDS.
+
+        Raises:
+            RawDataError: the dataset was prepared again, or removed, since this process looked at it.
+        """
+        if self.stamp() != self._read_stamp:
+            raise RawDataError(
+                f"{self.name}: the dataset in {self.data_dir} was replaced or removed while this run used it, such as "
+                "by --config.data.prepare=again in another one. To use what is there now, start this run again."
+            )
+        return super().as_data_source(*arguments, **options)
 
     def new_info(self) -> tfds.core.DatasetInfo:
         """What TFDS knows of a dataset, before it is prepared."""

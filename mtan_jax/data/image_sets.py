@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import os
+import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -124,7 +125,17 @@ class ImageSetBuilder(Builder):
         return np.stack([np.full(3, len(pixels)), pixels.sum(axis=0), np.square(pixels).sum(axis=0)])
 
     def metadata(self, summary: np.ndarray | None) -> dict[str, Any]:
-        mean, std = self.known_statistics() or channel_statistics(summary)
+        known = self.known_statistics()
+        if known is not None:
+            mean, std = known
+        elif summary is not None:
+            mean, std = channel_statistics(summary)
+        else:
+            folder = pathlib.Path(self.data_dir)
+            raise RawDataError(
+                f"{self.name}: the sums over the pixels are lost (files beside {folder}); delete "
+                f"{folder.with_name(f'incomplete.{folder.name}')} and prepare the set again"
+            )
         return {"classes": list(self.class_names()), "mean": list(mean), "std": list(std), **self.extra_metadata()}
 
     def checked(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -133,14 +144,12 @@ class ImageSetBuilder(Builder):
         return example | {"id": name, "image": storable(example["image"], name)}
 
 
-def channel_statistics(summary: Float[np.ndarray, "3 3"] | None) -> tuple[Colour, Colour]:
+def channel_statistics(summary: Float[np.ndarray, "3 3"]) -> tuple[Colour, Colour]:
     """Mean and standard deviation of each channel over all pixels, in 0..1.
 
     Args:
         summary: the sum of what `ImageSetBuilder.summarize` gives.
     """
-    if summary is None:
-        raise ValueError("the sums over the pixels are lost; prepare the set again, with --config.data.prepare=again")
     count, total, squares = summary
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))

@@ -7,7 +7,6 @@ is killed loses the shards that it was writing; the next one continues with thos
 import contextlib
 import json
 import logging
-import os
 import shutil
 import sys
 import threading
@@ -22,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mtan_jax import lock
 from mtan_jax.data import fingerprint, shards
+from mtan_jax.data.cores import usable_cores
 from mtan_jax.data.shards import Shard
 from mtan_jax.data.workers import write_shards
 
@@ -139,7 +139,7 @@ def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, w
         )
     if all(shard.start == 0 for shard in missing):
         workers = 1  # no split has a second shard: the examples are few, and a process takes seconds to start
-    workers = max(min(_cores() if workers is None else workers, -(-len(missing) // SHARDS_PER_WORKER)), 1)
+    workers = max(min(usable_cores() if workers is None else workers, -(-len(missing) // SHARDS_PER_WORKER)), 1)
     started = time.monotonic()
     name = f"{builder.name}/{builder.builder_config.name}"
     with _Progress(name, total, total - left) as progress:
@@ -150,11 +150,6 @@ def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, w
         *(name, left, seconds, left / max(seconds, 1e-9), workers, "process" if workers == 1 else "processes"),
         *(tfds.core.units.Size(size), builder.data_dir),
     )
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_info(builder: "Builder", planned: Sequence[Shard], folder: Path) -> None:

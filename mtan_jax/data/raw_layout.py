@@ -23,6 +23,7 @@ class RawLayout:
         source: where one gets them.
         signs: patterns of paths; a match tells that a folder holds this layout.
         without: the configuration of the same kind that needs no raw data.
+        others: the layouts that are read besides, a line each.
     """
 
     dataset: str
@@ -31,6 +32,7 @@ class RawLayout:
     source: str
     signs: tuple[str, ...]
     without: str = "configs/streets.py"
+    others: tuple[str, ...] = ()
 
     def missing(self, raw_dir: Path | None, problem: str = "") -> RawDataError:
         """The error for raw data that are not there: files expected, place looked in, source, and what needs none.
@@ -51,6 +53,7 @@ class RawLayout:
             f"  Expected there (layout {self.name!r}):",
             *(f"    {line}" for line in self.expected),
             f"  Source: {self.source}",
+            *(f"  Another layout that is read: {line}" for line in self.others),
             f"  {self.without} needs no raw data.",
         ]
         return RawDataError("\n".join(lines))

@@ -445,6 +445,16 @@ def test_prepare_again_replaces_a_dataset(make, raw):
     make().prepare()
 
 
+def test_a_run_does_not_go_on_with_a_dataset_that_another_replaced(make):
+    make().prepare(workers=1)
+    running = make()
+    running.as_data_source("val")
+    make().prepare(workers=1, again=True)
+    with pytest.raises(RawDataError, match=r"slow: the dataset in \S+ was replaced or removed while this run used it"):
+        running.as_data_source("val")
+    make().as_data_source("val")
+
+
 # Prepared data follow their raw data.
 
 

@@ -68,8 +68,9 @@ def test_layout_without_raw_data_is_the_prepared_one(tmp_path, name):
 
 def test_layout_without_any_data_is_the_release(tmp_path):
     assert variant(make("nyuv2", tmp_path, raw_dir=None)) == "release"
-    with pytest.raises(RawDataError, match=r"There is no such folder(.|\n)*layout 'release'"):
+    with pytest.raises(RawDataError, match=r"There is no such folder(.|\n)*layout 'release'") as caught:
         make("nyuv2", tmp_path).prepare()
+    assert "Another layout that is read: 'authors' ({train,val}/image/*.npy" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nyuv2", "cityscapes"])

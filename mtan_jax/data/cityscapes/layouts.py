@@ -13,6 +13,7 @@ RELEASE = RawLayout(
     ),
     source="https://www.cityscapes-dataset.com/downloads (free for research, after registration)",
     signs=("leftImg8bit", "gtFine", "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
+    others=("'authors' ({train,val}/image/*.npy, with the targets beside), as the code of the paper's authors has it",),
 )
 
 AUTHORS = RawLayout(
@@ -25,4 +26,5 @@ AUTHORS = RawLayout(
     ),
     source="the preprocessed CityScapes (128x256 or 256x512) linked in the README of https://github.com/lorenmt/mtan",
     signs=("train/image/*.npy", "val/image/*.npy"),
+    others=("'release' (leftImg8bit and gtFine, folders or zips), as published",),
 )

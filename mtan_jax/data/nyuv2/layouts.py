@@ -14,6 +14,7 @@ RELEASE = RawLayout(
     ),
     source="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (labeled dataset)",
     signs=(MAT,),
+    others=("'authors' ({train,val}/image/*.npy, with the targets beside), as the code of the paper's authors has it",),
 )
 
 AUTHORS = RawLayout(
@@ -27,4 +28,5 @@ AUTHORS = RawLayout(
     ),
     source="the preprocessed NYUv2 linked in the README of https://github.com/lorenmt/mtan",
     signs=("train/image/*.npy", "val/image/*.npy"),
+    others=("'release' (nyu_depth_v2_labeled.mat), as published",),
 )
