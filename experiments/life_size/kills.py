@@ -24,7 +24,7 @@ from inputs import FOLDER, ROOT, parser, part_of, remove
 
 SHARD_BYTES = 1_000_000
 IMAGE_SIZE = (64, 128)
-EXAMPLES = {"train_examples": 200, "val_examples": 30}
+EXAMPLES = {"train_examples": 100, "val_examples": 20}
 NOT_DATA = (".lock", ".owner")  # ends of the names of files that only tell who writes
 KILLS = 10
 GRACE = 10  # seconds in which workers notice that their parent is gone
