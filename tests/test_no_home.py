@@ -44,13 +44,13 @@ def place():
     shutil.rmtree(folder)
 
 
-CASES = {
-    "HOME is not set": (None, ["--mode=train", "--config.data.workers=1"]),
-    "HOME cannot be made": ("/proc/nowhere", ["--mode=eval", "--checkpoint=initial"]),
-}
+CASES = [
+    pytest.param(None, ["--mode=train", "--config.data.workers=1"], id="HOME is not set"),
+    pytest.param("/proc/nowhere", ["--mode=eval", "--checkpoint=initial"], id="HOME is closed", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize(("home", "flags"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("home", "flags"), CASES)
 def test_a_user_without_a_home_trains_and_evaluates(home, flags, place):
     environment = {
         "PATH": os.environ["PATH"],

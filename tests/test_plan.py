@@ -53,6 +53,7 @@ def test_the_batch_planned_for_is_the_one_that_comes(module, fields, tmp_path):
     assert kinds(state) == kinds(experiment.abstract_state())
 
 
+@pytest.mark.slow
 def test_numbers_follow_from_the_program(tmp_path):
     experiment = make(tiny_config)
     step, state, batch = experiment.planned_step(jax.devices()[:2])

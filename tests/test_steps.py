@@ -100,6 +100,7 @@ def test_window_sums_losses_and_weights():
     assert state.window.bad_step == 0
 
 
+@pytest.mark.slow
 def test_accumulation_has_the_losses_of_the_whole_batch():
     # Without the statistics of the batch (BatchNorm sees each part), sums over parts are sums over the whole.
     tx, batch = tiny.make_tx(optimizer=optax.sgd(1.0)), tiny.make_batch()
@@ -137,7 +138,7 @@ def test_first_bad_step_and_its_tasks_are_kept():
     np.testing.assert_array_equal(state.window.bad_tasks, [False, True, False])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, *(pytest.param(x, marks=pytest.mark.slow) for x in (np.inf, -np.inf))])
 def test_an_update_that_is_not_finite_makes_a_bad_step(value):
     def spoil(updates, count, params=None):
         del params

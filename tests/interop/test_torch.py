@@ -205,6 +205,7 @@ def test_torchvision_fills_every_backbone_of_the_network():
                 torch.to_state_dict(random_variables(template), layout)
 
 
+@pytest.mark.slow
 def test_start_from_a_file_and_export_again(tmp_path, run_main, capsys, caplog):
     """By the program's flags: what is exported, imported by a run of another seed, is exported again to the bit."""
     data = f"--config.data.data_dir={tmp_path / 'data'}"

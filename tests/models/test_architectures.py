@@ -112,8 +112,15 @@ def test_parts():
 
 
 # Compiling all of them takes minutes.
-FAST = [("split", "segnet"), ("cross_stitch", "vgg16")]
-SLOW = [("mtan", "segnet"), ("dense", "segnet"), ("cross_stitch", "segnet"), ("mtan", "resnet50"), ("mtan", "vgg16")]
+FAST = [("split", "segnet")]
+SLOW = [
+    ("cross_stitch", "vgg16"),
+    ("mtan", "segnet"),
+    ("dense", "segnet"),
+    ("cross_stitch", "segnet"),
+    ("mtan", "resnet50"),
+    ("mtan", "vgg16"),
+]
 PAIRS = [
     pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow if pair in SLOW else pytest.mark.long)
     for pair in ALL_PAIRS
