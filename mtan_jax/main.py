@@ -19,6 +19,11 @@ The same command again resumes a run that was stopped. Any field of the configur
 --config.weighting=dwa --config.model.width=0.5
 """
 
+from mtan_jax import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_on_ctrl_c()  # before all other imports, which take seconds
+
 import contextlib
 import gc
 import json
@@ -44,6 +49,7 @@ from mtan_jax import (
     train,
     workdir,
 )
+from mtan_jax.data.pipeline import close_all as close_batches
 from mtan_jax.experiment import Experiment
 from mtan_jax.trained import open_run, prepare_data
 
@@ -78,11 +84,11 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mtan_jax").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of each of its steps
-    with parallel.ending_together():
+    with interrupts.raised(), parallel.ending_together():
         try:
             run(pathlib.Path(".") if WORKDIR.value is None else paths.local(WORKDIR.value, "--workdir"))
         except KeyboardInterrupt:
-            command_line.fail("stopped; run the same command to continue")
+            raise interrupts.Stopped from None
         except Exception as error:
             if not command_line.is_readable(error):
                 raise
@@ -158,4 +164,8 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    try:
+        app.run(main, flags_parser=command_line.parse)
+    except interrupts.Stopped:
+        close_batches()
+        interrupts.end()

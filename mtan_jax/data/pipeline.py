@@ -231,7 +231,8 @@ def _of_workers(data: grain.IterDataset, workers: int) -> Generator[Batch, None,
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """Closes every iterator that is open, with its threads or processes."""
     for iterator in list(_OPEN):
         iterator.close()
 
