@@ -138,15 +138,19 @@ class Checkpoints:
     def _start(self, arrays: Any) -> Callable[[], None]:
         """Begins to write, and waits for the first checkpoint of all, to read it back."""
         path = self._files.pending(int(arrays["step"]))
+        if not self._folder.is_dir():  # orbax would make it anew, below a directory that was moved or deleted
+            raise FileNotFoundError(f"there is no folder {self._folder}")
         finish = orbax_files.start_writing(path, arrays, {"crc32": checksum(arrays)})
         if not self._has_read_back:
             finish()
             try:
                 _check_shapes(self._read(path, arrays), arrays)
             except Exception as error:  # orbax raises many kinds
+                there = path.is_dir()
                 raise CheckpointError(
                     f"the first checkpoint was written to {self._folder} but cannot be read back ({reason(error)}). "
-                    "Nothing of this run could be resumed; use a --workdir on another disk"
+                    + ("Nothing of this run could be resumed; use a --workdir on another disk" if there else "")
+                    + ("" if there else "Something deleted it; run the same command again")
                 ) from error
             self._has_read_back = True
             parallel.wait_for_all("the first checkpoint is read back")  # process 0 renames it next

@@ -28,8 +28,8 @@ SECONDS_FOR_OWNER = 1.0
 # What a file system without locks answers: none at all, no lock server behind NFS, no such operation.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-# Locks that this process holds, and the thread that took each.
-_HELD: dict[str, int] = {}
+# Locks that this process holds.
+_HELD: dict[str, "Held"] = {}
 _HELD_LOCK = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_HELD.clear)  # filelock closes its files there: a child does not own the lock
@@ -59,10 +59,29 @@ class Owner:
         return f"process {self.pid} on host {self.host} (started {self.since}: {self.command})"
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A lock that this process holds.
+
+    Attributes:
+        path: of the lock.
+        thread: that took it.
+        file: device and inode of the lock's file; None on a file system without locks.
+    """
+
+    path: pathlib.Path
+    thread: int
+    file: tuple[int, int] | None
+
+    def is_lost(self) -> bool:
+        """Whether the file has been deleted, moved or replaced, so that others can take a lock of that name."""
+        return self.file is not None and _identity(self.path) != self.file
+
+
 @contextlib.contextmanager
 def hold(
     path: pathlib.Path, what: str, *, wait: bool, remedy: str = "Wait until it ends, or stop it."
-) -> Iterator[None]:
+) -> Iterator[Held]:
     """Holds a lock while the context is open. A thread that holds it already may take it again.
 
     On a file system without locks this warns, and holds nothing.
@@ -80,12 +99,12 @@ def hold(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     key = os.path.realpath(path)
-    if _HELD.get(key) == threading.get_ident():
-        yield
+    if (outer := _HELD.get(key)) is not None and outer.thread == threading.get_ident():
+        yield outer
         return
     lock = filelock.FileLock(key, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
-        _acquire(lock, key, path, what, wait=wait, remedy=remedy)
+        held = _acquire(lock, key, path, what, wait=wait, remedy=remedy)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
@@ -94,16 +113,17 @@ def hold(
             what,
             error.strerror,
         )
-        yield
+        yield Held(path, threading.get_ident(), None)
         return
     try:
         previous = read_owner(path)
         if previous is not None:
             log.warning("%s is taken over from %s, which ended without releasing it", what, previous)
         _write_owner(path)
-        yield
+        yield held
     finally:
-        _owner_path(path).unlink(missing_ok=True)
+        if not held.is_lost():  # else it is another's
+            _owner_path(path).unlink(missing_ok=True)
         with _HELD_LOCK:
             _HELD.pop(key, None)
         lock.release()
@@ -122,27 +142,37 @@ def read_owner(path: pathlib.Path) -> Owner | None:
     return owner if isinstance(owner.pid, int) else None
 
 
-def _acquire(lock: filelock.BaseFileLock, key: str, path: pathlib.Path, what: str, *, wait: bool, remedy: str) -> None:
+def _acquire(lock: filelock.BaseFileLock, key: str, path: pathlib.Path, what: str, *, wait: bool, remedy: str) -> Held:
     waiting = False
-    while not _try(lock, key):
+    while (held := _try(lock, key, path)) is None:
         if not wait:
             raise LockedError(f"{what} is in use by {_name_owner(path)}. {remedy}")
         if not waiting:
             log.info("waiting for %s, in use by %s", what, _name_owner(path))
             waiting = True
         time.sleep(SECONDS_BETWEEN_TRIES)
+    return held
 
 
-def _try(lock: filelock.BaseFileLock, key: str) -> bool:
+def _try(lock: filelock.BaseFileLock, key: str, path: pathlib.Path) -> Held | None:
     with _HELD_LOCK:
         if key in _HELD:  # on NFS a process does not keep itself out
-            return False
+            return None
         try:
             lock.acquire()
         except filelock.Timeout:
-            return False
-        _HELD[key] = threading.get_ident()
-        return True
+            return None
+        _HELD[key] = Held(path, threading.get_ident(), _identity(path))
+        return _HELD[key]
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _name_owner(path: pathlib.Path) -> str:

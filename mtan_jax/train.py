@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -40,13 +41,14 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
         LockedError: another run trains in the working directory.
         NonFiniteError: a loss or an update was not finite; the last good checkpoint stands.
         CheckpointError: a checkpoint could not be written or read.
-        WorkdirError: the run in the working directory was trained on another dataset.
+        WorkdirError: the run in the working directory was trained on another dataset, or the directory was deleted or
+            moved during training.
     """
-    with own(workdir):
-        return _train(experiment, workdir)
+    with own(workdir) as check_owned:
+        return _train(experiment, workdir, check_owned)
 
 
-def _train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
+def _train(experiment: Experiment, workdir: pathlib.Path, check_owned: Callable[[], None]) -> dict[str, float]:
     config, total_steps = experiment.config, experiment.total_steps
     log_every, eval_every, save_every = (
         experiment.to_steps(text) for text in (config.log_every, config.eval.every, config.checkpoint.every)
@@ -83,6 +85,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
                 metrics = evaluate.evaluate(experiment, state)
                 writer.write(step, experiment.epoch_at(step), "val", metrics)
             if is_saved:
+                check_owned()  # or a checkpoint would make the directory anew
                 checkpoints.save(state, metrics if is_evaluated else None)
             logger.leave_out(time.perf_counter() - pause)
             writer.advance(step)

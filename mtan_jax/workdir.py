@@ -36,7 +36,7 @@ class WorkdirError(ValueError):
 
 
 @contextlib.contextmanager
-def own(workdir: pathlib.Path) -> Iterator[None]:
+def own(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
     """Keeps every other training run out of a working directory while the context is open.
 
     Where several processes train together, process 0 owns it for all of them. Reading needs no ownership.
@@ -44,19 +44,31 @@ def own(workdir: pathlib.Path) -> Iterator[None]:
     Args:
         workdir: made where it is missing.
 
+    Yields:
+        A function that raises a WorkdirError where the directory has been deleted, moved or replaced since: another
+        run may own the one that has its name now.
+
     Raises:
         LockedError: another run trains there; the message names it.
         PathError: it cannot be written.
         CheckpointError: checkpoints cannot be kept below its path.
     """
     if jax.distributed.is_initialized() and jax.process_index() > 0:  # the index alone would start the devices
-        yield
+        yield lambda: None
         return
     paths.check_folder(workdir, "--workdir", write=True)
     check_workdir(workdir)
     remedy = "Wait until it ends, stop it, or use another --workdir."
-    with lock.hold(workdir / LOCK_FILE, f"the working directory {workdir}", wait=False, remedy=remedy):
-        yield
+    with lock.hold(workdir / LOCK_FILE, f"the working directory {workdir}", wait=False, remedy=remedy) as held:
+
+        def check() -> None:
+            if held.is_lost():
+                raise WorkdirError(
+                    f"the working directory {workdir} was deleted, moved or replaced while this run trained in it, so "
+                    "the run ends. Move the directory back and run the same command again, or use another --workdir."
+                )
+
+        yield check
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:

@@ -4,12 +4,13 @@ import json
 import logging
 import shutil
 import signal
+import time
 
 import pytest
 import whole_run
 
 from mtan_jax import lock, train
-from mtan_jax.workdir import LOCK_FILE, own
+from mtan_jax.workdir import LOCK_FILE, WorkdirError, own
 from mtan_jax.writers import METRICS_FILE
 
 
@@ -103,6 +104,31 @@ def test_a_directory_that_is_trained_is_open_to_readers_alone(run, tmp_path, run
         assert lock.read_owner(folder / LOCK_FILE) is None
     finally:
         whole_run.kill([process])
+
+
+@pytest.mark.parametrize("change", ["deleted", "moved", "replaced"])
+def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monkeypatch):
+    # Named after a fault: the run made the directory anew, and a second one was let in beside it.
+    folder = tmp_path / "run"
+    advance = train.MetricWriter.advance
+
+    def change_at_step_3(writer, step):
+        advance(writer, step)
+        if step == 3:
+            while whole_run.checkpoint_steps(folder) != [2]:  # which is written in the background
+                time.sleep(0.01)
+            shutil.rmtree(folder) if change == "deleted" else folder.rename(tmp_path / "moved")
+            if change == "replaced":
+                folder.mkdir()
+                (folder / LOCK_FILE).write_text("")
+                (folder / f"{LOCK_FILE}.owner").write_text("of another run")
+
+    monkeypatch.setattr(train.MetricWriter, "advance", change_at_step_3)
+    with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced while this run trained in it"):
+        whole_run.train_here(experiment, folder)
+    assert folder.exists() == (change == "replaced")
+    if change == "replaced":
+        assert {path.name for path in folder.iterdir()} == {LOCK_FILE, f"{LOCK_FILE}.owner"}
 
 
 @pytest.mark.parametrize("dropped", ["val_constant", "train", "val", None])
