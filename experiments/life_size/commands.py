@@ -167,6 +167,7 @@ def _decathlon() -> tuple[Run, ...]:
             "Decathlon, imagenet12 whole: list and check its order",
             ("listing.py", "--raw_dir=raw/imagenet12", "--set=imagenet12"),
             make("imagenet12"),
+            examples=1_329_405,
             script=True,
         ),
         Run(
