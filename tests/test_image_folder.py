@@ -103,6 +103,18 @@ def test_all_unreadable_pictures_are_named_or_skipped(tmp_path, caplog):
     assert re.fullmatch("skipping 2 of 3 pictures, which cannot be read:\n" + "\n".join(named), record.getMessage())
 
 
+def test_named_pipes_are_named_as_unreadable(tmp_path):
+    # Named after a fault: predict waited for ever for a writer of the pipe.
+    draw(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"1 of 2 pictures cannot.*\n  .*pipe.png: a pipe, a socket or a device"):
+        find_images(tmp_path, False)
+    assert list(find_images(tmp_path, True)) == ["a"]
+    with pytest.raises(ValueError, match=r"1 of 1 pictures cannot.*\n  .*pipe: a pipe, a socket or a device"):
+        find_images(tmp_path / "pipe", True)
+
+
 def test_undecodable_file_names_are_predicted_and_printable(tmp_path):
     name = os.fsdecode(b"caf\xe9")
     draw(tmp_path / f"{name}.png")

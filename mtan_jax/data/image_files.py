@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import stat
 import warnings
 from collections.abc import Callable
 from typing import BinaryIO, Literal, TypeVar
@@ -165,12 +166,18 @@ def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result])
 
 
 def _open(picture: Picture, where: str) -> BinaryIO:
+    if isinstance(picture, bytes):
+        return io.BytesIO(picture)
     try:
-        return io.BytesIO(picture) if isinstance(picture, bytes) else open(picture, "rb")
+        mode = os.stat(picture).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return open(picture, "rb")
     except IsADirectoryError as error:
         raise RawDataError(f"{where}: a folder, not a picture. Rename or remove it.") from error
     except (OSError, ValueError) as error:
         raise RawDataError(f"{where}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    # Opening a pipe would wait for its writer; some devices never end.
+    raise RawDataError(f"{where}: a pipe, a socket or a device, not a picture. Remove it.")
 
 
 def _where(picture: Picture, name: str) -> str:

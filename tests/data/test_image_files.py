@@ -281,6 +281,15 @@ def test_folders_and_missing_files_are_named(tmp_path):
         read_rgb(tmp_path / "dead.png")
 
 
+@pytest.mark.parametrize("read", [read_rgb, storable, lambda path: read_integers(path, "", "uint8")])
+def test_a_named_pipe_is_not_waited_for(read, tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    (tmp_path / "link.png").symlink_to("x.png")
+    for name in ("x.png", "link.png"):
+        with pytest.raises(RawDataError, match=f"{name}: a pipe, a socket or a device, not a picture. Remove it."):
+            read(tmp_path / name)
+
+
 def test_damage_of_any_format_is_a_message():
     """A few bytes are overwritten, and half of the files are cut: they are read all the same, or reported."""
     rng = np.random.default_rng(0)
