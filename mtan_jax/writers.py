@@ -11,9 +11,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mtan_jax.event_file import EventFile
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,7 @@ class MetricWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         truncate_after(workdir / METRICS_FILE, first_step)
         self._lines = self._closing.enter_context((workdir / METRICS_FILE).open("a"))
-        # Without the suffix two files of one second would have one name.
-        events = SummaryWriter(str(workdir), purge_step=first_step + 1, filename_suffix=f".from{first_step}")
-        self._events = self._closing.enter_context(events)
+        self._events = self._closing.enter_context(contextlib.closing(EventFile(workdir, first_step)))
         if sys.stderr.isatty():
             self._bar = self._closing.enter_context(
                 tqdm(initial=first_step, total=total_steps, unit="step", dynamic_ncols=True)
@@ -93,15 +92,13 @@ class MetricWriter:
         line = {"step": int(step), "epoch": float(epoch), "split": split, **values}
         self._lines.write(json.dumps(line, allow_nan=False) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._events.add_scalar(f"{split}/{name}", value, step)
+        known = {f"{split}/{name}": value for name, value in values.items() if value is not None}
+        self._events.add_scalars(known, step)
         if split == "train":
             self._latest = {name: values[name] for name in values if name.endswith("/loss")}
             if self._bar is not None:
                 self._bar.set_postfix_str(_join(self._latest), refresh=False)
         else:
-            self._events.flush()
             log.info("step %d, %s: %s", step, split, _join(values))
 
     def advance(self, step: int) -> None:

@@ -1,7 +1,10 @@
+import errno
 import io
 import json
 import logging
 import math
+import multiprocessing.synchronize
+import os
 import sys
 import types
 
@@ -94,6 +97,16 @@ def test_tensorboard_has_the_same_numbers_and_a_resumed_run_purges(tmp_path):
     # A viewer drops what older files have from the step of such an event on.
     starts = [event.step for event in events if event.session_log.status == event_pb2.SessionLog.START]
     assert starts == [1, 5]
+
+
+def test_no_semaphores_are_needed(tmp_path, monkeypatch):
+    # Named after a fault: a run ended with "[Errno 28] No space left on device" where /dev/shm had no room for them.
+    def refuse(*arguments, **named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    run(tmp_path, 0, 4)
+    assert read_scalars(tmp_path)["val/semantic/miou", 4] == 2
 
 
 def test_other_processes_write_nothing(tmp_path):
