@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "/dev/shm"
 _LONGEST_WAIT = 5.0  # seconds until memory that somebody else holds is given up
+_PROCESS_BYTES = 50 * 4096  # of a worker's semaphores, each a page, as measured
 USABLE = 0.95  # of what is free; the rest is for other programs
 
 
@@ -41,7 +42,9 @@ class Workers:
         grain keeps, for each worker, a queue of `buffer` batches and one that waits for room in it, and the same
         again in the main process. One batch more is being copied there (`own_arrays`).
         """
-        return (self.count * (2 * self.buffer + 2) + 1) * batch_bytes if self.count else 0
+        if self.count == 0:
+            return 0
+        return (self.count * (2 * self.buffer + 2) + 1) * batch_bytes + self.count * _PROCESS_BYTES
 
 
 def fit(workers: int, batch_bytes: int, streams: int = 1) -> Workers:
@@ -102,13 +105,12 @@ def _wait_for_end_of(blocks: list[weakref.ref]) -> None:
 
 
 def free_bytes() -> int | None:
-    """Free shared memory; None where the system sets no limit of its own."""
+    """Shared memory that this user can take; None where the system sets no limit of its own."""
     if sys.platform != "linux":
         return None
-    try:
-        stat = os.statvfs(FOLDER)
-    except OSError:
+    if not os.access(FOLDER, os.W_OK | os.X_OK):  # read-only, or not there
         return 0
+    stat = os.statvfs(FOLDER)
     return stat.f_bavail * stat.f_frsize
 
 

@@ -61,6 +61,23 @@ def test_as_many_workers_as_fit_into_shared_memory(monkeypatch, caplog, free, st
             assert part in caplog.text
 
 
+def test_small_batches_leave_room_for_the_semaphores_of_the_workers(monkeypatch):
+    # A worker takes 47 pages of 4 kB, measured on a tmpfs.
+    monkeypatch.setattr(shared_memory, "free_bytes", lambda: 300_000)
+    assert shared_memory.fit(4, 1000) == Workers(1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux'")
+def test_shared_memory_that_is_read_only_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
+    assert shared_memory.free_bytes() > 0
+    access = os.access  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not mode & os.W_OK)
+    assert shared_memory.free_bytes() == 0
+    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path / "gone"))
+    assert shared_memory.free_bytes() == 0
+
+
 def test_batches_do_not_depend_on_shared_memory(monkeypatch, caplog):
     straight = train(0)
     monkeypatch.setattr(shared_memory, "free_bytes", lambda: 0)
@@ -72,9 +89,9 @@ def test_batches_do_not_depend_on_shared_memory(monkeypatch, caplog):
     straight.close()
 
 
-def run_in_small_shared_memory(size, program, *arguments):
-    """Runs a program that sees a /dev/shm of this size, as in a container."""
-    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+def run_in_small_shared_memory(options, program, *arguments):
+    """Runs a program that sees a /dev/shm with these options, as in a container."""
+    mount = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs in a namespace of its own (unshare -m)")
     command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, program, *arguments]
@@ -101,10 +118,22 @@ FAST_READER = """
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux'")
 def test_workers_in_a_container_do_not_die_of_a_bus_error(tmp_path):
     (tmp_path / "program.py").write_text(textwrap.dedent(FAST_READER))
-    ended = run_in_small_shared_memory("16m", tmp_path / "program.py")
+    ended = run_in_small_shared_memory("size=16m", tmp_path / "program.py")
     assert (ended.returncode, ended.stdout) == (0, "read 60\n"), ended.stderr
     (line,) = ended.stderr.splitlines()
-    assert "/dev/shm has 16 MB free, and config.data.workers = 2 needs 19 MB: using 2 with shorter queues" in line
+    assert "/dev/shm has 16 MB free, and config.data.workers = 2 needs 20 MB: using 2 with shorter queues" in line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux'")
+@pytest.mark.parametrize("options", ["size=4k", "ro"])
+def test_threads_read_where_there_is_no_room_for_semaphores(options, tmp_path):
+    # Named after a fault: "[Errno 30] Read-only file system".
+    (tmp_path / "program.py").write_text(textwrap.dedent(FAST_READER))
+    ended = run_in_small_shared_memory(options, tmp_path / "program.py")
+    assert (ended.returncode, ended.stdout) == (0, "read 60\n"), ended.stderr
+    assert "/dev/shm has 0 MB free" in ended.stderr
+    assert "using threads of this process instead" in ended.stderr
 
 
 # Workers that die
