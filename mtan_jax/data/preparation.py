@@ -5,13 +5,15 @@ is killed loses the shards that it was writing; the next one continues with thos
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
 SECONDS_OF_A_WAIT = 60.0  # for another process, after which the raw data are looked at again
 SHARDS_PER_WORKER = 2  # that make a process worth its start
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 RECORD = "preparation.json"  # in a prepared folder: what its shards were made from
 
 
@@ -47,13 +51,16 @@ def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
     Raises:
         RawDataError: the raw data are missing, incomplete or damaged.
         WorkerError: a worker failed in another way.
-        OSError: the files cannot be written.
+        OSError: the files cannot be written; where the disk is full or the folder closed, the message names the option.
     """
     target = Path(builder.data_dir)
     before = stamp(target)
     builder.check_raw()
     started = time.monotonic()
-    with lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True):
+    with (
+        _explained(target),
+        lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True),
+    ):
         if builder.reload() and (not again or stamp(target) != before):
             builder.check_same_raw()  # another process has prepared it meanwhile
             return
@@ -76,6 +83,31 @@ def prepare(builder: "Builder", *, workers: int | None, again: bool) -> None:
         shutil.rmtree(old, ignore_errors=True)
         shards.remove_summaries(folder)
         builder.reload()
+
+
+@contextlib.contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Makes a full disk, and a folder of `target` that cannot be written, one message that names the option."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            remedy = "Make room and run the same command again"
+        elif error.errno in _FORBIDDEN and _is_in_path(error.filename, target):
+            remedy = "Make it writable"
+        else:
+            raise
+        where = error.filename or target.parent
+        raise OSError(
+            f"{where}: cannot be written ({error.strerror}). {remedy}, or prepare the dataset elsewhere with "
+            "--config.data.data_dir=FOLDER."
+        ) from error
+
+
+def _is_in_path(name: str | None, target: Path) -> bool:
+    """Whether a file lies beside or below `target`, or is a folder above it; raw files are elsewhere."""
+    path, folder = (Path(os.path.realpath(each)) for each in (name or target, target.parent))
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 def stamp(folder: Path) -> int | None:

@@ -1,5 +1,7 @@
 """Preparation at any size: many shards, several workers, kills, leftovers, raw data that change."""
 
+import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -427,6 +429,28 @@ def test_a_full_disk_ends_in_one_message(make, number):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
     make().prepare(workers=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        (errno.ENOSPC, None, r"slow/toy: cannot be written \(No space left on device\). Make room and run the same"),
+        (errno.EACCES, "prepared", r"prepared: cannot be written \(Permission denied\). Make it writable, or"),
+        (errno.EROFS, "prepared/slow/toy/1.0.0.lock", r"lock: cannot be written \(Read-only file system\). Make it"),
+        (errno.EACCES, "raw/train", r"^\[Errno 13\] Permission denied: '.*raw/train'$"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_names_the_option(make, tmp_path, monkeypatch, code, name, message):
+    # Named after a fault: "[Errno 13] Permission denied" without a word of the option. Root may write anywhere.
+    @contextlib.contextmanager
+    def hold(*arguments, **options):
+        raise OSError(code, os.strerror(code), *([str(tmp_path / name)] if name else []))
+        yield
+
+    monkeypatch.setattr(preparation.lock, "hold", hold)
+    with pytest.raises(OSError, match=message) as error:
+        make().prepare(workers=1)
+    assert ("elsewhere with --config.data.data_dir=FOLDER" in str(error.value)) == (name != "raw/train")
 
 
 def test_an_empty_split_is_named(make, monkeypatch):
