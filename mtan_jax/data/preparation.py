@@ -165,9 +165,9 @@ def _write_missing(builder: "Builder", planned: Sequence[Shard], folder: Path, w
     needed, free = left * builder.example_bytes(), shutil.disk_usage(folder).free
     if needed > free:
         log.warning(
-            "%s may need %.1f GB, and its disk has %.1f GB free. "
+            "%s may need %s, and its disk has %s free. "
             "Use --config.data.data_dir=FOLDER to prepare it on another disk.",
-            *(builder.data_dir, needed / 1e9, free / 1e9),
+            *(builder.data_dir, tfds.core.units.Size(needed), tfds.core.units.Size(free) if free else "0 bytes"),
         )
     if all(shard.start == 0 for shard in missing):
         workers = 1  # no split has a second shard: the examples are few, and a process takes seconds to start

@@ -546,11 +546,13 @@ def test_a_dangling_link_is_named(make, raw):
         make().prepare(workers=1)
 
 
-def test_a_full_disk_is_announced(make, monkeypatch, caplog):
-    usage = preparation.shutil.disk_usage("/")._replace(free=10)
+@pytest.mark.parametrize("free", [10, 0])
+def test_a_full_disk_is_announced(make, monkeypatch, caplog, free):
+    usage = preparation.shutil.disk_usage("/")._replace(free=free)
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: usage)
     make().prepare(workers=1)
-    assert re.search(r"may need .* and its disk has .* free. Use --config.data.data_dir", caplog.text)
+    found = re.search(r"may need (.*), and its disk has (.*) free. Use --config.data.data_dir", caplog.text)
+    assert found.groups() == ("91.88 KiB", f"{free} bytes")  # 70 examples of 8 x 12 pixels of 14 bytes
 
 
 def test_the_record_tells_what_a_dataset_was_made_from(make):
