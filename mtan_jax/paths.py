@@ -4,8 +4,8 @@ import os
 import pathlib
 import re
 
-# With one slash too: pathlib turns "gs://bucket" into "gs:/bucket".
-_REMOTE = re.compile(r"(gs|gcs|s3|s3a|r2|az|abfss?|hdfs|https?|s?ftp|file):/", re.IGNORECASE)
+# With one slash too: pathlib turns "gs://bucket" into "gs:/bucket". One letter is a drive of Windows.
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 class PathError(ValueError):

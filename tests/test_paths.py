@@ -37,7 +37,7 @@ def test_home_directories_are_filled_in(monkeypatch):
     assert paths.local("~", "--workdir") == pathlib.Path("/somewhere")
     assert paths.local("~/a", "--workdir") == pathlib.Path("/somewhere/a")
     assert paths.local(f"~{user.pw_name}/a", "--workdir") == pathlib.Path(user.pw_dir, "a")
-    for text in ("a", "/a/~", "a/~/b", "run:1", "C:/runs"):
+    for text in ("a", "/a/~", "a/~/b", "run:1", "C:/runs", "runs/a:/b"):
         assert paths.local(text, "--workdir") == pathlib.Path(text)
 
 
@@ -48,7 +48,10 @@ def test_home_directories_are_filled_in(monkeypatch):
         ("~nobody-here/a", "--workdir=~nobody-here/a: ~nobody-here is no known home directory; write the path in full"),
         *(
             (text, f"--workdir={text}: buckets are not supported yet; use a local folder or a mounted bucket")
-            for text in ("gs://bucket/a", "gs:/bucket/a", "S3://bucket", "http://host/a", "any://thing", "a/gs://b")
+            for text in (
+                *("gs://bucket/a", "gs:/bucket/a", "S3://bucket", "http://host/a", "any://thing", "a/gs://b"),
+                *("dbfs:/x", "wasbs:/x", "s3n:/x", "git+ssh:/x"),  # made local folders of these names
+            )
         ),
     ],
 )
