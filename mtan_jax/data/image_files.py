@@ -30,7 +30,8 @@ _SIGNED = tuple(name for name in Image.ID if name in _EXTENSIONS.values() and Im
 SUFFIXES = tuple(sorted(_EXTENSIONS))  # of the formats that can be read, such as ".png"; lower case
 KNOWN_FORMATS = "PNG, JPEG, WebP, TIFF, BMP, GIF and other raster formats that Pillow reads"  # for messages
 
-_STRAY = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "icon\r", "$recycle.bin"}
+_STRAY = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "icon\r"}
+_STRAY |= {"$recycle.bin", "#recycle", "@recycle", "#snapshot", "system volume information", "lost+found"}
 
 # Above `Image.MAX_IMAGE_PIXELS` Pillow warns, above twice as many it raises.
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -45,7 +46,7 @@ def is_picture(name: str) -> bool:
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder of this name was left by a desktop or a notebook: dot-files, thumbnails, `__MACOSX`."""
+    """Whether a desktop, a notebook or a disk leaves files or folders of this name: dot-files, `__MACOSX`, bins."""
     return name.startswith(".") or name.lower() in _STRAY
 
 

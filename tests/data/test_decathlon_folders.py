@@ -56,7 +56,7 @@ def test_pictures_of_other_formats_do_not_vanish(tmp_path, animals, caplog):
 
 def test_stray_files_and_folders_are_skipped_where_they_cannot_be_meant(tmp_path, animals, caplog):
     for place in (animals, animals / "train", animals / "val", animals / "train" / "zebra"):
-        for folder in (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".AppleDouble"):
+        for folder in (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".AppleDouble", "#recycle", "lost+found"):
             (place / folder).mkdir()
             (place / folder / "1.jpg").touch()
         for file in ("._000001.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.png"):

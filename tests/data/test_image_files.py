@@ -214,6 +214,8 @@ def test_every_raster_format_of_pillow_is_a_picture():
 def test_files_of_desktops_and_notebooks_are_stray():
     for name in ("._x.jpg", ".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX"):
         assert is_stray(name), name
+    for name in ("#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "lost+found", "System Volume Information"):
+        assert is_stray(name), name
     assert not is_picture("._x.jpg")
     for name in ("x.jpg", "cat", "_cat", "__init__", "thumbs"):
         assert not is_stray(name), name
