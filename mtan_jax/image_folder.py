@@ -4,13 +4,14 @@ import collections
 import logging
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.image_files import KNOWN_FORMATS, is_picture, is_stray, printable, read_rgb
 
 log = logging.getLogger(__name__)
 
+_LONGEST_NAME = 255  # bytes of a file's name, on all common file systems
 _LISTED = 20  # unreadable pictures that a message names
 
 
@@ -69,6 +70,14 @@ def name_results(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
     taken = collections.Counter(path.stem.casefold() for path in paths)
     taken.update({path.name.casefold() for path in paths if path.suffix})
     return {path.stem if taken[path.stem.casefold()] == 1 else path.name: path for path in paths}
+
+
+def check_lengths(paths: Mapping[str, pathlib.Path], longest_suffix: str) -> None:
+    """Raises ValueError where the name of a result would be too long with the suffix; the message names the picture."""
+    for name, path in paths.items():
+        excess = len(os.fsencode(name + longest_suffix)) - _LONGEST_NAME
+        if excess > 0:
+            raise ValueError(f"{printable(path)}: the name is too long for its results; shorten it by {excess} bytes")
 
 
 def _fault(path: pathlib.Path) -> str | None:

@@ -55,11 +55,12 @@ def predict_folder(
         skip_unreadable: see `mtan_jax.image_folder.find_images`.
 
     Raises:
-        ValueError: there is no picture, or an unreadable one; the message names it. Or `images` is the very folder that
-            the results would go to.
+        ValueError: there is no picture, an unreadable one, or one whose name is too long for its results; the message
+            names it. Or `images` is the very folder that the results would go to.
     """
     output = image_folder.output_folder(workdir, images)
     paths = image_folder.find_images(images, skip_unreadable)
+    image_folder.check_lengths(paths, ".npz")
     batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
     return _predict(experiment, workdir, checkpoint, batches, output, 0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtan_jax.image_folder import find_images, name_results
+from mtan_jax.image_folder import check_lengths, find_images, name_results
 
 
 def draw(path, value=100):
@@ -36,6 +36,16 @@ def test_files_of_one_stem_keep_their_own_results(tmp_path):
     names = name_results(map(pathlib.Path, ("a.jpg", "a.jpg.jpg", "a.png", "a.png.png", "b.jpg", "b.c.jpg")))
     assert len({name.casefold() for name in names}) == 6
     assert list(names)[-2:] == ["b", "b.c"]
+
+
+def test_names_too_long_for_their_results_are_refused(tmp_path):
+    # Named after a fault: "[Errno 36] File name too long", once the checkpoint was loaded and others predicted.
+    longest = "é" * 125 + "a"  # 251 bytes
+    draw(tmp_path / f"{longest}.png")
+    check_lengths(find_images(tmp_path, False), ".npz")
+    draw(tmp_path / f"{longest}.bmp")
+    with pytest.raises(ValueError, match=f"{longest}.bmp: the name is too long for its results; shorten it by 4 bytes"):
+        check_lengths(find_images(tmp_path, False), ".npz")
 
 
 def test_stray_files_are_skipped(tmp_path, caplog):

@@ -114,5 +114,10 @@ def test_what_cannot_be_predicted(run, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG but no more")
     with pytest.raises(ValueError, match=r"broken.png: cannot be read as a picture"):
         predict.predict_folder(experiment, folder, "newest", tmp_path)
+    (tmp_path / "broken.png").unlink()
+    for suffix in ("bmp", "png"):
+        Image.new("RGB", (9, 9), "red").save(tmp_path / f"{250 * 'x'}.{suffix}")
+    with pytest.raises(ValueError, match=r"x.bmp: the name is too long for its results; shorten it by 3 bytes"):
+        predict.predict_folder(experiment, folder, "newest", tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint 'last': newest, best, initial or a step"):
         predict.predict_split(experiment, folder, "last", "val", 1)
