@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int8, Shaped
 
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_depth, check_labels
+from mtan_jax.data.image_files import is_stray, printable
 from mtan_jax.data.raw_layout import RawLayout
 from mtan_jax.data.resize import resize_bilinear, resize_nearest
 
@@ -32,7 +33,7 @@ class NpyLayout:
 
     Arrays are [h, w, channels] as the authors store them, or [channels, h, w]; the one channel of depth may be left
     out. Numbers are of any type: images hold 0..1, or 0..255 as uint8; label maps hold -1 where void, or 255 as uint8.
-    Files that are not named by a number, such as `._0.npy`, are skipped.
+    Files that are not named by a number are left out and counted in the log, stray ones such as `._0.npy` silently.
 
     Attributes:
         layout: for messages.
@@ -80,6 +81,7 @@ class NpyLayout:
                         f"{split}/{folder}/{lacking[0]}.npy is missing: {split}/{folder} holds {len(found)} arrays, "
                         f"the folders of {split} together have {len(everything)} numbers.",
                     )
+        self._log_left_out()
         self._log_resizing()
 
     def split_sizes(self) -> dict[str, int]:
@@ -117,6 +119,22 @@ class NpyLayout:
 
     def _resized(self, array: Shaped[np.ndarray, "h w *c"], kind: str) -> Shaped[np.ndarray, "h2 w2 *c"]:
         return (resize_bilinear if kind == "image" else resize_nearest)(array, self.image_size)
+
+    def _log_left_out(self) -> None:
+        """Counts in one line what else lies beside the arrays."""
+        left_out = [
+            os.path.join(split, folder, name)
+            for split, folders in self._files.items()
+            for folder, found in folders.items()
+            for name in sorted({*os.listdir(self._root / split / folder)} - {*found.values()})
+            if not is_stray(name)
+        ]
+        if left_out:
+            what = "file or folder that is no array" if len(left_out) == 1 else "files and folders that are no arrays"
+            log.warning(
+                "%s: left out %d %s named by a number, such as %s",
+                *(self.raw_dir, len(left_out), what, printable(left_out[0])),
+            )
 
     def _log_resizing(self) -> None:
         """Says so where the first image has another size than it will be given."""

@@ -173,6 +173,23 @@ def test_stray_files_are_skipped(tmp_path):
     assert not any(name in path for path in reader(tmp_path / "raw").raw_files() for name in ("._", "copy", "Thumbs"))
 
 
+def test_other_files_are_counted_in_one_line(tmp_path, caplog):
+    # Named after a fault: arrays of mistaken names were left out without a word.
+    npy_arrays.write(tmp_path / "raw", SIZE, counts=(2, 1))
+    reader(tmp_path / "raw").check()
+    (tmp_path / "raw" / "train" / "image" / "._0.npy").write_bytes(b"")
+    assert not caplog.records
+    (tmp_path / "raw" / "val" / "depth" / "7.npz").write_bytes(b"")
+    reader(tmp_path / "raw").check()
+    for name in ("0 (copy).npy", "list.txt"):
+        (tmp_path / "raw" / "train" / "image" / name).write_bytes(b"")
+    reader(tmp_path / "raw").check()
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        "left out 1 file or folder that is no array named by a number, such as val/depth/7.npz",
+        "left out 3 files and folders that are no arrays named by a number, such as train/image/0 (copy).npy",
+    ]
+
+
 def test_folder_of_stray_files_alone_holds_no_arrays(tmp_path):
     for split in npy_arrays.SPLITS:
         for folder in npy_arrays.KINDS:
