@@ -30,6 +30,11 @@ def local(text: str, name: str) -> pathlib.Path:
         raise PathError(f"{name}={text}: {home} is no known home directory; write the path in full") from error
 
 
+def expanded(text: str) -> pathlib.Path:
+    """The path with ~ and ~user expanded, which shells leave alone in `--out=~/x`; a `type` for argparse."""
+    return pathlib.Path(os.path.expanduser(text))
+
+
 def check_local(text: str, name: str) -> None:
     """Raises a PathError for an empty path and for one that is not on a local or mounted disk."""
     if not text:

@@ -1,5 +1,6 @@
 """Paths that users give: ~ is expanded in each, and what cannot be used is refused before anything is written."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -39,6 +40,15 @@ def test_home_directories_are_filled_in(monkeypatch):
     assert paths.local(f"~{user.pw_name}/a", "--workdir") == pathlib.Path(user.pw_dir, "a")
     for text in ("a", "/a/~", "a/~/b", "run:1", "C:/runs", "runs/a:/b"):
         assert paths.local(text, "--workdir") == pathlib.Path(text)
+
+
+def test_home_is_filled_in_in_the_arguments_of_a_script(monkeypatch):
+    # Named after a fault: --out=~/x of the experiments made a folder called "~".
+    monkeypatch.setenv("HOME", "/somewhere")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=paths.expanded)
+    assert parser.parse_args(["--out=~/x"]).out == pathlib.Path("/somewhere/x")
+    assert parser.parse_args(["--out=~nobody-here/x"]).out == pathlib.Path("~nobody-here/x")
 
 
 @pytest.mark.parametrize(

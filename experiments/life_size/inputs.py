@@ -7,6 +7,8 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from mtan_jax import paths
+
 FOLDER = pathlib.Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 SCRATCH = ROOT / "runs" / "life_size"
@@ -15,8 +17,8 @@ SCRATCH = ROOT / "runs" / "life_size"
 def parser(text: str | None) -> argparse.ArgumentParser:
     """The arguments that every script here has; `text` is its docstring."""
     result = argparse.ArgumentParser(description=(text or "").splitlines()[0])
-    result.add_argument("--scratch", type=pathlib.Path, default=SCRATCH, help="raw data, prepared datasets, logs")
-    result.add_argument("--shared", type=pathlib.Path, default=ROOT.parent / "shared", help="holds data/nyuv2_full")
+    result.add_argument("--scratch", type=paths.expanded, default=SCRATCH, help="raw data, prepared datasets, logs")
+    result.add_argument("--shared", type=paths.expanded, default=ROOT.parent / "shared", help="holds data/nyuv2_full")
     result.add_argument("--fraction", type=float, default=1.0, help="of the official number of images, to try this out")
     return result
 

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from mtan_jax import paths
 from mtan_jax.data.decathlon import DecathlonSet
 from mtan_jax.data.decathlon.sets import NUM_CLASSES
 
@@ -22,10 +23,10 @@ RANDOM = 20_000
 def main() -> None:
     """Lists and checks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--raw_dir", required=True)
+    parser.add_argument("--raw_dir", type=paths.expanded, required=True)
     parser.add_argument("--set", required=True, choices=list(NUM_CLASSES))
     given = parser.parse_args()
-    builder = DecathlonSet(set_name=given.set, raw_dir=given.raw_dir, layout="official")
+    builder = DecathlonSet(set_name=given.set, raw_dir=str(given.raw_dir), layout="official")
     seconds = {}
     start = time.perf_counter()
     builder.check_raw()

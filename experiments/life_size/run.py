@@ -27,6 +27,8 @@ from commands import PARTS, Run, finished, split_sizes
 from inputs import FOLDER, ROOT, parser, remove
 from measure import measure
 
+from mtan_jax import paths
+
 SPECIAL = {"kills": kills.run, "races": races.run, "bars": bars.run}
 HERE = {"PYTHONPATH": str(ROOT)}  # of all processes: this checkout, whatever is installed
 
@@ -36,7 +38,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--only", nargs="+", choices=[*PARTS, *SPECIAL], default=[*PARTS, *SPECIAL], metavar="PART")
     arguments.add_argument("--again", action="store_true", help="also what is in results.json already")
-    arguments.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of results.json and README.md")
+    arguments.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of results.json and README.md")
     given = arguments.parse_args()
     if given.fraction != 1 and given.out.resolve() == FOLDER:
         arguments.error("--fraction is to try this out: name another folder for the results with --out")

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from mtan_jax import train, workdir
+from mtan_jax import paths, train, workdir
 from mtan_jax.experiment import Experiment
 from mtan_jax.summary import count, kept
 
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--data_dir", help="prepared data sets")
-    parser.add_argument("--runs", type=pathlib.Path, help="working directories; left out, they are thrown away")
-    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of results.json")
+    parser.add_argument("--runs", type=paths.expanded, help="working directories; left out, they are thrown away")
+    parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of results.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         runs = arguments.runs or pathlib.Path(temporary)

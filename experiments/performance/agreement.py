@@ -22,6 +22,7 @@ sys.path.append(str(ROOT / "tests" / "models"))
 
 import test_authors as authors  # noqa: E402
 
+from mtan_jax import paths  # noqa: E402
 from mtan_jax.interop import torch  # noqa: E402
 from mtan_jax.models import ARCHITECTURES, Numerics  # noqa: E402
 from mtan_jax.models.backbones.segnet import segnet  # noqa: E402
@@ -32,7 +33,9 @@ ARCHS = ("mtan", "split")
 def main() -> None:
     """Runs the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent, help="folder of the results")
+    parser.add_argument(
+        "--out", type=paths.expanded, default=pathlib.Path(__file__).parent, help="folder of the results"
+    )
     path = parser.parse_args().out / "results_gpu.json"
     found: dict[str, Any] = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
     for name, measured in measure():

@@ -32,6 +32,8 @@ from scaling import measure_scaling
 from start import measure_start
 from steps import MULTIPLICATION, Ours
 
+from mtan_jax import paths
+
 FOLDER = pathlib.Path(__file__).parent
 ROOT = FOLDER.parent.parent
 PARTS = ["steps", "pipeline", "loop", "start", "scaling"]
@@ -81,8 +83,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mtan", type=pathlib.Path, help="checkout of the authors' code; for steps and pipeline")
-    parser.add_argument("--torch", default=sys.executable, help="a Python with PyTorch")
+    parser.add_argument("--mtan", type=paths.expanded, help="checkout of the authors' code; for steps and pipeline")
+    parser.add_argument("--torch", type=os.path.expanduser, default=sys.executable, help="a Python with PyTorch")
     parser.add_argument("--device", default="cpu", choices=list(DEFAULTS))
     parser.add_argument("--only", nargs="+", choices=PARTS, help="what to measure")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
@@ -98,7 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--times", type=int, help="steps a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
     parser.add_argument("--data_dir", help="prepared data sets")
-    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of the results")
+    parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of the results")
     arguments = parser.parse_args()
     for name, value in DEFAULTS[arguments.device].items():
         if getattr(arguments, name) is None:

@@ -23,6 +23,8 @@ from problem import Problem
 from report import figure, tables
 from variants import VariantMTAN
 
+from mtan_jax import paths
+
 # (masks, first convolution of the heads); the first is what others are compared with.
 VARIANTS = (
     ("batched", "unrolled"),
@@ -38,7 +40,9 @@ LARGE = {"width": 0.5, "image_size": (128, 128)}
 def main() -> None:
     """Runs the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent, help="folder of the results")
+    parser.add_argument(
+        "--out", type=paths.expanded, default=pathlib.Path(__file__).parent, help="folder of the results"
+    )
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 2, 3, 5, 10], help="numbers of tasks")
     parser.add_argument("--large_tasks", type=int, nargs="*", default=[5], help="those at width 0.5, 128x128")
     parser.add_argument("--rounds", type=int, default=12, help="steps timed of each variant")

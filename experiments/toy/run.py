@@ -22,6 +22,8 @@ from jaxtyping import Float
 from landscape import PROBLEMS, Front, Problem, pareto_front
 from report import figures, tables
 
+from mtan_jax import paths
+
 FRONT_POINTS = 101  # of the drawn front
 KEPT = 0.02  # a sample is kept if it is so far from the last one kept, in units of the front's extent,
 MOST_KEPT = 80  # and of more than these a part, evenly
@@ -43,7 +45,9 @@ VARIANTS: dict[str, tuple[Problem, str, dict[str, Any]]] = {
 def main() -> None:
     """Runs the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent, help="folder of the results")
+    parser.add_argument(
+        "--out", type=paths.expanded, default=pathlib.Path(__file__).parent, help="folder of the results"
+    )
     arguments = parser.parse_args()
     start = time.perf_counter()
     results: dict[str, Any] = {"jax": jax.__version__, "python": sys.version.split()[0], "problems": {}, "variants": {}}

@@ -28,6 +28,7 @@ from libmtl_client import LibMTL
 from program import Maker, Program
 from report import write
 
+from mtan_jax import paths
 from mtan_jax.weighting import METHODS
 
 FOLDER = pathlib.Path(__file__).parent
@@ -95,16 +96,21 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mtan", type=pathlib.Path, help="checkout of the authors' code")
-    parser.add_argument("--libmtl", type=pathlib.Path, help="checkout of LibMTL; left out, ours alone are measured")
-    parser.add_argument("--torch", default=sys.executable, help="a Python that has what libmtl_process.py needs")
+    parser.add_argument("--mtan", type=paths.expanded, help="checkout of the authors' code")
+    parser.add_argument("--libmtl", type=paths.expanded, help="checkout of LibMTL; left out, ours alone are measured")
+    parser.add_argument(
+        "--torch",
+        type=os.path.expanduser,
+        default=sys.executable,
+        help="a Python that has what libmtl_process.py needs",
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--one_by_one", nargs="*", default=ONE_BY_ONE, help="methods measured with that option too")
     parser.add_argument("--rounds", type=int, default=9, help="steps timed of each method, 2 at least")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     parser.add_argument("--data_dir", help="prepared data sets")
-    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of the results")
+    parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of the results")
     arguments = parser.parse_args()
     if arguments.libmtl and not arguments.mtan:
         parser.error("--libmtl needs --mtan")
