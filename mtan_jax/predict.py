@@ -97,7 +97,7 @@ def _predict(
                 break
         if done == count:
             break
-    log.info("wrote %d panels and arrays to %s", done, printable(output))
+    log.info("wrote %d %s to %s", done, "panel and its arrays" if done == 1 else "panels and arrays", printable(output))
     return output
 
 

@@ -47,6 +47,7 @@ def predict_sets(
     output = workdir / "figures" / split
     sizes = {name: builder.info.splits[split].num_examples for name, builder in builders.items()}
     found = _predict(experiment, workdir, checkpoint, experiment.whole_split(split), output, sizes, count)
+    _log_written(sum(sizes.values()), output)
     if split == "test" and jax.process_index() == 0:
         _write_results(experiment, found, output / "results.json")
     return output
@@ -82,6 +83,7 @@ def predict_folder(
     batches = _read_folder(paths, info, experiment.config.eval.batch_size)
     sizes = dict.fromkeys(info.sets, len(paths))
     _predict(experiment, workdir, checkpoint, batches, output, sizes, count)
+    _log_written(len(paths), output)
     return output
 
 
@@ -142,8 +144,11 @@ def _predict(
             (output / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
             sheet = figures.sheet(name, list(shown[name].values()), [lines[place] for place in shown[name]])
             figures.save_png(sheet, output / f"{name}.png")
-    log.info("wrote the classes of %d images to %s", sum(map(len, found.values())), output)
     return found
+
+
+def _log_written(count: int, output: pathlib.Path) -> None:
+    log.info("wrote the classes of %d %s to %s", count, "image" if count == 1 else "images", printable(output))
 
 
 def _write_results(experiment: Experiment, found: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:

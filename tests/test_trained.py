@@ -227,6 +227,14 @@ def test_own_images_of_a_run_on_sets_were_refused(sets_run, run_main):
     assert not (sets_run / "prepared").exists()
 
 
+def test_one_picture_counts_once_whatever_the_number_of_sets(sets_run, run_main, caplog, tmp_path):
+    # Named after a fault: "wrote the classes of 2 images" of one picture, for two sets.
+    for i, text in ((0, "1 image"), (1, "2 images")):
+        (tmp_path / f"{i}.jpg").write_bytes(drawn(i))
+        run_main(*sets_flags(sets_run), "--mode=predict", f"--images={tmp_path}")
+        assert f"wrote the classes of {text} to " in caplog.text
+
+
 def test_the_summary_of_a_run_on_folders_asked_for_the_folders(sets_run, run_main, capsys):
     *common, run = sets_flags(sets_run)
     run_main(*common, run, "--mode=summary")
