@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 import records
-from inputs import ROOT, parser, remove
+from inputs import FOLDER, ROOT, parser, remove
 from make_nyuv2 import write_first, write_full
 
+CONFIG = FOLDER / "race_config.py"
 FRAMES = {"train": 20, "val": 10}
 SECONDS = 600  # after which a run counts as hanging
 
@@ -64,7 +65,7 @@ def rounds(race: Callable[[pathlib.Path, Any], list[str]], count: int, given: An
 def on_workdir(folder: pathlib.Path, given: Any) -> list[str]:
     """One working directory, a dataset that both find prepared."""
     del given
-    flags = ["--config=configs/streets.py:smoke", "--config.data.data_dir=ready"]
+    flags = [f"--config={CONFIG}:streets", "--config.data.data_dir=ready"]
     if not (folder / "ready").exists():
         start(folder, [[*flags, "--workdir=first"]])
     ended = start(folder, [[*flags, "--workdir=one"]] * 2)
@@ -92,7 +93,7 @@ def on_dataset(folder: pathlib.Path, config: str, *more: str) -> list[str]:
 def on_streets(folder: pathlib.Path, given: Any) -> list[str]:
     """Rendered scenes."""
     del given
-    return on_dataset(folder, "configs/streets.py:smoke")
+    return on_dataset(folder, f"{CONFIG}:streets")
 
 
 def on_nyuv2(folder: pathlib.Path, given: Any) -> list[str]:
@@ -100,13 +101,11 @@ def on_nyuv2(folder: pathlib.Path, given: Any) -> list[str]:
     sample = given.scratch / "raw" / "nyuv2_sample"
     if not sample.exists():
         write_first(write_full(given.shared, given.scratch / "raw" / "nyuv2_full"), sample, FRAMES)
-    return on_dataset(folder, "configs/nyuv2.py:smoke", f"--config.data.raw_dir={sample}")
+    return on_dataset(folder, f"{CONFIG}:nyuv2", f"--config.data.raw_dir={sample}")
 
 
 def start(folder: pathlib.Path, commands: list[list[str]]) -> list[tuple[int, str]]:
     """Starts runs at once; exit code and output of each."""
-    if not (folder / "configs").exists():
-        (folder / "configs").symlink_to(ROOT / "configs")
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "mtan_jax.main", *flags],
