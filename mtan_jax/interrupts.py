@@ -50,7 +50,7 @@ def end() -> None:
 
 
 def _end(signum: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # whatever was interrupted may be writing
         sys.stdout.flush()
     os.write(2, f"{MESSAGE}\n".encode())
     os._exit(1)

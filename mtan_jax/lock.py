@@ -170,7 +170,7 @@ def _identity(path: pathlib.Path) -> tuple[int, int] | None:
     """Device and inode of a file; None where there is none."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
 
