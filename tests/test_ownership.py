@@ -106,7 +106,7 @@ def test_a_directory_that_is_trained_is_open_to_readers_alone(run, tmp_path, run
         whole_run.kill([process])
 
 
-@pytest.mark.parametrize("change", ["deleted", "moved", "replaced"])
+@pytest.mark.parametrize("change", ["deleted", "moved", "replaced", "now a file"])
 def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monkeypatch):
     # Named after a fault: the run made the directory anew, and a second one was let in beside it.
     folder = tmp_path / "run"
@@ -118,6 +118,8 @@ def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monke
             while whole_run.checkpoint_steps(folder) != [2]:  # which is written in the background
                 time.sleep(0.01)
             shutil.rmtree(folder) if change == "deleted" else folder.rename(tmp_path / "moved")
+            if change == "now a file":
+                folder.write_text("")
             if change == "replaced":
                 folder.mkdir()
                 (folder / LOCK_FILE).write_text("")
@@ -126,7 +128,7 @@ def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monke
     monkeypatch.setattr(train.MetricWriter, "advance", change_at_step_3)
     with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced while this run trained in it"):
         whole_run.train_here(experiment, folder)
-    assert folder.exists() == (change == "replaced")
+    assert folder.exists() == (change in ("replaced", "now a file"))
     if change == "replaced":
         assert {path.name for path in folder.iterdir()} == {LOCK_FILE, f"{LOCK_FILE}.owner"}
 
