@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mtan_jax import evaluate, figures, parallel
-from mtan_jax.checkpoint import Checkpoints
+from mtan_jax.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.experiment import Experiment
 from mtan_jax.state import Window
 from mtan_jax.workdir import claim_data, own
@@ -45,7 +45,11 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
             moved during training.
     """
     with own(workdir) as check_owned:
-        return _train(experiment, workdir, check_owned)
+        try:
+            return _train(experiment, workdir, check_owned)
+        except (CheckpointError, OSError):
+            check_owned()  # a directory that is gone says more than what could not be written in it
+            raise
 
 
 def _train(experiment: Experiment, workdir: pathlib.Path, check_owned: Callable[[], None]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pytest
 import whole_run
 
 from mtan_jax import lock, train
+from mtan_jax.checkpoint_folder import CheckpointFolder
 from mtan_jax.workdir import LOCK_FILE, WorkdirError, own
 from mtan_jax.writers import METRICS_FILE
 
@@ -131,6 +132,26 @@ def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monke
     assert folder.exists() == (change in ("replaced", "now a file"))
     if change == "replaced":
         assert {path.name for path in folder.iterdir()} == {LOCK_FILE, f"{LOCK_FILE}.owner"}
+
+
+@pytest.mark.parametrize("change", ["deleted", "now a file"])
+def test_a_directory_that_goes_while_a_checkpoint_is_written_is_what_the_run_reports(
+    change, experiment, tmp_path, monkeypatch
+):
+    # Named after a fault: CheckpointError, "make it writable and run the same command again".
+    folder = tmp_path / "run"
+    delete = CheckpointFolder.delete
+
+    def delete_after_change(files, steps):
+        if folder.is_dir():
+            folder.rename(tmp_path / "moved")
+            if change == "now a file":
+                folder.write_text("")
+        delete(files, steps)
+
+    monkeypatch.setattr(CheckpointFolder, "delete", delete_after_change)
+    with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced while this run trained in it"):
+        whole_run.train_here(experiment, folder)
 
 
 @pytest.mark.parametrize("dropped", ["val_constant", "train", "val", None])
