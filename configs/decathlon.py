@@ -13,7 +13,7 @@ Sets of one's own: ':sets=mine+yours', with FOLDER/mine/{train,val}/CLASS/*.jpg.
 """
 
 from mtan_jax.config import Argument, default_config
-from mtan_jax.decathlon_score import FINETUNING_ERRORS
+from mtan_jax.tasks.decathlon_score import FINETUNING_ERRORS
 
 SETS = (
     *("imagenet12", "aircraft", "cifar100", "daimlerpedcls", "dtd"),

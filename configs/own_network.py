@@ -20,7 +20,7 @@ from mtan_jax.config import Argument
 from mtan_jax.data import DATASETS, Streets, Target
 from mtan_jax.models import BACKBONES, Backbone, Flow, Head, Numerics, Stage
 from mtan_jax.models.layers import ConvNorm
-from mtan_jax.models.resample import upsample
+from mtan_jax.models.ops.resample import upsample
 from mtan_jax.tasks import TASKS, semantic
 
 

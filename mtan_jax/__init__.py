@@ -1,5 +1,5 @@
 """Multi-Task Attention Networks in JAX."""
 
-from mtan_jax import home
+from mtan_jax.runtime import home
 
 home.provide_matplotlib()  # before any module imports it

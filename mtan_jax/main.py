@@ -19,7 +19,7 @@ The same command again resumes a run that was stopped. Any field of the configur
 --config.weighting=dwa --config.model.width=0.5
 """
 
-from mtan_jax import interrupts
+from mtan_jax.runtime import interrupts
 
 if __name__ == "__main__":
     interrupts.end_on_ctrl_c()  # before all other imports, which take seconds
@@ -35,23 +35,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mtan_jax import (
-    command_line,
-    compilation_cache,
-    evaluate,
-    export,
-    parallel,
-    paths,
-    plan,
-    predict,
-    predict_sets,
-    summary,
-    train,
-    workdir,
-)
-from mtan_jax.data.pipeline import close_all as close_batches
+from mtan_jax.commands import command_line, export, plan, predict, predict_sets, summary
+from mtan_jax.data.batches.pipeline import close_all as close_batches
 from mtan_jax.experiment import Experiment
-from mtan_jax.trained import open_run, prepare_data
+from mtan_jax.runtime import compilation_cache, parallel, paths
+from mtan_jax.training import evaluate, loop, workdir
+from mtan_jax.training.open_run import open_run, prepare_data
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file under configs/, and ':' with arguments."
@@ -143,7 +132,7 @@ def run_mode(folder: pathlib.Path, owned: contextlib.ExitStack) -> None:
         experiment.load_weights()  # what is wrong with the file shows before the data are prepared
     if MODE.value == "train":
         experiment.prepare_data()
-        train.train(experiment, folder)
+        loop.train(experiment, folder)
         return
     prepare_data(experiment, folder, MODE.value, images=IMAGES.value is not None)
     if MODE.value == "eval":

@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 
-from compiling import xla_flags
+from helpers.compiling import xla_flags
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=4)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -65,7 +65,8 @@ def registries():
 @pytest.fixture
 def run_main(monkeypatch):
     """Calls the program in this process: `run_main("--config=...", "--mode=...")`."""
-    from mtan_jax import command_line, main  # after the settings above
+    from mtan_jax import main  # after the settings above
+    from mtan_jax.commands import command_line  # after the settings above
 
     # What belongs to a process, and would stay for the tests that follow.
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)

@@ -8,13 +8,13 @@ import subprocess
 import sys
 
 import pytest
-import toy_config
-from compiling import xla_flags
+from helpers import toy_config
+from helpers.compiling import xla_flags
 
-from mtan_jax import writers
+from mtan_jax.reporting import writers
 from mtan_jax.weighting import METHODS
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def call(*arguments):

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent

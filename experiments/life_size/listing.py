@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from mtan_jax import paths
 from mtan_jax.data.decathlon import DecathlonSet
 from mtan_jax.data.decathlon.sets import NUM_CLASSES
+from mtan_jax.runtime import paths
 
 RANDOM = 20_000
 

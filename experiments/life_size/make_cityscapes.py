@@ -18,7 +18,7 @@ from inputs import ROOT, link, parser, part_of, whole
 from mtan_jax.data.streets import render
 
 sys.path.append(str(ROOT / "tests" / "data"))
-from cityscapes_release import PARTS, scene_files
+from helpers.cityscapes_release import PARTS, scene_files
 
 SIZE = (1024, 2048)
 SCENES = {"train": 10, "val": 3, "test": 3}

@@ -18,7 +18,7 @@ import time
 from mtan_jax.experiment import Experiment
 
 if "SHARD_BYTES" in os.environ:
-    importlib.import_module("mtan_jax.data.shards").SHARD_BYTES = int(os.environ["SHARD_BYTES"])  # type: ignore[attr-defined]
+    importlib.import_module("mtan_jax.data.preparation.shards").SHARD_BYTES = int(os.environ["SHARD_BYTES"])  # type: ignore[attr-defined]
 
 
 def main() -> None:

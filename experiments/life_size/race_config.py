@@ -10,7 +10,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))  # for toy_config, which registers the network "plain"
 
-import toy_config  # noqa: E402, F401
+from helpers import toy_config  # noqa: E402, F401
 
 
 def get_config(name):

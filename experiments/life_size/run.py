@@ -27,7 +27,7 @@ from commands import PARTS, Run, finished, split_sizes
 from inputs import FOLDER, ROOT, parser, remove
 from measure import measure
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 
 SPECIAL = {"kills": kills.run, "races": races.run, "bars": bars.run}
 HERE = {"PYTHONPATH": str(ROOT)}  # of all processes: this checkout, whatever is installed

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mtan_jax.decathlon_score import decathlon_score
+from mtan_jax.tasks.decathlon_score import decathlon_score
 
 FOLDER = pathlib.Path(__file__).parent
 MARKS = ("<!-- from results.json -->", "<!-- end -->")

@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 
-from mtan_jax import paths, train, workdir
+from mtan_jax.commands.summary import count, kept
 from mtan_jax.experiment import Experiment
-from mtan_jax.summary import count, kept
+from mtan_jax.runtime import paths
+from mtan_jax.training import loop, workdir
 
 FOLDER = pathlib.Path(__file__).parent
 CONFIG = FOLDER.parent.parent / "configs" / "mini_decathlon.py"
@@ -78,7 +79,7 @@ def run(name: str, seed: int, folder: pathlib.Path, arguments: argparse.Namespac
     experiment = make(name, seed, folder, arguments.data_dir)
     experiment.prepare_data()
     workdir.claim(folder / name, experiment.config, write=True)
-    metrics = train.train(experiment, folder / name)
+    metrics = loop.train(experiment, folder / name)
     if is_known(name, seed, arguments.out):
         return
     record = {"method": name, "seed": seed, "minutes": round((time.perf_counter() - start) / 60, 2)}

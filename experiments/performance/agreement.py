@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-sys.path.append(str(ROOT / "tests" / "models"))
+sys.path.append(str(ROOT / "tests"))
 
-import test_authors as authors  # noqa: E402
+from models import test_authors as authors  # noqa: E402
 
-from mtan_jax import paths  # noqa: E402
 from mtan_jax.interop import torch  # noqa: E402
 from mtan_jax.models import ARCHITECTURES, Numerics  # noqa: E402
 from mtan_jax.models.backbones.segnet import segnet  # noqa: E402
+from mtan_jax.runtime import paths  # noqa: E402
 
 ARCHS = ("mtan", "split")
 

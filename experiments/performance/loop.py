@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
-from mtan_jax import evaluate, parallel
-from mtan_jax.checkpoint import Checkpoints
 from mtan_jax.experiment import Experiment
+from mtan_jax.runtime import parallel
+from mtan_jax.runtime.checkpoint import Checkpoints
+from mtan_jax.training import evaluate
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WARM_UP, STEPS, SAVES = 5, 60, 5

@@ -32,7 +32,7 @@ from scaling import measure_scaling
 from start import measure_start
 from steps import MULTIPLICATION, Ours
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 
 FOLDER = pathlib.Path(__file__).parent
 ROOT = FOLDER.parent.parent

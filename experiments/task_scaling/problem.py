@@ -15,7 +15,7 @@ from mtan_jax import steps, tasks
 from mtan_jax.models import Numerics
 from mtan_jax.models.backbones.segnet import segnet
 from mtan_jax.models.mtan import MTAN
-from mtan_jax.state import TrainState, Window
+from mtan_jax.steps.state import TrainState, Window
 from mtan_jax.weighting import build_weighting
 
 

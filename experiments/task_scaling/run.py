@@ -23,7 +23,7 @@ from problem import Problem
 from report import figure, tables
 from variants import VariantMTAN
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 
 # (masks, first convolution of the heads); the first is what others are compared with.
 VARIANTS = (

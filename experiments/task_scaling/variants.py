@@ -14,11 +14,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mtan_jax.models.attention import AttentionMasks, Moments, Pointwise, TaskAttention, _MaskVariables
-from mtan_jax.models.batch_norm import batch_moments, normalise
 from mtan_jax.models.layers import Conv, xavier_normal
+from mtan_jax.models.layers.batch_norm import batch_moments, normalise
 from mtan_jax.models.network import predict
 from mtan_jax.models.numerics import Numerics
-from mtan_jax.models.resample import max_pool, resize, upsample
+from mtan_jax.models.ops.resample import max_pool, resize, upsample
 from mtan_jax.models.stage import Backbone, Stage, Trunk
 from mtan_jax.tasks import Task
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from landscape import PROBLEMS, Front, Problem, pareto_front
 from report import figures, tables
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 
 FRONT_POINTS = 101  # of the drawn front
 KEPT = 0.02  # a sample is kept if it is so far from the last one kept, in units of the front's extent,

@@ -13,9 +13,10 @@ import ml_collections
 import numpy as np
 import optax
 
-from mtan_jax import evaluate, parallel
 from mtan_jax.experiment import Experiment
-from mtan_jax.optimizer import build_optimizer
+from mtan_jax.runtime import parallel
+from mtan_jax.steps.optimizer import build_optimizer
+from mtan_jax.training import evaluate
 
 BATCHES = 4  # different ones, in turn
 

@@ -28,7 +28,7 @@ from libmtl_client import LibMTL
 from program import Maker, Program
 from report import write
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 from mtan_jax.weighting import METHODS
 
 FOLDER = pathlib.Path(__file__).parent

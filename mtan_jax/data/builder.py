@@ -15,9 +15,9 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from jaxtyping import UInt8
 
-from mtan_jax import home
-from mtan_jax.data import fingerprint, preparation
 from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.preparation import fingerprint, prepare
+from mtan_jax.runtime import home
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         """
         with _quiet_absl():
             if not self.is_prepared() or again:
-                preparation.prepare(self, workers=workers, again=again)
+                prepare.prepare(self, workers=workers, again=again)
             else:
                 self.check_same_raw()
 
@@ -171,7 +171,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
 
     def stamp(self) -> int | None:
         """Differs between two preparations of this dataset; None before the first."""
-        return preparation.stamp(pathlib.Path(self.data_dir))
+        return prepare.stamp(pathlib.Path(self.data_dir))
 
     def reload(self) -> bool:
         """Reads what is prepared by now; returns whether anything is."""
@@ -204,7 +204,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         if self.raw_dir is None:
             return
         folder = pathlib.Path(self.data_dir)
-        before, now = preparation.raw_digest(folder), fingerprint.fingerprint(self.raw_files(), self.raw_dir)
+        before, now = prepare.raw_digest(folder), fingerprint.fingerprint(self.raw_files(), self.raw_dir)
         if now is None and before is not None:
             logging.getLogger(__name__).warning(
                 "%s holds no raw %s; using the dataset prepared before in %s", self.raw_dir, self.name, folder

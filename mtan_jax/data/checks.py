@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 
 
 def check_labels(labels: Shaped[np.ndarray, "h w"], lowest: int, highest: int, name: str) -> None:

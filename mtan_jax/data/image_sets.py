@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float
 
-from mtan_jax.data.builder import Builder, RawDataError
-from mtan_jax.data.image_files import printable, read_stored, storable
+from mtan_jax.data.builder import Builder
+from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.raw.image_files import printable, read_stored, storable
 
 Colour = tuple[float, float, float]
 
@@ -65,7 +66,8 @@ class ImageSetBuilder(Builder):
 
     Subclasses set `VERSION` and `name`, and define `class_names`, `split_sizes`, `example` and, where there is a raw
     release, `check_raw` and `raw_files`. As "image" an example has the path or the bytes of a picture file; what is
-    stored of it is `mtan_jax.data.image_files.storable`: a JPEG or PNG file that any decoder reads to the same pixels.
+    stored is `mtan_jax.data.raw.image_files.storable` of it: a JPEG or PNG file that any decoder reads to the same
+    pixels.
 
     Args:
         set_name: of the set.

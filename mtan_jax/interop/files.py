@@ -8,7 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mtan_jax import paths
+from mtan_jax.runtime import paths
 
 Arrays = dict[str, np.ndarray]
 
@@ -62,7 +62,7 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def checked_path(text: str, name: str) -> pathlib.Path:
-    """The path of a file to read or write, in a flag or a field of this name; see `mtan_jax.paths.local`.
+    """The path of a file to read or write, in a flag or a field of this name; see `mtan_jax.runtime.paths.local`.
 
     Raises:
         WeightsError: its ending is not known, or it needs PyTorch where there is none.

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from mtan_jax.interop.files import Arrays, WeightsError, read
 from mtan_jax.interop.names import Layout, Path
-from mtan_jax.parts import is_own
+from mtan_jax.weighting.network_parts import is_own
 
 _LISTED = 20
 _DATA_PARALLEL = "module."  # what PyTorch's wrapper for several devices puts before every name

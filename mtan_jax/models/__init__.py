@@ -14,13 +14,8 @@ from mtan_jax.models.backbones.vgg import vgg16
 from mtan_jax.models.backbones.wide_resnet import Layers, wide_resnet
 from mtan_jax.models.cross_stitch import CrossStitch
 from mtan_jax.models.dense import Dense
-from mtan_jax.models.heads import Head
-from mtan_jax.models.many import ManyToMany
-from mtan_jax.models.mtan import MTAN
-from mtan_jax.models.numerics import Numerics
-from mtan_jax.models.split import Separate, Split
-from mtan_jax.models.stage import Backbone, Flow, Stage
-from mtan_jax.models.task_layers import (
+from mtan_jax.models.layers.heads import Head
+from mtan_jax.models.layers.task_layers import (
     CombinedConv,
     FrozenConv,
     MaskedConv,
@@ -29,6 +24,11 @@ from mtan_jax.models.task_layers import (
     SeriesConv,
     SharedConv,
 )
+from mtan_jax.models.many_to_many import ManyToMany
+from mtan_jax.models.mtan import MTAN
+from mtan_jax.models.numerics import Numerics
+from mtan_jax.models.split import Separate, Split
+from mtan_jax.models.stage import Backbone, Flow, Stage
 from mtan_jax.tasks import Task
 
 __all__ = [

@@ -9,12 +9,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.models.batch_norm import Activation, normalise, normalise_batch, update_running
-from mtan_jax.models.convolution import convolve
-from mtan_jax.models.layers import xavier_normal
+from mtan_jax.models.layers.batch_norm import Activation, normalise, normalise_batch, update_running
+from mtan_jax.models.layers.conv import xavier_normal
 from mtan_jax.models.numerics import FLOAT32, Numerics
-from mtan_jax.models.pixel_pairs import each_pixel
-from mtan_jax.models.resample import max_pool, upsample
+from mtan_jax.models.ops.convolution import convolve
+from mtan_jax.models.ops.pixel_pairs import each_pixel
+from mtan_jax.models.ops.resample import max_pool, upsample
 from mtan_jax.models.stage import Stage
 
 

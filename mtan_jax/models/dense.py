@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.features import hand_over
 from mtan_jax.models.network import predict
+from mtan_jax.models.shared_features import hand_over
 from mtan_jax.models.stage import Backbone, Flow, Trunk, start
 from mtan_jax.tasks import Task
 

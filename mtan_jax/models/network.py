@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.models import pixel_pairs
+from mtan_jax.models.ops import pixel_pairs
 from mtan_jax.models.stage import Backbone
 from mtan_jax.tasks import Task
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.features import hand_over
 from mtan_jax.models.network import predict
+from mtan_jax.models.shared_features import hand_over
 from mtan_jax.models.stage import Backbone, Trunk
 from mtan_jax.tasks import Task
 

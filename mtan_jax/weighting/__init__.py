@@ -9,38 +9,38 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from mtan_jax.weighting.aligned_mtl import aligned_mtl
-from mtan_jax.weighting.auto_lambda import auto_lambda
-from mtan_jax.weighting.cagrad import cagrad
-from mtan_jax.weighting.conflict_free import conflict_free
+from mtan_jax.weighting.balancers.dtp import dtp
+from mtan_jax.weighting.balancers.dwa import dwa
+from mtan_jax.weighting.balancers.equal import equal
+from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.rlw import rlw
+from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
+from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.static import static
+from mtan_jax.weighting.balancers.stch import stch
+from mtan_jax.weighting.balancers.uncertainty import uncertainty
 from mtan_jax.weighting.core import SumTasksState, TaskGradients, balancer, sum_tasks, task_weights
-from mtan_jax.weighting.db_mtl import db_mtl
-from mtan_jax.weighting.dtp import dtp
-from mtan_jax.weighting.dualproj import dualproj
-from mtan_jax.weighting.dwa import dwa
-from mtan_jax.weighting.equal import equal
-from mtan_jax.weighting.excess_mtl import excess_mtl
-from mtan_jax.weighting.fairgrad import fairgrad
-from mtan_jax.weighting.famo import famo
-from mtan_jax.weighting.geometric import geometric
-from mtan_jax.weighting.graddrop import graddrop
+from mtan_jax.weighting.gradient_methods.aligned_mtl import aligned_mtl
+from mtan_jax.weighting.gradient_methods.cagrad import cagrad
+from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
+from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
+from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
+from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
+from mtan_jax.weighting.gradient_methods.graddrop import graddrop
+from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
+from mtan_jax.weighting.gradient_methods.gradvac import gradvac
+from mtan_jax.weighting.gradient_methods.imtl_g import imtl_g
+from mtan_jax.weighting.gradient_methods.mgda import mgda
+from mtan_jax.weighting.gradient_methods.moco import moco
+from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
+from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
+from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
+from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.gradients import Combined, Stack, combined, weighted
-from mtan_jax.weighting.gradnorm import gradnorm
-from mtan_jax.weighting.gradvac import gradvac
-from mtan_jax.weighting.imtl_g import imtl_g
-from mtan_jax.weighting.imtl_l import imtl_l
-from mtan_jax.weighting.mgda import mgda
-from mtan_jax.weighting.moco import moco
-from mtan_jax.weighting.nash_mtl import nash_mtl
-from mtan_jax.weighting.pcgrad import pcgrad
-from mtan_jax.weighting.rlw import rlw
-from mtan_jax.weighting.scale_invariant import scale_invariant
-from mtan_jax.weighting.schedule import schedule
-from mtan_jax.weighting.sdmgrad import sdmgrad
-from mtan_jax.weighting.static import static
-from mtan_jax.weighting.stch import stch
-from mtan_jax.weighting.uncertainty import uncertainty
-from mtan_jax.weighting.upgrad import upgrad
+from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
+from mtan_jax.weighting.wrappers.famo import famo
 
 __all__ = [
     "BALANCERS",

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtan_jax import over_devices
+from mtan_jax.runtime import collectives
 
 State = TypeVar("State")
 Value = TypeVar("Value")
@@ -94,7 +94,7 @@ class TaskGradients:
             cotangent: one number a task, the same on every device.
         """
         gradient = self.pullback(cotangent.astype(self.losses.dtype))
-        return over_devices.mean(gradient, self.axis_name)
+        return collectives.mean(gradient, self.axis_name)
 
     def feature_gradient(self, cotangent: Float[Array, "t"]) -> Any:
         """The gradient of `sum(cotangent * losses)` with respect to the shared features of this device's rows.
@@ -115,7 +115,7 @@ class TaskGradients:
             )
         gradient = self.feature_pullback(cotangent.astype(self.losses.dtype))
         # The transpose of psum is psum: each device's own part, once for each device.
-        count = over_devices.total(1, self.axis_name)
+        count = collectives.total(1, self.axis_name)
         return jax.tree.map(lambda leaf: leaf / count, gradient)
 
 

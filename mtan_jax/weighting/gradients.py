@@ -17,9 +17,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mtan_jax import over_devices
-from mtan_jax.parts import SHARED, is_own, part_of
+from mtan_jax.runtime import collectives
 from mtan_jax.weighting.core import TaskGradients, check_tasks, check_updates
+from mtan_jax.weighting.network_parts import SHARED, is_own, part_of
 
 State = TypeVar("State")
 Path = tuple[str, ...]
@@ -48,7 +48,7 @@ class Stack(NamedTuple):
     @property
     def gram(self) -> Float[Array, "t t"]:
         """G_ij = <g_i, g_j>, in float32 at least."""
-        return over_devices.total(gram_of(self.leaves), self.axis_name)
+        return collectives.total(gram_of(self.leaves), self.axis_name)
 
 
 def gram_of(leaves: Sequence[Float[Array, "t ..."]]) -> Float[Array, "t t"]:

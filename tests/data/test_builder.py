@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from toy_data import SIZE, ToyBuilder
+from helpers.toy_data import SIZE, ToyBuilder
 
+from mtan_jax.data.batches.examples import Examples, blank
 from mtan_jax.data.builder import TARGETS, Target
-from mtan_jax.data.examples import Examples, blank
 
 
 class Changed(ToyBuilder):

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from decathlon_release import write_folders
+from helpers.decathlon_release import write_folders
 from PIL import Image
 
 from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import DecathlonSet
-from mtan_jax.data.image_files import read_rgb
 from mtan_jax.data.image_sets import ImageSetBuilder, channel_statistics
+from mtan_jax.data.raw.image_files import read_rgb
 
 
 class Pictures(ImageSetBuilder):

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_config
-import toy_sets_config
 from flax import traverse_util
-from seeded import seeded_image, seeded_state
+from helpers import toy_config, toy_sets_config
+from reference.seeded import seeded_image, seeded_state
 
-from mtan_jax import export, tasks
+from mtan_jax import tasks
+from mtan_jax.commands import export
 from mtan_jax.config import default_config
 from mtan_jax.experiment import Experiment
 from mtan_jax.interop import files, torch

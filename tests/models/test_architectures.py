@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
+from helpers import tiny_problem
 
-from mtan_jax import models, parallel, steps, tasks
+from mtan_jax import models, steps, tasks
+from mtan_jax.commands.summary import count, count_parts
 from mtan_jax.config import default_config
-from mtan_jax.models import IMAGE_BACKBONES, build_model, layers, numerics, pairs, resample
-from mtan_jax.summary import count, count_parts
+from mtan_jax.models import IMAGE_BACKBONES, build_model, layers, numerics, pairs
+from mtan_jax.models.ops import resample
+from mtan_jax.runtime import parallel
 from mtan_jax.weighting import build_weighting
 
 NYUV2 = (tasks.semantic(13), tasks.depth(), tasks.normal())
@@ -141,13 +143,13 @@ def fill(rng, path, leaf):
 
 @pytest.mark.parametrize(("arch", "backbone"), PAIRS)
 def test_every_pair_trains(arch, backbone):
-    task_list = tiny.TASKS[:2]
+    task_list = tiny_problem.TASKS[:2]
     model = make(arch, backbone, task_list, width=0.03)
-    tx = build_weighting("equal", tiny.NAMES[:2], optax.adam(1e-2))
+    tx = build_weighting("equal", tiny_problem.NAMES[:2], optax.adam(1e-2))
     shapes = jax.eval_shape(lambda key: steps.create_state(model, tx, key, (32, 32), 2), jax.random.key(0))
     state = jax.tree_util.tree_map_with_path(functools.partial(fill, np.random.default_rng(0)), shapes)
     step = jax.jit(steps.make_train_step(model, task_list, tx, key=jax.random.key(1)))
-    before, batch = state.params, tiny.make_batch(rows=4, size=32)
+    before, batch = state.params, tiny_problem.make_batch(rows=4, size=32)
     for _ in range(3):
         state = step(state, batch)
     assert (int(state.window.steps), int(state.window.bad_step)) == (3, 0)  # every loss and update was finite

@@ -14,12 +14,13 @@ from flax import traverse_util
 from mtan_jax import tasks
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
-from mtan_jax.models import ARCHITECTURES, Numerics, resample
+from mtan_jax.models import ARCHITECTURES, Numerics
 from mtan_jax.models.backbones.resnet import resnet
 from mtan_jax.models.backbones.segnet import segnet
-from mtan_jax.models.heads import DeepLabHead
+from mtan_jax.models.layers.heads import DeepLabHead
+from mtan_jax.models.ops import resample
 
-REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 TASKS = (tasks.semantic(5), tasks.depth(), tasks.normal())
 FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
 NARROW = (2, 3, 4, 5, 5)

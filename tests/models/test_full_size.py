@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from seeded import seeded_image, seeded_state
+from reference.seeded import seeded_image, seeded_state
 
 from mtan_jax import tasks
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
-from mtan_jax.models import ARCHITECTURES, Numerics, resample
+from mtan_jax.models import ARCHITECTURES, Numerics
 from mtan_jax.models.backbones import segnet
+from mtan_jax.models.ops import resample
 
-REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 NORMAL = tasks.normal()
 # Normals come as vectors, before the division by their length.
 TASKS = (tasks.semantic(13), tasks.depth(), dataclasses.replace(NORMAL, activation=lambda vector: vector))

@@ -12,8 +12,8 @@ from mtan_jax.data.checks import check_choice, check_image_size
 from mtan_jax.data.cityscapes.classes import read_classes
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
 from mtan_jax.data.cityscapes.release import Release
-from mtan_jax.data.npy_layout import NpyLayout
-from mtan_jax.data.raw_layout import choose_layout
+from mtan_jax.data.raw.npy_layout import NpyLayout
+from mtan_jax.data.raw.raw_layout import choose_layout
 
 
 class Cityscapes(DenseBuilder):

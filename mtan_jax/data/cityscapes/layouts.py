@@ -1,6 +1,6 @@
 """The two layouts in which Cityscapes comes."""
 
-from mtan_jax.data.raw_layout import RawLayout
+from mtan_jax.data.raw.raw_layout import RawLayout
 
 RELEASE = RawLayout(
     dataset="Cityscapes",

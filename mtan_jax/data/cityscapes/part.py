@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 
 
 @dataclasses.dataclass

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int8, UInt16
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_labels
 from mtan_jax.data.cityscapes.layouts import AUTHORS, RELEASE
 from mtan_jax.data.cityscapes.part import Part
-from mtan_jax.data.image_files import read_integers, read_rgb
-from mtan_jax.data.resize import resize_bilinear, resize_nearest
+from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.raw.image_files import read_integers, read_rgb
+from mtan_jax.data.raw.resize import resize_bilinear, resize_nearest
 
 _SUFFIXES = {
     "leftImg8bit": "_leftImg8bit.png",

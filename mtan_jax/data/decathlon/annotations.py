@@ -11,8 +11,8 @@ import ijson
 import numpy as np
 from jaxtyping import Int
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon.listing import Positions, Split
+from mtan_jax.data.errors import RawDataError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

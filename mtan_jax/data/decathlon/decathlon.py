@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import tensorflow_datasets as tfds
 
-from mtan_jax import home
 from mtan_jax.data.checks import check_choice, check_image_size
 from mtan_jax.data.decathlon.folders import FolderSet
 from mtan_jax.data.decathlon.layouts import LAYOUTS, detect_layout
@@ -14,6 +13,7 @@ from mtan_jax.data.decathlon.official import OfficialSet
 from mtan_jax.data.decathlon.sets import NUM_CLASSES, UNFLIPPED, statistics
 from mtan_jax.data.decathlon.tfds_copy import TfdsSet
 from mtan_jax.data.image_sets import Colour, ImageSetBuilder, ImageSets
+from mtan_jax.runtime import home
 
 Layout = Literal["official", "folders", "tfds", "auto"]
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon.layouts import FOLDERS, LAYOUTS
 from mtan_jax.data.decathlon.left_out import LeftOut
 from mtan_jax.data.decathlon.listing import Group, Listing, Split
 from mtan_jax.data.decathlon.scan import Scan, check_links, check_names, scan
 from mtan_jax.data.decathlon.sets import NUM_CLASSES
-from mtan_jax.data.image_files import printable
-from mtan_jax.data.raw_layout import RawLayout
+from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.raw.image_files import printable
+from mtan_jax.data.raw.raw_layout import RawLayout
 
 SPLITS = ("train", "val", "test")
 

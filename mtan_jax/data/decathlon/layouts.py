@@ -4,7 +4,7 @@ import glob
 from collections.abc import Collection
 from pathlib import Path
 
-from mtan_jax.data.raw_layout import RawLayout
+from mtan_jax.data.raw.raw_layout import RawLayout
 
 DATA_FOLDERS = ("decathlon-1.0-data", "decathlon-1.0/data")  # the data by themselves, or extracted into the devkit
 ANNOTATION_FOLDERS = ("annotations", "decathlon-1.0/annotations")

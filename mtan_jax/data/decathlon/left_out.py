@@ -4,7 +4,7 @@ import collections
 import os
 from collections.abc import Sequence
 
-from mtan_jax.data.image_files import printable
+from mtan_jax.data.raw.image_files import printable
 
 
 class LeftOut:

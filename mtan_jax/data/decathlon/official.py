@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon.annotations import Annotations, read_annotations
 from mtan_jax.data.decathlon.folders import FolderSet
 from mtan_jax.data.decathlon.layouts import ANNOTATION_FOLDERS, DATA_FOLDERS, OFFICIAL
 from mtan_jax.data.decathlon.left_out import LeftOut
 from mtan_jax.data.decathlon.listing import Listing
 from mtan_jax.data.decathlon.sets import NUM_CLASSES
-from mtan_jax.data.raw_layout import RawLayout
+from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.raw.raw_layout import RawLayout
 
 _ANNOTATIONS = {"train": "train", "val": "val", "test": "test_stripped"}
 

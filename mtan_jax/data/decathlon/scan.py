@@ -4,8 +4,8 @@ import dataclasses
 import os
 import stat
 
-from mtan_jax.data.builder import RawDataError
-from mtan_jax.data.image_files import is_picture, is_stray, printable
+from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.raw.image_files import is_picture, is_stray, printable
 
 
 @dataclasses.dataclass(frozen=True)

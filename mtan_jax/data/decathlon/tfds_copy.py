@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon.layouts import TFDS
-from mtan_jax.data.image_files import is_stray
+from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.raw.image_files import is_stray
 
 _NAME = "visual_domain_decathlon"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our names and theirs

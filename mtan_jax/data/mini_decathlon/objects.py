@@ -7,17 +7,7 @@ from mtan_jax.data.mini_decathlon.canvas import Canvas, Mask, paint, photographe
 from mtan_jax.data.mini_decathlon.clutter import gradient, ground, scatter
 from mtan_jax.data.mini_decathlon.colours import any_colour, apart
 from mtan_jax.data.mini_decathlon.outlines import OUTLINES, Vector, arc, placed
-from mtan_jax.data.mini_decathlon.patterns import (
-    Pattern,
-    cells,
-    checks,
-    clouds,
-    dots,
-    plain,
-    stripes,
-    waves,
-    wood,
-)
+from mtan_jax.data.mini_decathlon.patterns import Pattern, cells, checks, clouds, dots, plain, stripes, waves, wood
 
 _KINDS = ("ball", "box", "star", "ring", "zigzag")
 _SURFACES: dict[str, Pattern] = {"plain": plain, "striped": stripes, "dotted": dots, "checked": checks}

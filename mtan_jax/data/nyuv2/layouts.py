@@ -1,6 +1,6 @@
 """The two layouts in which NYUv2 comes."""
 
-from mtan_jax.data.raw_layout import RawLayout
+from mtan_jax.data.raw.raw_layout import RawLayout
 
 MAT = "nyu_depth_v2_labeled.mat"
 SPLITS_MAT = "splits.mat"

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 from scipy import ndimage
 
-from mtan_jax.data.resize import Pixels
+from mtan_jax.data.raw.resize import Pixels
 
 _HALF_SIDES = (7, 21)  # of the square windows, in pixels
 # What the sensor cannot tell apart: the step between two of its readings (1/8 pixel of disparity, at a baseline of

@@ -9,11 +9,11 @@ import numpy as np
 
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.data.checks import check_choice, check_image_size
-from mtan_jax.data.npy_layout import NpyLayout
 from mtan_jax.data.nyuv2 import classes
 from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.nyuv2.release import Release
-from mtan_jax.data.raw_layout import choose_layout
+from mtan_jax.data.raw.npy_layout import NpyLayout
+from mtan_jax.data.raw.raw_layout import choose_layout
 
 
 class NYUv2(DenseBuilder):

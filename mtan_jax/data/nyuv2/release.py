@@ -10,12 +10,12 @@ import numpy as np
 import scipy.io
 from jaxtyping import Int
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.checks import check_depth, check_labels
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2 import classes
 from mtan_jax.data.nyuv2.layouts import AUTHORS, MAT, RELEASE, SPLITS_MAT
 from mtan_jax.data.nyuv2.normals import NYUV2_CAMERA, normals_from_depth
-from mtan_jax.data.resize import nearest_pixels, resize_bilinear, resize_nearest
+from mtan_jax.data.raw.resize import nearest_pixels, resize_bilinear, resize_nearest
 
 # MATLAB wrote the axes in reverse: [frame, channel, column, row]; 640 columns and 480 rows, as the camera assumes.
 _SHAPES = {"images": (3, 640, 480), "depths": (640, 480), "labels": (640, 480)}

@@ -5,8 +5,8 @@ import functools
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.heads import DeepLabHead
-from mtan_jax.models.layers import ConvNorm
+from mtan_jax.models.layers.conv import ConvNorm
+from mtan_jax.models.layers.heads import DeepLabHead
 from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.models.stage import Backbone, Flow, Stage
 

@@ -4,10 +4,10 @@ import functools
 
 from flax import linen as nn
 
-from mtan_jax.models.heads import Head
-from mtan_jax.models.layers import ConvNorm
+from mtan_jax.models.layers.conv import ConvNorm
+from mtan_jax.models.layers.heads import Head
 from mtan_jax.models.numerics import FLOAT32, Numerics
-from mtan_jax.models.resample import max_pool, max_unpool
+from mtan_jax.models.ops.resample import max_pool, max_unpool
 from mtan_jax.models.stage import Backbone, Flow, Stage
 
 WIDTHS = (64, 128, 256, 512, 512)

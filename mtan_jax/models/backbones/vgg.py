@@ -3,7 +3,7 @@
 import functools
 
 from mtan_jax.models.backbones.segnet import WIDTHS, Encoder, layers
-from mtan_jax.models.heads import DeepLabHead
+from mtan_jax.models.layers.heads import DeepLabHead
 from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.models.stage import Backbone
 

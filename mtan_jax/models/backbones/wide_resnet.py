@@ -12,9 +12,9 @@ from typing import Any, Literal
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mtan_jax.models.layers.task_layers import SharedConv, TaskConv, TaskConvNorm, TaskNorm
 from mtan_jax.models.numerics import Numerics
 from mtan_jax.models.stage import Backbone, Flow, Stage
-from mtan_jax.models.task_layers import SharedConv, TaskConv, TaskConvNorm, TaskNorm
 
 CHANNELS = (16, 64, 128, 256)  # of WRN-28-4: the stem and three groups
 LAST_MOMENTUM = 0.1  # of the last BatchNorm; PyTorch's 0.9 is the share of the new value

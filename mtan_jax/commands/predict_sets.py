@@ -1,0 +1,172 @@
+"""Images in, their predicted classes and pictures of them out, for sets of labelled images."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from mtan_jax.commands import image_folder
+from mtan_jax.data.batches.image_set_batches import centre, cover, denormalise, normalise
+from mtan_jax.data.decathlon.results import coco_results, image_id, write_results
+from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
+from mtan_jax.data.raw.image_files import printable, read_rgb
+from mtan_jax.experiment import Batch, Experiment
+from mtan_jax.reporting import figures
+from mtan_jax.runtime import parallel
+from mtan_jax.training.evaluate import restore
+
+log = logging.getLogger(__name__)
+
+
+def predict_sets(
+    experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
+) -> pathlib.Path:
+    """Predicts the classes of a split of every set.
+
+    Args:
+        experiment: the run, of sets of labelled images; its data set is prepared.
+        workdir: of the run; all goes to `figures/<split>/`.
+        checkpoint: see `mtan_jax.training.evaluate.restore`.
+        split: "val", "train" or "test"; of the test images of the Visual Decathlon, a results file is written too.
+        count: how many images of each set the pictures show, spread over the split; 0: all.
+
+    Returns:
+        The folder written to: `SET.json`, with id, predicted class, its probability and, where it is known, the class
+        of every image; `SET.png`, some images with both classes; and for "test" `results.json`, as the challenge
+        takes it.
+
+    Raises:
+        ValueError: a set has no such split.
+    """
+    builders = cast(ImageSets, experiment.builder).builders
+    for name, builder in builders.items():
+        if split not in builder.info.splits:
+            raise ValueError(f"--split={split}: {name} has no such split; it has {', '.join(builder.info.splits)}")
+    output = workdir / "figures" / split
+    sizes = {name: builder.info.splits[split].num_examples for name, builder in builders.items()}
+    found = _predict(experiment, workdir, checkpoint, experiment.whole_split(split), output, sizes, count)
+    _log_written(sum(sizes.values()), output)
+    if split == "test" and jax.process_index() == 0:
+        _write_results(experiment, found, output / "results.json")
+    return output
+
+
+def predict_folder(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoint: str,
+    images: pathlib.Path,
+    count: int,
+    skip_unreadable: bool = False,
+) -> pathlib.Path:
+    """Predicts a class of every set for every image of a folder, as if the image belonged to each set.
+
+    Args:
+        experiment: the run, of sets of labelled images; it has a record of its dataset, or the dataset is prepared.
+        workdir: of the run; all goes to `figures/<name of the folder>/`.
+        checkpoint: see `mtan_jax.training.evaluate.restore`.
+        images: a folder of pictures, or one; they are resized and cropped to the size that the network was trained on.
+        count: how many images the pictures show, spread over the folder; 0: all.
+        skip_unreadable: see `mtan_jax.commands.image_folder.find_images`.
+
+    Returns:
+        The folder written to: `SET.json`, with the file's name as id, predicted class and its probability for every
+        image; `SET.png`, some images with their predicted classes.
+
+    Raises:
+        ValueError: see `mtan_jax.commands.predict.predict_folder`.
+    """
+    output = image_folder.output_folder(workdir, images)
+    paths, info = image_folder.find_images(images, skip_unreadable), experiment.data_info
+    batches = _read_folder(paths, info, experiment.config.eval.batch_size)
+    sizes = dict.fromkeys(info.sets, len(paths))
+    _predict(experiment, workdir, checkpoint, batches, output, sizes, count)
+    _log_written(len(paths), output)
+    return output
+
+
+def _read_folder(paths: Mapping[str, pathlib.Path], info: ImageSetsInfo, batch_size: int) -> Iterator[Batch]:
+    """Batches of one set each, in turn: every picture is read once, and normalised as each set's images are."""
+    names = list(paths)
+    for start in range(0, len(names), batch_size):
+        part = names[start : start + batch_size]
+        images = [centre(cover(read_rgb(paths[name]), info.image_size), info.image_size) for name in part]
+        for position, (name, image_set) in enumerate(info.sets.items()):
+            yield {
+                "id": [printable(paths[name].name) for name in part],
+                "image": np.stack([normalise(image, image_set) for image in images]),
+                "targets": {name: np.full(len(part), -1)},
+                "weight": np.ones(len(part), np.float32),
+                "task": np.full(len(part), position, np.int32),
+            }
+
+
+def _predict(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoint: str,
+    batches: Iterable[Batch],
+    output: pathlib.Path,
+    sizes: Mapping[str, int],
+    count: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Writes and returns what is predicted for the batches, of `sizes` images per set."""
+    state = restore(experiment, workdir, checkpoint)
+    output.mkdir(parents=True, exist_ok=True)
+    names, sets = list(sizes), experiment.data_info.sets
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    shown: dict[str, dict[int, np.ndarray]] = {name: {} for name in names}
+    strides = {name: max(size // count, 1) if count else 1 for name, size in sizes.items()}
+    for batch in batches:
+        inputs = parallel.place_batch(parallel.fill_rows({"image": batch["image"], "task": batch["task"]}))
+        predictions, _ = jax.device_get(experiment.predict_step(state.variables, inputs))
+        name = names[int(batch["task"][0])]
+        image_set = sets[name]
+        scores = predictions[name].reshape(-1, len(image_set.classes))
+        for row in np.flatnonzero(batch["weight"]):
+            label = int(batch["targets"][name][row])
+            predicted = int(scores[row].argmax())
+            found[name].append(
+                {
+                    "id": batch["id"][row],
+                    "predicted": image_set.classes[predicted],
+                    "probability": round(float(np.exp(scores[row, predicted])), 4),
+                    "class": image_set.classes[label] if label >= 0 else None,
+                }
+            )
+            place = len(found[name]) - 1
+            if place % strides[name] == 0 and not 0 < count <= len(shown[name]):
+                shown[name][place] = denormalise(batch["image"][row], image_set)
+    if jax.process_index() == 0:
+        for name, lines in found.items():
+            (output / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
+            sheet = figures.sheet(name, list(shown[name].values()), [lines[place] for place in shown[name]])
+            figures.save_png(sheet, output / f"{name}.png")
+    return found
+
+
+def _log_written(count: int, output: pathlib.Path) -> None:
+    log.info("wrote the classes of %d %s to %s", count, "image" if count == 1 else "images", printable(output))
+
+
+def _write_results(experiment: Experiment, found: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
+    """The results file of the challenge, where all sets have its ids."""
+    builders = cast(ImageSets, experiment.builder).builders
+    ids = {}
+    for name, builder in builders.items():
+        try:
+            ids[name] = builder.category_ids
+        except (AttributeError, ValueError) as error:
+            log.info("no results file for the challenge: %s", error)
+            return
+    classes = {name: experiment.data_info.sets[name].classes for name in found}
+    predictions = {
+        name: [(image_id(line["id"]), classes[name].index(line["predicted"])) for line in lines]
+        for name, lines in found.items()
+    }
+    write_results(path, coco_results(predictions, ids))
+    log.info("wrote %s for the challenge", path)

@@ -1,0 +1,1 @@
+"""Prepares datasets: raw files to shards."""

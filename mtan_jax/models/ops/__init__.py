@@ -1,0 +1,1 @@
+"""Array operations and how each platform computes them."""

@@ -1,0 +1,1 @@
+"""Metrics files, TensorBoard and figures."""

@@ -1,0 +1,221 @@
+"""Figures: what a network predicts beside the ground truth, its attention masks, and the curves of a run."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
+
+from mtan_jax.data.builder import DataInfo
+from mtan_jax.reporting.writers import read_metrics
+from mtan_jax.tasks import Task, rendering
+
+WIDTH = 12.0  # inches
+DOTS_PER_INCH = 120
+MASK_COLOURS = "viridis"
+
+
+def panel(
+    image: Float[np.ndarray, "h w 3"],
+    predictions: Mapping[str, Float[np.ndarray, "h w _"]],
+    targets: Mapping[str, Shaped[np.ndarray, "h w *_"]],
+    tasks: Sequence[Task],
+    data_info: DataInfo,
+    masks: Mapping[str, Float[np.ndarray, "t _ _ _"]] | None = None,
+) -> Figure:
+    """One example: the image, ground truth and prediction a task, keys to the colours, attention masks.
+
+    Args:
+        image: in 0..1.
+        predictions: by name of task.
+        targets: by name of target, as far as the example is labelled; none for an image without ground truth.
+        tasks: in the order of the columns and of the masks.
+        data_info: classes, colours and units.
+        masks: the masks of all tasks at a stage, by the stage's name; shown as means over channels.
+    """
+    aspect = image.shape[0] / image.shape[1]
+    cell = WIDTH / (1 + len(tasks)) * aspect + 0.2
+    rows = 2 if targets else 1
+    heights = [rows * cell + _key_height(data_info)]
+    if masks:
+        heights.append(len(tasks) * (WIDTH / (len(masks) + 1) * aspect + 0.06) + 0.5)
+    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _draw_examples(parts[0], image, predictions, targets, tasks, data_info, [cell] * rows + [_key_height(data_info)])
+    if masks:
+        _draw_masks(parts[1], masks, tasks)
+    return figure
+
+
+def sheet(title: str, images: Sequence[Float[np.ndarray, "h w 3"]], lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Images of one set, each under its predicted class: green where that is right, red with the true class else.
+
+    Args:
+        title: of the figure.
+        images: in 0..1.
+        lines: for each at least "predicted" and "class", None where it is unknown.
+    """
+    columns = min(max(len(images), 1), 8)
+    rows = max(math.ceil(len(images) / columns), 1)
+    figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, image, line in zip(axes, images, lines, strict=False):
+        truth, predicted = line["class"], line["predicted"]
+        text = _short(predicted) if truth in (None, predicted) else f"{_short(predicted)}\nnot {_short(truth)}"
+        _show(axis, image, "")
+        colour = "black" if truth is None else "tab:green" if truth == predicted else "tab:red"
+        axis.set_title(text, fontsize=7, color=colour)
+    for axis in axes[len(images) :]:
+        axis.remove()
+    return figure
+
+
+def _short(name: str, most: int = 20) -> str:
+    """The end of a name that would run into its neighbour's."""
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def curves(path: pathlib.Path) -> Figure:
+    """The losses of each task, in training and on other splits, and the weights, over the steps of a run.
+
+    Args:
+        path: of `metrics.jsonl`.
+
+    Raises:
+        ValueError: the file holds no losses yet.
+    """
+    lines = read_metrics(path)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    losses = [name for name in names if name.endswith("/loss")]
+    weights = [name for name in names if name.startswith("weights/")]
+    if not losses:
+        raise ValueError(f"{path} holds no losses yet; train for at least config.log_every.")
+    count = len(losses) + bool(weights)
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    splits = list(dict.fromkeys(line["split"] for line in lines))
+    for i, (axis, name) in enumerate(zip(axes, losses, strict=False)):
+        for split in splits:
+            style = {"color": f"C{i}"} if split == "train" else {"color": "black", "marker": "o", "markersize": 3}
+            _plot(axis, [line for line in lines if line["split"] == split], name, label=split, **style)
+        _finish(axis, name.replace("/", " "))
+    if weights:
+        for i, name in enumerate(weights):
+            _plot(axes[count - 1], lines, name, label=name.removeprefix("weights/"), color=f"C{i}")
+        _finish(axes[count - 1], "task weights")
+    return figure
+
+
+def save_png(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure; its folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
+def _draw_examples(
+    part: SubFigure,
+    image: Float[np.ndarray, "h w 3"],
+    predictions: Mapping[str, Float[np.ndarray, "h w _"]],
+    targets: Mapping[str, Shaped[np.ndarray, "h w *_"]],
+    tasks: Sequence[Task],
+    data_info: DataInfo,
+    heights: Sequence[float],
+) -> None:
+    grid = part.add_gridspec(len(heights), 1 + len(tasks), height_ratios=heights)
+    _show(part.add_subplot(grid[0, 0]), np.clip(image, 0, 1), "image")
+    for column, task in enumerate(tasks, start=1):
+        if task.picture is None:
+            raise ValueError(f"{task.name} is a task of whole images, which no panel shows")
+        target, prediction = targets.get(task.target), predictions[task.name]
+        if targets:
+            axis = part.add_subplot(grid[0, column])
+            if target is None:
+                _show(axis, np.full((*image.shape[:2], 3), 255, np.uint8), f"{task.name}, not labelled")
+            else:
+                _show(axis, task.picture(target, data_info, target), f"{task.name}, ground truth")
+        picture = task.picture(prediction, data_info, target)
+        _show(part.add_subplot(grid[-2, column]), picture, f"{task.name}, prediction")
+        _draw_key(part.add_subplot(grid[-1, column]), task, prediction if target is None else target, data_info)
+
+
+def _draw_key(axis: Axes, task: Task, array: Shaped[np.ndarray, "h w *_"], data_info: DataInfo) -> None:
+    """What the colours of a column mean, for the targets whose meaning is known."""
+    axis.axis("off")
+    if task.target == "semantic":
+        void = Patch(facecolor="black", label="void")
+        patches = [
+            Patch(facecolor=colour / 255, label=name)
+            for name, colour in zip(data_info.classes, data_info.palette, strict=True)
+        ]
+        columns = _key_columns(data_info)
+        place: dict[str, Any] = {"loc": "upper center", "borderaxespad": 0, "frameon": False}
+        axis.legend(handles=[*patches, void], ncols=columns, fontsize=7, handlelength=1, columnspacing=1, **place)
+    elif task.target == "depth":
+        thickness = 0.13 / _key_height(data_info)
+        scale = ScalarMappable(Normalize(*rendering.depth_span(array)), rendering.depth_colours(data_info))
+        bar = axis.figure.colorbar(
+            scale, cax=axis.inset_axes((0.1, 1 - thickness, 0.8, thickness)), orientation="horizontal"
+        )
+        kind = "inverse depth" if data_info.inverse_depth else "depth"
+        bar.set_label(f"{kind} in {data_info.depth_unit}; grey: undefined", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
+    elif task.target == "normal":
+        text = "x, y, z from -1 to 1 as red, green, blue\ngrey: undefined"
+        axis.text(0.5, 1, text, fontsize=7, ha="center", va="top", transform=axis.transAxes)
+
+
+def _key_columns(data_info: DataInfo) -> int:
+    return 2 if len(data_info.classes) <= 8 else 3
+
+
+def _key_height(data_info: DataInfo) -> float:
+    """In inches: lines of class names, void among them, at 7 points."""
+    return max(0.5, 0.16 * math.ceil((len(data_info.classes) + 1) / _key_columns(data_info)) + 0.1)
+
+
+def _draw_masks(part: SubFigure, masks: Mapping[str, Float[np.ndarray, "t _ _ _"]], tasks: Sequence[Task]) -> None:
+    part.suptitle("attention masks, mean over channels", fontsize=9)
+    axes = part.subplots(len(tasks), len(masks), squeeze=False)
+    for column, (stage, mask) in enumerate(masks.items()):
+        for row, task in enumerate(tasks):
+            axis = axes[row, column]
+            axis.imshow(mask[row].astype(np.float32).mean(axis=-1), MASK_COLOURS, vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(stage, fontsize=7)
+            if column == 0:
+                axis.set_ylabel(task.name, fontsize=8)
+    scale = ScalarMappable(Normalize(0, 1), MASK_COLOURS)
+    part.colorbar(scale, ax=axes, fraction=0.02, pad=0.01).ax.tick_params(labelsize=7)
+
+
+def _show(axis: Axes, picture: Shaped[np.ndarray, "h w 3"], title: str) -> None:
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_title(title, fontsize=8)
+    axis.axis("off")
+
+
+def _plot(axis: Axes, lines: Sequence[Mapping[str, float]], name: str, **style: Any) -> None:
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    if points:
+        axis.plot(*np.transpose(points), linewidth=1, **style)
+
+
+def _finish(axis: Axes, title: str) -> None:
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("step", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)

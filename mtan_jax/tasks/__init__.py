@@ -1,0 +1,25 @@
+"""Tasks, and what they are made of: losses, metrics and pictures."""
+
+from mtan_jax.tasks.task import (
+    TASKS,
+    Task,
+    build_tasks,
+    classification,
+    depth,
+    log_softmax,
+    normal,
+    semantic,
+    unit_vector,
+)
+
+__all__ = [
+    "TASKS",
+    "Task",
+    "build_tasks",
+    "classification",
+    "depth",
+    "log_softmax",
+    "normal",
+    "semantic",
+    "unit_vector",
+]

@@ -1,0 +1,40 @@
+"""The geometric mean of the losses."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
+from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+
+
+def geometric(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
+    """Geometric loss strategy (GLS; Chennupati, Sistu, Yogamani, Rawashdeh, CVPR workshops 2019).
+
+    Equation: the total loss is (prod_i L_i)^(1/K), so w_i = (prod_j L_j)^(1/K) / (K L_i). K counts the tasks that are
+    present; an absent one has weight 0. Losses below 1e-10 count as 1e-10.
+
+    Args:
+        tasks: names, in the order of the losses.
+
+    Raises:
+        ValueError: no task, or one named twice.
+
+    Example:
+        >>> import optax
+        >>> from mtan_jax.weighting import geometric, sum_tasks
+        >>> tasks = ("semantic", "depth")
+        >>> tx = optax.chain(geometric(tasks), sum_tasks(tasks), optax.adam(1e-4))
+    """
+    tasks = check_tasks(tasks)
+
+    def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        present = task_gradients.present
+        losses = jnp.maximum(task_gradients.weights * task_gradients.losses, SMALLEST_LOSS)
+        count = jnp.maximum(present.sum(), 1)
+        mean = jnp.exp(jnp.where(present, jnp.log(losses), 0).sum() / count)
+        return jnp.where(present, mean / (count * losses), 0), state
+
+    return balancer("geometric", tasks, optax.EmptyState, step)

@@ -1,0 +1,43 @@
+"""Impartial loss balancing."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.balancers.learned_scale import learned_scale
+
+
+def imtl_l(
+    tasks: Sequence[str],
+    *,
+    learning_rate: float | optax.Schedule | None = None,
+    scale_rate: float | optax.Schedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Impartial loss balancing (IMTL-L; Liu, Li, Kuang et al., ICLR 2021): all weighted losses tend to 1.
+
+    Equation: the total loss is sum_i exp(s_i) L_i - s_i (equation 10, with the base e that the paper uses). So
+    w_i = exp(s_i), and s, 0 at first, takes one step of Adam along exp(s_i) L_i - 1. But for the sign of s and a factor
+    of 2 it is `uncertainty`. With `imtl_g` after it, as `"imtl_l+imtl_g"`, it is the paper's IMTL.
+
+    Args:
+        tasks: names, in the order of the losses.
+        learning_rate: of the network, constant or a schedule of the step; s is learned with it.
+        scale_rate: rate that s is learned with in place of the network's.
+
+    Raises:
+        ValueError: no rate, or an option is out of its range.
+
+    Example:
+        >>> from mtan_jax.weighting import imtl_l
+        >>> tx = imtl_l(("semantic", "depth"), learning_rate=1e-4)
+    """
+    rate = learning_rate if scale_rate is None else scale_rate
+    if rate is None:
+        raise ValueError("imtl_l learning_rate is None: the network's learning rate is needed, or scale_rate")
+
+    def term(scale: Float[Array, ""], loss: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.exp(scale) * loss - scale
+
+    return learned_scale("imtl_l", tasks, term, start=0.0, rate=rate)

@@ -1,0 +1,79 @@
+"""Smooth Tchebycheff scalarisation."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
+from mtan_jax.weighting.core import TaskGradients, balancer, check_count, check_number, check_tasks
+
+
+class STCHState(NamedTuple):
+    """State of `stch`.
+
+    Attributes:
+        steps: taken so far.
+        loss_sum: of each task over the epoch after the warm-up.
+        loss_count: the steps in these sums.
+    """
+
+    steps: Int32[Array, ""]
+    loss_sum: Float[Array, "t"]
+    loss_count: Float[Array, "t"]
+
+
+def stch(
+    tasks: Sequence[str], *, steps_per_epoch: int, mu: float = 1.0, warmup_epochs: int = 4
+) -> optax.GradientTransformationExtraArgs:
+    """Smooth Tchebycheff scalarisation (STCH; Lin, Zhang, Yang, Liu, Wang, Zhang, ICML 2024).
+
+    Equation: the total loss is K mu log sum_i exp(l_i / mu) with l_i = log(L_i / n_i) and n_i the mean loss of an epoch
+    (equation 9, with the logarithms of the authors' code): a smooth maximum, so w_i = K softmax(l / mu)_i / L_i. In the
+    first `warmup_epochs` epochs and the one after, over which n is taken, the total loss is sum_i log L_i.
+
+    Losses below 1e-10 count as 1e-10. An absent task has weight 0 and leaves n as it is.
+
+    Args:
+        tasks: names, in the order of the losses.
+        steps_per_epoch: length of an epoch in steps.
+        mu: the smaller, the more the worst task alone counts.
+        warmup_epochs: epochs before n is taken.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Example:
+        >>> from mtan_jax.weighting import stch
+        >>> tx = stch(("semantic", "depth"), steps_per_epoch=397)
+    """
+    tasks = check_tasks(tasks)
+    check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
+    check_number("stch", "mu", mu, above=0)
+    check_count("stch", "warmup_epochs", warmup_epochs, least=0)
+
+    def init() -> STCHState:
+        zeros = jnp.zeros(len(tasks), jnp.float32)
+        return STCHState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def step(task_gradients: TaskGradients, state: STCHState) -> tuple[Float[Array, "t"], STCHState]:
+        present = task_gradients.present
+        losses = jnp.maximum(task_gradients.weights * task_gradients.losses, SMALLEST_LOSS)
+        epoch = state.steps // steps_per_epoch
+        nadir = jnp.where(state.loss_count > 0, state.loss_sum / jnp.maximum(state.loss_count, 1), 1)
+        logarithms = jnp.where(present, jnp.log(losses / nadir), -jnp.inf)
+        # Every task may be absent; then there is nothing to weigh.
+        shares = jnp.where(present.any(), jax.nn.softmax(jnp.where(present.any(), logarithms, 0) / mu), 0)
+        factors = jnp.where(epoch <= warmup_epochs, 1, present.sum() * shares)
+        counted = (present & (epoch == warmup_epochs)).astype(state.loss_count.dtype)
+        new = STCHState(
+            optax.safe_increment(state.steps),
+            state.loss_sum + counted * losses.astype(state.loss_sum.dtype),
+            state.loss_count + counted,
+        )
+        return jnp.where(present, factors / losses, 0), new
+
+    return balancer("stch", tasks, init, step)

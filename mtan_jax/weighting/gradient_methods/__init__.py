@@ -1,0 +1,1 @@
+"""Methods that combine the gradients of the tasks."""

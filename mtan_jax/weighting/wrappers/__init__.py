@@ -1,0 +1,1 @@
+"""Methods that evaluate losses at other parameters."""

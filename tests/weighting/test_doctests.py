@@ -1,0 +1,23 @@
+"""The examples in the docstrings do what they say, and every method has one."""
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+
+from mtan_jax.weighting import METHODS
+
+MODULES = [
+    "mtan_jax.weighting",
+    "mtan_jax.weighting.core",
+    "mtan_jax.weighting.schedules",
+    *sorted({inspect.getmodule(method).__name__ for method in METHODS.values()}),
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
