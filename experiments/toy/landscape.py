@@ -110,7 +110,8 @@ class Front:
 def pareto_front(problem: Problem, count: int = 1001) -> Front:
     """The front, by Newton's method on weighted sums of the losses.
 
-    Every front point minimises such a sum because the front is convex; `tests/test_toy.py` holds it against a grid.
+    Every front point minimises such a sum because the front is convex. `tests/experiments/test_toy.py` compares it with
+    a grid.
     """
     shares = np.linspace(0, 1, count)
 

@@ -264,7 +264,7 @@ def test_every_field_is_read(module, schedule, tmp_path, run_main, monkeypatch):
         toy_sets_config: lambda name: name == "optimizer.halve_every",
     }[module]
     unread = config_module._leaves(default_config()) - found["recorder"].read
-    planned = {"plan.topology", "plan.fusion_memory"}  # of --mode=plan: tests/test_plan.py
+    planned = {"plan.topology", "plan.fusion_memory"}  # of --mode=plan: tests/commands/test_plan.py
     assert {name for name in unread if not elsewhere(name)} == planned
     assert set(FREE_FIELDS) - planned < found["recorder"].read
 

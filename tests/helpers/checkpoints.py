@@ -1,5 +1,6 @@
 """States of every kind of array, saved as checkpoints."""
 
+import contextlib
 import resource
 
 import jax
@@ -64,6 +65,7 @@ def largest_file(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+@contextlib.contextmanager
 def small_files(folder):
     """No file may grow larger than 200 kB: fails as a full disk does, and needs no rights."""
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A whole run in seconds: `python -m mtan_jax.main --config=tests/tiny_config.py --workdir=...`."""
+"""A whole run in seconds: `python -m mtan_jax.main --config=tests/helpers/tiny_config.py --workdir=...`."""
 
 import functools
 

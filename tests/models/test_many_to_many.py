@@ -402,7 +402,11 @@ def test_a_stopped_run_is_a_straight_one(arch, fields, make, base, tmp_path, mon
 
 @pytest.mark.slow
 def test_program_evaluates_predicts_and_sums_up(run_main, data_dir, tmp_path, capsys):
-    common = ("--config=tests/toy_sets_config.py", f"--workdir={tmp_path}", f"--config.data.data_dir={data_dir}")
+    common = (
+        "--config=tests/helpers/toy_sets_config.py",
+        f"--workdir={tmp_path}",
+        f"--config.data.data_dir={data_dir}",
+    )
     run_main(*common)
     logged = [line for line in whole_run.read_metrics(tmp_path) if line["split"] == "val"][-1]
     capsys.readouterr()

@@ -275,7 +275,6 @@ def small_disk(folder):
         subprocess.run(["umount", folder], check=True)
 
 
-@contextlib.contextmanager
 def save_until_full(workdir, sizes):
     with open_checkpoints(workdir, keep=1) as checkpoints:
         for step in range(1, 10):

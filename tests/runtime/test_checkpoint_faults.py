@@ -46,7 +46,9 @@ def test_workdir_with_characters_of_patterns(name, tmp_path):
 @pytest.mark.parametrize("name", ["back\\slash", "caf\udce9", "gs:", "/".join(["d" * 250] * 16)])
 def test_workdir_that_cannot_hold_checkpoints_is_refused_before_anything_is_written(name, tmp_path, run_main):
     with pytest.raises(SystemExit, match=r"checkpoints cannot be kept in .*; use another --workdir"):
-        run_main("--config=tests/toy_config.py", f"--workdir={tmp_path / name}", f"--config.data.data_dir={tmp_path}")
+        run_main(
+            "--config=tests/helpers/toy_config.py", f"--workdir={tmp_path / name}", f"--config.data.data_dir={tmp_path}"
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -19,7 +19,7 @@ from mtan_jax.runtime import lock
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
 import pathlib, sys
-from mtan_jax import lock
+from mtan_jax.runtime import lock
 with lock.hold(pathlib.Path(sys.argv[1]), "the folder", wait=False):
     print("held", flush=True)
     {then}

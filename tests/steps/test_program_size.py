@@ -17,7 +17,7 @@ from mtan_jax.models.ops import convolution
 # Of one device. Version of jaxlib -> what XLA for CPUs counts; of loops, what one of their runs does.
 STORED = {
     "0.10.2": {
-        # the step of tests/tiny_config.py
+        # the step of tests/helpers/tiny_config.py
         "step": {"flops": 181_947_824, "bytes": 127_228_312, "temporary": 14_531_844, "instructions": 22_893},
         # a convolution and its gradients, large enough for Winograd's products
         "convolution": {"flops": 3_295_395_840, "bytes": 391_716_896, "temporary": 55_779_328, "instructions": 1_563},
