@@ -40,6 +40,9 @@ class Batch(TypedDict):
     id: NotRequired[list[str]]
 
 
+AbstractBatch: TypeAlias = dict[str, PyTree]  # a `Batch` with shapes and types in place of arrays
+
+
 class Loss(Protocol):
     """A task's loss: the sum over the labelled pixels, and their number."""
 

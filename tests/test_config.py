@@ -60,7 +60,7 @@ def test_numbers_that_are_too_small(section, field, value):
     config = default_config()
     (config[section] if section else config)[field] = value
     name = f"{section}.{field}".lstrip(".")
-    with pytest.raises(ValueError, match=rf"config\.{name} = {value}: a number of at least {value + 1} is needed"):
+    with pytest.raises(ValueError, match=rf"config\.{name} = {value}: expected at least {value + 1}"):
         check_fields(config)
 
 

@@ -41,7 +41,7 @@ def main() -> None:
         config.data.prepare_workers = given.workers
     experiment = Experiment.from_config(config)
     start = time.perf_counter()
-    experiment.prepare_data()
+    experiment.data.prepare()
     sys.stdout.write(json.dumps({"seconds": time.perf_counter() - start}) + "\n")
 
 

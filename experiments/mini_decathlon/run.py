@@ -77,7 +77,7 @@ def run(name: str, seed: int, folder: pathlib.Path, arguments: argparse.Namespac
     jax.clear_caches()
     start = time.perf_counter()
     experiment = make(name, seed, folder, arguments.data_dir)
-    experiment.prepare_data()
+    experiment.data.prepare()
     workdir.claim(folder / name, experiment.config, write=True)
     metrics = loop.train(experiment, folder / name)
     if is_known(name, seed, arguments.out):
@@ -109,7 +109,7 @@ def make(name: str, seed: int, folder: pathlib.Path, data_dir: str | None) -> Ex
 
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """Numbers: of all that is kept, heads apart, and of all that is trained."""
-    variables = experiment.abstract_variables()
+    variables = experiment.abstract_variables
     total, heads = kept(variables)
     return {"kept": total - heads, "heads": heads, "trained": count(variables["params"])}
 

@@ -12,7 +12,7 @@ import jax
 from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import parallel
 from mtan_jax.runtime.checkpoint import Checkpoints
-from mtan_jax.training import evaluate
+from mtan_jax.training import evaluation
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WARM_UP, STEPS, SAVES = 5, 60, 5
@@ -23,10 +23,10 @@ def measure_loop(data_dir: str | None) -> dict[str, Any]:
     config = runpy.run_path(str(ROOT / "configs" / "streets.py"))["get_config"]()
     config.data.data_dir = data_dir
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     state = experiment.init_state()
     stream = experiment.train_batches(0)
-    batches = parallel.place_ahead(map(evaluate.without_ids, stream))
+    batches = parallel.place_ahead(map(evaluation.without_ids, stream))
     waits, steps = [], []
     for step in range(WARM_UP + STEPS):
         start = time.perf_counter()

@@ -70,7 +70,7 @@ def _ours(raw: pathlib.Path, data: pathlib.Path, workers: int) -> Any:
     config.data.options.layout = "authors"
     config.data.augment, config.data.workers, config.batch_size = True, workers, ROWS
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     return experiment.train_batches(0)
 
 

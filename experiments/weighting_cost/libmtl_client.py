@@ -59,7 +59,7 @@ class LibMTL:
             "batches": folder / "batches.npz",
             "weights": self.weights,
             "width": arguments.width,
-            "classes": len(maker.experiment.data_info.classes),
+            "classes": len(maker.experiment.data.info.classes),
             "threads": arguments.threads,
         }
         command = [arguments.torch, str(FOLDER / "libmtl_process.py"), *(f"--{key}={options[key]}" for key in options)]

@@ -16,7 +16,7 @@ import optax
 from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import parallel
 from mtan_jax.steps.optimizer import build_optimizer
-from mtan_jax.training import evaluate
+from mtan_jax.training import evaluation
 
 BATCHES = 4  # different ones, in turn
 
@@ -92,7 +92,7 @@ class Maker:
     def __init__(self, configure: Callable[[], ml_collections.ConfigDict]):
         self._configure, self._weights = configure, None
         self.experiment = self._under("equal", {})
-        self.experiment.prepare_data()
+        self.experiment.data.prepare()
         self.batches = _batches(self.experiment)
 
     def load(self, weights: str | None) -> None:
@@ -150,7 +150,7 @@ class Maker:
 
 def _batches(experiment: Experiment) -> list[Any]:
     stream = experiment.train_batches(0)
-    found = [evaluate.without_ids(batch) for batch in itertools.islice(stream, BATCHES)]
+    found = [evaluation.without_ids(batch) for batch in itertools.islice(stream, BATCHES)]
     stream.close()
     return found
 

@@ -80,7 +80,7 @@ def main() -> None:
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "width": arguments.width,
-        "image_size": list(maker.experiment.data_info.image_size),
+        "image_size": list(maker.experiment.data.info.image_size),
         "rows": maker.experiment.config.batch_size,
         "rounds": arguments.rounds,
         "minutes": round((time.perf_counter() - start) / 60, 1),

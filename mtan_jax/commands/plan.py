@@ -10,12 +10,19 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from mtan_jax.commands import hlo
+from mtan_jax.commands.request import Request
 from mtan_jax.experiment import Experiment
+from mtan_jax.experiment.lengths import Lengths
+from mtan_jax.runtime import parallel
+from mtan_jax.steps.state import TrainState
+from mtan_jax.training.open_run import open_run
+from mtan_jax.types import AbstractBatch
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +80,24 @@ def use_no_devices() -> None:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 
 
+def planned_step(experiment: Experiment, devices: Sequence[Any]) -> tuple[Any, TrainState, AbstractBatch]:
+    """The training step for devices that need not be present, and the shapes of its state and batch.
+
+    It needs no data: placeholders for lengths in epochs change nothing but constants of the program.
+
+    Raises:
+        ValueError: the devices cannot share a batch.
+    """
+    experiment.check_train_batch_size(len(devices))
+    rows = experiment.config.batch_size // len(devices)
+    tx = experiment.make_tx(Lengths.placeholder())
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(devices), rows, *leaf.shape[1:]), leaf.dtype),
+        experiment.abstract_batch(),
+    )
+    return parallel.map_train_step(experiment.make_train_step(tx), devices), experiment.abstract_state(tx), batch
+
+
 def find_devices(topology: str | None) -> list[Any]:
     """The devices of a topology such as "v5e:2x4".
 
@@ -127,7 +152,7 @@ def plan(experiment: Experiment, folder: pathlib.Path | None) -> str:
     kind, _, sides = topology.partition(":")
     chips = math.prod(int(side) for side in sides.split("x"))
     chip = CHIPS[kind].shared_by(len(devices) // chips)
-    step, state, batch = experiment.planned_step(devices)
+    step, state, batch = planned_step(experiment, devices)
     found: dict[str, Any] = {
         "topology": topology,
         "chips": chips,
@@ -234,7 +259,7 @@ def part_of(instruction: hlo.Instruction) -> str:
 def report(found: dict[str, Any], chip: Chip, experiment: Experiment) -> str:
     """plan.json as text for people."""
     config = experiment.config
-    height, width = experiment.data_info.image_size
+    height, width = experiment.data.info.image_size
 
     devices = found["devices"] // found["chips"]
 
@@ -294,3 +319,9 @@ def _needed_bytes(message: str) -> float | None:
     """What a program would need that XLA refuses for want of memory; None where the message is of something else."""
     found = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", message)
     return float(found.group(1)) * 1024 ** (" KMG".index(found.group(2))) if found else None
+
+
+def run(request: Request) -> None:
+    """`--mode=plan`: prints the plan of the training step."""
+    experiment = open_run(request.config, request.workdir)
+    print(plan(experiment, request.workdir))

@@ -1,133 +1,81 @@
-"""Images in, pictures and arrays out."""
+"""Predicts a split, pictures of the user's own, or arrays."""
 
-import logging
-import pathlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import types
+from collections.abc import Sequence
 
-import jax
 import numpy as np
+from jaxtyping import Float, UInt8
 
-from mtan_jax.commands import image_folder
-from mtan_jax.data.raw.image_files import printable, read_rgb
-from mtan_jax.data.raw.resize import resize_bilinear
-from mtan_jax.experiment import Batch, Experiment
-from mtan_jax.reporting import figures
-from mtan_jax.runtime import parallel
-from mtan_jax.steps import stage_names
-from mtan_jax.training.evaluate import restore
+from mtan_jax.commands import predict_dense, predict_image_sets
+from mtan_jax.commands.request import Request
+from mtan_jax.commands.run import Run
+from mtan_jax.experiment.dense_data import DenseData
+from mtan_jax.experiment.image_set_data import ImageSetData
+from mtan_jax.runtime import paths
 
-log = logging.getLogger(__name__)
+# Kind of data -> the module that predicts it.
+PREDICTORS: dict[type, types.ModuleType] = {DenseData: predict_dense, ImageSetData: predict_image_sets}
+
+Images = Sequence[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]] | np.ndarray
 
 
-def predict_split(
-    experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
-) -> pathlib.Path:
-    """Predicts the first examples of a split, with the ground truth beside.
+def predict(
+    run: Run, images: Images, *, checkpoint: str = "newest", masks: bool = False
+) -> dict[str, Float[np.ndarray, "n ..."]]:
+    """Predicts images.
 
     Args:
-        experiment: the run; its data set is prepared.
-        workdir: of the run; pictures and arrays go to `figures/<split>/`.
-        checkpoint: see `mtan_jax.training.evaluate.restore`.
-        split: "val" or "train".
-        count: how many examples; 0: all.
+        run: from `fit` or `Run.open`; its dataset may be absent.
+        images: [n, h, w, 3], or a sequence of [h, w, 3] of any sizes; uint8, or floats in 0..1. They are resized to the
+            size that the network was trained with (and cropped, for networks of whole images).
+        checkpoint: "newest", "best", a step, or "initial": the state before the first step.
+        masks: whether to return the attention masks too.
 
     Returns:
-        The folder written to: `ID.png`, a panel of image, ground truth, predictions and attention masks, and
-        `ID.npz`, with `image`, `prediction/TASK` and `target/TASK`.
-    """
-    batches = experiment.whole_split(split)
-    return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / split, count)
-
-
-def predict_folder(
-    experiment: Experiment,
-    workdir: pathlib.Path,
-    checkpoint: str,
-    images: pathlib.Path,
-    skip_unreadable: bool = False,
-) -> pathlib.Path:
-    """Predicts every picture of a folder, or one picture, resized to the size that the network was trained on.
-
-    Args:
-        experiment: the run; its dataset may be absent.
-        workdir: of the run; panels and arrays go to `figures/<name of the folder>/`.
-        checkpoint: see `mtan_jax.training.evaluate.restore`.
-        images: a folder of pictures, or one picture, as `mtan_jax.data.raw.image_files.read_rgb` reads them.
-        skip_unreadable: see `mtan_jax.commands.image_folder.find_images`.
+        Per task, an array whose first axis is that of the images. Dense tasks: [n, H, W, channels] at the network's
+        size, log-probabilities for classes. Sets of labelled images: log-probabilities [n, classes] of each set. With
+        `masks`, also "masks/STAGE" [n, tasks, h, w, channels] in 0..1.
 
     Raises:
-        ValueError: there is no picture, an unreadable one, or one whose name is too long for its results; the message
-            names it. Or `images` is the very folder that the results would go to.
+        ValueError: an image has another shape or type, or there are none.
+        CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    output = image_folder.output_folder(workdir, images)
-    paths = image_folder.find_images(images, skip_unreadable)
-    image_folder.check_lengths(paths, ".npz")
-    batches = _read_folder(paths, experiment.data_info.image_size, experiment.config.eval.batch_size)
-    return _predict(experiment, workdir, checkpoint, batches, output, 0)
+    pixels = [_to_pixels(image, i) for i, image in enumerate(images)]
+    if not pixels:
+        raise ValueError("there are no images to predict")
+    run.prepare_data("predict", checkpoint, images=True)
+    found = _predictor(run).predict_arrays(run.experiment, run.restore(checkpoint), pixels)
+    return {name: array for name, array in found.items() if masks or not name.startswith("masks/")}
 
 
-def _predict(
-    experiment: Experiment,
-    workdir: pathlib.Path,
-    checkpoint: str,
-    batches: Iterable[Batch],
-    output: pathlib.Path,
-    count: int,
-) -> pathlib.Path:
-    state = restore(experiment, workdir, checkpoint)
-    output.mkdir(parents=True, exist_ok=True)
-    stages = stage_names(experiment.model, state.variables, experiment.data_info.image_size)
-    done = 0
-    for batch in batches:
-        inputs = parallel.place_batch(parallel.fill_rows({"image": batch["image"]}))
-        predictions, masks = jax.device_get(experiment.predict_step(state.variables, inputs))
-        for row, name in enumerate(batch["id"]):
-            if not batch["weight"][row]:
-                continue  # fills the last batch up
-            device, place = divmod(row, inputs["image"].shape[1])
-            example = {
-                "image": batch["image"][row],
-                "predictions": {key: value[device, place] for key, value in predictions.items()},
-                "targets": {key: value[row] for key, value in batch["targets"].items() if batch["labelled"][key][row]},
-                "masks": {stage: masks[stage][device, :, place] for stage in stages},
-            }
-            if jax.process_index() == 0:
-                _write(experiment, output / name.replace("/", "_"), example)
-            done += 1
-            if done == count:
-                break
-        if done == count:
-            break
-    log.info("wrote %d %s to %s", done, "panel and its arrays" if done == 1 else "panels and arrays", printable(output))
-    return output
+def _to_pixels(image: np.ndarray, number: int) -> UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"images[{number}] has shape {image.shape}; expected [height, width, 3]")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating) or not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(f"images[{number}] is {image.dtype}; expected uint8, or floats in 0..1")
+    return image.astype(np.float32)
 
 
-def _write(experiment: Experiment, path: pathlib.Path, example: dict[str, Any]) -> None:
-    arrays = {"image": example["image"]}
-    arrays |= {f"prediction/{name}": value for name, value in example["predictions"].items()}
-    arrays |= {f"target/{name}": value for name, value in example["targets"].items()}
-    np.savez_compressed(path.with_name(path.name + ".npz"), **arrays)
-    figure = figures.panel(
-        example["image"],
-        example["predictions"],
-        example["targets"],
-        experiment.tasks,
-        experiment.data_info,
-        masks=example["masks"],
-    )
-    figures.save_png(figure, path.with_name(path.name + ".png"))
+def _predictor(run: Run) -> types.ModuleType:
+    return PREDICTORS[type(run.experiment.data)]
 
 
-def _read_folder(paths: Mapping[str, pathlib.Path], image_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:
-    names = list(paths)
-    for start in range(0, len(names), batch_size):
-        part = names[start : start + batch_size]
-        images = [resize_bilinear(read_rgb(paths[name]), image_size) for name in part]
-        yield {
-            "id": part,
-            "image": np.stack(images).astype(np.float32) / 255,
-            "targets": {},
-            "labelled": {},
-            "weight": np.ones(len(part), np.float32),
-        }
+def run(request: Request) -> None:
+    """`--mode=predict`: writes predictions to the working directory."""
+    opened = Run.open(request.config, request.folder, write=True)
+    splits = opened.experiment.data.splits
+    if request.split not in splits:
+        raise ValueError(
+            f"--split={request.split} is not known to {opened.config.data.name}; use {' or '.join(splits)}"
+        )
+    opened.prepare_data("predict", request.checkpoint, images=request.images is not None)
+    predictor = _predictor(opened)
+    arguments = opened.experiment, opened.workdir, request.checkpoint
+    if request.images is None:
+        predictor.predict_split(*arguments, request.split, request.count)
+    else:
+        images = paths.local(request.images, "--images")
+        predictor.predict_folder(*arguments, images, request.count, request.skip_unreadable)

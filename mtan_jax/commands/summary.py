@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mtan_jax.commands.request import Request
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import Backbone, build_backbone, build_model
 from mtan_jax.models.stage import abstract_stages
+from mtan_jax.training.open_run import open_run
 from mtan_jax.weighting.network_parts import part_of
 
 
@@ -65,7 +67,7 @@ def summary(experiment: Experiment) -> str:
     are of either kind). Log-variances of the uncertainty weighting belong to the optimiser and are not counted; for
     masks of weights see `kept`.
     """
-    variables = experiment.abstract_variables()
+    variables = experiment.abstract_variables
     params = variables["params"]
     rows = []
     for name, module in params.items():
@@ -76,16 +78,17 @@ def summary(experiment: Experiment) -> str:
     parts = count_parts(params, experiment.task_names)
     if total > sum(parts.values()):
         parts["frozen"] = total - sum(parts.values())
+    grouped = experiment.data.groups is not None
     single = _single_task(experiment)
-    of_what = "backbone alone" if experiment.is_mixture else f"single task ({experiment.tasks[0].name})"
+    of_what = "backbone alone" if grouped else f"single task ({experiment.tasks[0].name})"
     config = experiment.config.model
-    height, width = experiment.data_info.image_size
+    height, width = experiment.data.info.image_size
     backbone = build_backbone(config, tasks=experiment.task_names)
     lines = [
         f"{config.arch} on {config.backbone}, width {config.width:g}, {config.dtype}, image {height}x{width}",
         "tasks and their channels: " + ", ".join(f"{task.name} {task.channels}" for task in experiment.tasks),
         "",
-        stage_table(backbone, experiment.data_info.image_size, grouped=experiment.is_mixture),
+        stage_table(backbone, experiment.data.info.image_size, grouped=grouped),
         "",
         f"{'module':<28}{'parameters':>14}",
         *(f"{name:<28}{number:>14,}" for name, number in rows),
@@ -95,7 +98,7 @@ def summary(experiment: Experiment) -> str:
         f"{'total':<28}{total:>14,}",
         f"{of_what:<28}{single:>14,}",
         f"{'ratio':<28}{total / single:>14.4f}",
-        *([f"{'ratio without heads':<28}{(total - heads) / single:>14.4f}"] if experiment.is_mixture else []),
+        *([f"{'ratio without heads':<28}{(total - heads) / single:>14.4f}"] if grouped else []),
     ]
     return "\n".join(lines)
 
@@ -105,6 +108,11 @@ def _single_task(experiment: Experiment) -> int:
     config = experiment.config.model.copy_and_resolve_references()
     config.arch = "single"
     model = build_model(config, experiment.tasks[:1])
-    image = jnp.zeros((1, *experiment.data_info.image_size, 3))
+    image = jnp.zeros((1, *experiment.data.info.image_size, 3))
     params = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))["params"]
-    return count(params["backbone"] if experiment.is_mixture else params)
+    return count(params["backbone"] if experiment.data.groups is not None else params)
+
+
+def run(request: Request) -> None:
+    """`--mode=summary`: prints the network in numbers."""
+    print(summary(open_run(request.config, request.workdir)))

@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from mtan_jax import weighting
-from mtan_jax.data.builder import DenseBuilder
-from mtan_jax.data.image_sets import ImageSets
-from mtan_jax.tasks import TASKS
+from mtan_jax.experiment.task_data import TaskData
 
 Value = TypeVar("Value")
 
 
-def absent_tasks(present: tuple[str, ...], builder: DenseBuilder | ImageSets) -> frozenset[str]:
-    """Names of known tasks that are not present: by name, by target, or sets of the dataset."""
-    sets = builder.known_sets if isinstance(builder, ImageSets) else ()
-    return frozenset({*TASKS, *builder.targets, *sets} - set(present))
+def absent_names(data: TaskData) -> frozenset[str]:
+    """Names that a configuration may mention, of tasks that the run does not have."""
+    return data.known_names - {task.name for task in data.tasks}
 
 
 def without(absent: frozenset[str], values: Mapping[str, Value]) -> dict[str, Value]:

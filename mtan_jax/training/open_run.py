@@ -42,18 +42,16 @@ def prepare_data(experiment: Experiment, workdir: pathlib.Path, mode: str, *, im
     Raises:
         RawDataError: the dataset is not prepared and its raw data are missing; the message says what works without.
     """
-    # Without data.json, only the prepared data hold the statistics by which sets of labelled images are normalised.
-    statistics_unknown = experiment.is_mixture and experiment.record is None
-    if mode == "export" or (images and not statistics_unknown):
+    if mode == "export" or (images and experiment.data.is_described):
         return
     try:
-        experiment.prepare_data(again=False)  # others may be reading it
+        experiment.data.prepare(again=False)  # others may be reading it
     except RawDataError as error:
         raise RawDataError(f"--mode={mode} needs the dataset. {error}\n{_what_works(experiment, workdir)}") from error
 
 
 def _what_works(experiment: Experiment, workdir: pathlib.Path) -> str:
-    if experiment.is_mixture and experiment.record is None:
+    if not experiment.data.is_described:
         return _what_would_do(workdir)
     return f"  Without the dataset, {WITHOUT_DATA} work."
 

@@ -13,7 +13,7 @@ from helpers import tiny_config, toy_config, toy_sets_config
 from mtan_jax.commands import plan
 from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import parallel
-from mtan_jax.training import evaluate
+from mtan_jax.training import evaluation
 
 HERE = pathlib.Path(__file__).parents[1] / "helpers"
 NUMBERS = {
@@ -40,11 +40,11 @@ def make(module, folder=None, **fields):
 )
 def test_the_batch_planned_for_is_the_one_that_comes(module, fields, tmp_path):
     experiment = make(module, tmp_path, **fields)
-    experiment.prepare_data()
+    experiment.data.prepare()
     stream = experiment.train_batches(0)
-    (real,) = itertools.islice(map(evaluate.without_ids, stream), 1)
+    (real,) = itertools.islice(map(evaluation.without_ids, stream), 1)
     stream.close()
-    _, state, planned = experiment.planned_step(jax.devices())
+    _, state, planned = plan.planned_step(experiment, jax.devices())
 
     def kinds(tree):
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
@@ -56,7 +56,7 @@ def test_the_batch_planned_for_is_the_one_that_comes(module, fields, tmp_path):
 @pytest.mark.slow
 def test_numbers_follow_from_the_program(tmp_path):
     experiment = make(tiny_config)
-    step, state, batch = experiment.planned_step(jax.devices()[:2])
+    step, state, batch = plan.planned_step(experiment, jax.devices()[:2])
     compiled = step.lower(state, batch).compile()
     chip = plan.Chip(flops=1e12, bandwidth=1e9, memory=2**30, example="")
     found = plan.measure(compiled, chip, experiment)
@@ -89,7 +89,7 @@ def test_parts_of_a_step_in_a_loop_count_as_often_as_they_run():
     chip = plan.Chip(1e12, 1e9, 2**30, "")
     found = []
     for experiment in (once, twice):
-        step, state, batch = experiment.planned_step(jax.devices()[:1])
+        step, state, batch = plan.planned_step(experiment, jax.devices()[:1])
         found.append(plan.measure(step.lower(state, batch).compile(), chip, experiment))
     # Twice the rows, and one more forward pass: a third to a half of the others.
     assert 2.3 < found[1]["flops_per_step"] / found[0]["flops_per_step"] < 3.2
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_told_and_noted(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "find_devices", lambda topology: jax.devices()[:2])
     lowered = types.SimpleNamespace(compile=refuse)
     step = types.SimpleNamespace(lower=lambda state, batch: lowered)
-    monkeypatch.setattr(Experiment, "planned_step", lambda self, devices: (step, None, None))
+    monkeypatch.setattr(plan, "planned_step", lambda experiment, devices: (step, None, None))
     with pytest.raises(
         plan.PlanError, match=r"needs 20\.5 GiB, and a device of v5e:1x2 has 16\. A smaller config\.bat"
     ):
@@ -166,7 +166,7 @@ def test_fusion_memory_out_of_range_is_refused(kib):
 
 def test_devices_must_share_a_batch():
     with pytest.raises(ValueError, match=r"config\.batch_size = 4 cannot be divided among 3 devices; 3 would do"):
-        make(tiny_config).planned_step(jax.devices()[:3])
+        plan.planned_step(make(tiny_config), jax.devices()[:3])
 
 
 def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch, caplog):

@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     config = toy_config.get_config()
     config.data.data_dir = str(folder / "data")
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     loop.train(experiment, folder)
     return experiment, folder
 
@@ -28,7 +28,7 @@ def test_a_split_has_every_example_once_with_its_labels(run):
     output = predict.predict_split(experiment, folder, "best", "val", 0)
     names = sorted(path.stem for path in output.glob("*.npz"))
     assert names == sorted(path.stem for path in output.glob("*.png")) == [f"toy_val_{i}" for i in range(7)]
-    batch = next(experiment.whole_split("val"))
+    batch = next(experiment.data.whole_split("val"))
     for i in range(4):
         with np.load(output / f"toy_val_{i}.npz", allow_pickle=False) as arrays:
             np.testing.assert_array_equal(arrays["image"], batch["image"][i])

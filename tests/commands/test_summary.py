@@ -85,7 +85,7 @@ def test_wide_resnet_of_image_sets(tmp_path):
 
 def test_modules_and_parts_add_up():
     experiment = make_experiment("cityscapes", num_classes=19)
-    params = experiment.abstract_variables()["params"]
+    params = experiment.abstract_variables["params"]
     modules, parts = summary(experiment).split("part  ")
     shown = {
         name: int(number.replace(",", ""))

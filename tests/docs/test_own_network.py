@@ -79,7 +79,7 @@ def test_the_page_shows_the_very_file():
 def test_the_page_shows_the_very_shapes(experiment):
     (table,) = (block for block in blocks("text") if block.startswith("stage "))
     assert f"\n\n{table}\n" in summary(experiment)
-    params = experiment.abstract_variables()["params"]
+    params = experiment.abstract_variables["params"]
     assert f"{count(params):,} in all" in PAGE.read_text()
     assert f"has {count_parts(params, TASKS)['attention']:,}." in PAGE.read_text()
     # By hand: 64x128 pixels, a quarter of 32, 64 and 128 channels, two halvings.
@@ -97,10 +97,10 @@ def test_borders_by_hand(own):
 
 def test_every_task_has_a_mask_at_every_stage_of_the_new_network(experiment):
     image = jnp.zeros((2, 16, 24, 3))
-    masks = jax.eval_shape(make_predict_step(experiment.model), experiment.abstract_variables(), {"image": image})[1]
+    masks = jax.eval_shape(make_predict_step(experiment.model), experiment.abstract_variables, {"image": image})[1]
     sizes = {"down1": (16, 24, 8), "down2": (8, 12, 16), "middle": (4, 6, 32), "up2": (8, 12, 16), "up1": (16, 24, 8)}
     assert {name: mask.shape for name, mask in masks.items()} == {k: (4, 2, *size) for k, size in sizes.items()}
-    params = experiment.abstract_variables()["params"]["attention"]
+    params = experiment.abstract_variables["params"]["attention"]
     assert all(set(params[stage]) == set(TASKS) for stage in sizes)
 
 
@@ -130,13 +130,13 @@ def test_scenes_pass_the_network_the_losses_and_metrics_and_the_panel(own, tmp_p
     config = own["get_config"]("smoke")
     config.data.data_dir = str(tmp_path)
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     rng = np.random.default_rng(0)
     # Not `model.init`, which takes seconds to compile; statistics must be positive.
     variables = jax.tree.map(
-        lambda x: np.abs(rng.normal(0.2, 0.1, x.shape), dtype=x.dtype), experiment.abstract_variables()
+        lambda x: np.abs(rng.normal(0.2, 0.1, x.shape), dtype=x.dtype), experiment.abstract_variables
     )
-    batch = next(experiment.eval_batches("val"))
+    batch = next(experiment.data.eval_batches("val"))
     predictions, masks = jax.jit(make_predict_step(experiment.model))(variables, {"image": batch["image"]})
     edges = batch["targets"]["edges"]
     assert batch["labelled"]["edges"].tolist() == batch["labelled"]["semantic"].tolist()
@@ -157,7 +157,7 @@ def test_scenes_pass_the_network_the_losses_and_metrics_and_the_panel(own, tmp_p
         {name: np.asarray(prediction[row]) for name, prediction in predictions.items()},
         {name: target[row] for name, target in batch["targets"].items()},
         experiment.tasks,
-        experiment.data_info,
+        experiment.data.info,
         {name: np.asarray(mask[:, row]) for name, mask in masks.items()},
     )
     drawn = {axis.get_title(): axis.images[0].get_array() for axis in figure.subfigs[0].axes if axis.images}

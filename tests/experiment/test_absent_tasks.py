@@ -69,7 +69,7 @@ def test_single_task_metrics_of_absent_tasks_are_ignored():
 
 def test_sets_that_are_left_out_are_ignored():
     config = load("mini_decathlon", ("objects", "glyphs"))
-    absent = absent_tasks.absent_tasks(("objects", "glyphs"), Experiment.from_config(config).builder)
+    absent = absent_tasks.absent_names(Experiment.from_config(config).data)
     assert absent >= set(SETS) - {"objects", "glyphs"}
     others = sorted(absent - {"semantic", "depth", "normal"})
     config.eval.single_task = tuple((f"{name}/accuracy", 0.5) for name in ("objects", "glyphs", *others))

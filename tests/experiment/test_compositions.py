@@ -14,7 +14,7 @@ from mtan_jax import steps
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import writers
 from mtan_jax.runtime import parallel
-from mtan_jax.training import evaluate
+from mtan_jax.training import evaluation
 from mtan_jax.weighting import dwa, pcgrad, task_weights
 
 STREETS = pathlib.Path(__file__).parents[2] / "configs" / "streets.py"
@@ -43,7 +43,7 @@ def make_experiment(config, fields, folder):
     config.optimizer.warmup = None
     config.update_from_flattened_dict(fields)
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     return experiment
 
 
@@ -51,10 +51,10 @@ def train(experiment, tx, devices):
     """The states before the first step and after each, and each step's weights, on the first so many devices."""
     step = steps.make_train_step(experiment.model, experiment.tasks, tx, key=jax.random.key(0), axis_name=parallel.AXIS)
     step = jax.pmap(step, parallel.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:devices])
-    size = experiment.data_info.image_size
+    size = experiment.data.info.image_size
     make_state = jax.jit(lambda key: steps.create_state(experiment.model, tx, key, size, len(experiment.tasks)))
     states = [jax.device_get(make_state(jax.random.key(0)))]
-    batches = map(evaluate.without_ids, experiment.train_batches(0))
+    batches = map(evaluation.without_ids, experiment.train_batches(0))
     for _ in range(STEPS):
         batch = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), next(batches))
         states.append(jax.device_get(step(states[-1], batch)))
@@ -83,7 +83,7 @@ def assert_same_run(found, expected, tolerance):
 
 def test_a_chain_in_python_is_that_of_a_configuration_on_one_and_four_devices(tmp_path):
     experiment = make_experiment(toy_config.get_config(), {"weighting": "dwa+pcgrad", **ADAMW}, tmp_path)
-    tasks, steps_per_epoch = experiment.task_names, round(experiment.steps_per_epoch)
+    tasks, steps_per_epoch = experiment.task_names, round(experiment.lengths.steps_per_epoch)
     tx = optax.chain(
         dwa(tasks, steps_per_epoch=steps_per_epoch),
         pcgrad(tasks),
@@ -128,7 +128,7 @@ def test_streets_trains_under_pmap(name, tmp_path_factory, tmp_path, run_main):
     config = runpy.run_path(str(file))["get_config"]()
     config.data.data_dir = str(data)
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     initial, last = experiment.init_state(), whole_run.read_state(experiment, folder)
     way = moved([jax.device_get(initial), last])
     assert np.isfinite(way).all()

@@ -46,7 +46,7 @@ def run(config, folder):
     """Trains, and returns the lines of metrics by split."""
     config.data.data_dir = str(folder / "data")
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     loop.train(experiment, folder / "run")
     return lines_of(folder / "run")
 
@@ -131,7 +131,7 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
             {"checkpoint__best_metric": "miou"},
             r"config\.checkpoint\.best_metric = 'miou' is not known; known: semantic/miou, semantic/pixel_accuracy, ",
         ),
-        ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep = 0: a number of at least 1 is needed"),
+        ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep = 0: expected at least 1"),
     ],
 )
 def test_bad_values_are_refused_before_data_are_read(fields, message):
@@ -305,13 +305,13 @@ def assert_finite_and_resumable(config, folder, last_step):
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stands(tmp_path, monkeypatch):
     config = make_config(tasks=("semantic", "depth"), data__data_dir=str(tmp_path / "data"))
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     batches = experiment.train_batches(0)
     next(batches)
     Broken.broken = str(next(batches)["id"][0])  # the second step meets it
     monkeypatch.setitem(DATASETS, "toy", Broken)
     experiment = Experiment.from_config(config)
-    experiment.prepare_data()
+    experiment.data.prepare()
     message = (
         r"the loss of semantic, depth was not finite at step 2; the checkpoints before it stand\. "
         r"Try a lower config\.optimizer\.learning_rate, config\.optimizer\.clip_norm=1\.0, .*look at the data"
@@ -347,8 +347,8 @@ IMAGE_SIZES = {"mini_decathlon": (32, 32), "decathlon": (72, 72)}
 @pytest.mark.parametrize("name", IMAGE_SIZES)
 def test_configuration_files_of_sets_of_images(name):
     experiment = Experiment.from_config(load_config(name))
-    assert experiment.data_info.image_size == IMAGE_SIZES[name]
-    assert experiment.task_names == tuple(experiment.data_info.sets)
+    assert experiment.data.info.image_size == IMAGE_SIZES[name]
+    assert experiment.task_names == tuple(experiment.data.info.sets)
     assert load_config(name, "arch=piggyback,width=0.5").model.arch == "piggyback"
     smoke = load_config(name, "smoke")
     assert smoke.duration == "4 steps"
@@ -400,7 +400,7 @@ def test_the_authors_schedule_of_the_decathlon():
 def test_configuration_files(name):
     assert {path.stem for path in CONFIGS.glob("*.py")} == {*SIZES, *IMAGE_SIZES}
     experiment = Experiment.from_config(load_config(name))
-    assert experiment.data_info.image_size == SIZES[name]
+    assert experiment.data.info.image_size == SIZES[name]
     # As a resumed run compares: functions, which each reading of the file makes anew, by what they give.
     assert workdir.flatten(experiment.config) == workdir.flatten(load_config(name, "protocol=paper"))
     benchmark = load_config(name, "protocol=benchmark,width=0.5")

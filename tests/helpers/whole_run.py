@@ -16,7 +16,7 @@ from helpers.compiling import xla_flags
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import writers
-from mtan_jax.training import evaluate, loop, workdir
+from mtan_jax.training import loop, restore, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -73,7 +73,7 @@ class Run:
         for name, value in self._options.items():
             config.update_from_flattened_dict({name: value})
         experiment = Experiment.from_config(config)
-        experiment.prepare_data()
+        experiment.data.prepare()
         return experiment
 
     def arguments(self, folder):
@@ -172,7 +172,7 @@ def unfinished_checkpoints(folder):
 
 
 def read_state(experiment, folder, checkpoint="newest"):
-    return jax.device_get(evaluate.restore(experiment, folder, checkpoint))
+    return jax.device_get(restore.restore(experiment, folder, checkpoint))
 
 
 def read_metrics(folder):

@@ -17,7 +17,7 @@ from reference.seeded import seeded_image, seeded_state
 from mtan_jax import tasks
 from mtan_jax.commands import export
 from mtan_jax.config import default_config
-from mtan_jax.experiment import Experiment
+from mtan_jax.experiment import Experiment, initial_weights
 from mtan_jax.interop import files, torch
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.interop.names import layouts
@@ -73,8 +73,8 @@ def test_a_network_of_image_sets(tmp_path):
     config = toy_sets_config.get_config()
     config.data.data_dir = str(tmp_path)
     experiment = Experiment.from_config(config)
-    template = {name: experiment.abstract_variables()[name] for name in ("params", "batch_stats")}
-    (layout,) = experiment.weight_layouts
+    template = {name: experiment.abstract_variables[name] for name in ("params", "batch_stats")}
+    (layout,) = initial_weights.weight_layouts(experiment.config.model, experiment.task_names)
     variables = random_variables(template)
     for path, array in traverse_util.flatten_dict(variables).items():
         if path[-1].startswith("own_"):

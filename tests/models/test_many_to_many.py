@@ -22,7 +22,7 @@ from mtan_jax.models.backbones.wide_resnet import Group, Stem
 from mtan_jax.reporting.writers import MetricWriter
 from mtan_jax.runtime import parallel
 from mtan_jax.tasks import classification
-from mtan_jax.training import evaluate
+from mtan_jax.training import evaluation
 from mtan_jax.weighting import METHODS, TaskGradients
 
 HUES_AGAIN = dataclasses.replace(classification("again", 3), target="hues")
@@ -49,7 +49,7 @@ def make(data_dir):
         for name, value in fields.items():
             config.update_from_flattened_dict({name: value})
         experiment = Experiment.from_config(config)
-        experiment.prepare_data()
+        experiment.data.prepare()
         return experiment
 
     return make
@@ -68,7 +68,7 @@ def take_steps(experiment, count, state=None):
     """The state after some steps on all devices, and the batches."""
     state = experiment.init_state() if state is None else state
     stream = experiment.train_batches(0)
-    batches = [evaluate.without_ids(batch) for batch in itertools.islice(stream, count)]
+    batches = [evaluation.without_ids(batch) for batch in itertools.islice(stream, count)]
     stream.close()
     for batch in batches:
         state = experiment.train_step(state, parallel.place_batch(batch))
@@ -88,7 +88,7 @@ def assert_same(found, expected):
 def predict(experiment, state, task):
     """Predictions of the images of "val" of one set."""
     found = []
-    for batch in experiment.whole_split("val"):
+    for batch in experiment.data.whole_split("val"):
         if experiment.task_names[batch["task"][0]] == task:
             inputs = parallel.place_batch({"image": batch["image"], "task": batch["task"]})
             found.append(
@@ -278,7 +278,7 @@ def test_a_network_taken_over_predicts_the_same(make, base):
 def test_gradient_methods_pass_backwards_only_for_tasks_that_are_there(method, make):
     experiment = make("mtan", **{"mixing.tasks_per_step": 2, "weighting": method, "batch_size": 16})
     stream = experiment.train_batches(0)
-    batch = evaluate.without_ids(next(stream))
+    batch = evaluation.without_ids(next(stream))
     stream.close()
     state = jax.device_get(experiment.init_state())
     model = build_model(experiment.config.model, experiment.tasks, None, 2)
@@ -347,7 +347,7 @@ def test_methods_take_a_step_of_several_sets(method, make, monkeypatch):
 def test_every_method_takes_steps_of_one_set_and_of_several(method, groups, make):
     experiment = with_method(make, "mtan", method, groups)
     stream = experiment.train_batches(0)
-    batch = parallel.place_batch(evaluate.without_ids(next(stream)))
+    batch = parallel.place_batch(evaluation.without_ids(next(stream)))
     stream.close()
     state = jax.eval_shape(experiment.train_step, experiment.abstract_state(), batch)
     for (path, found), wanted in zip(
@@ -465,7 +465,7 @@ def test_mini_decathlon_runs_small(run_main, tmp_path):
 
 def test_score_is_relative_to_the_values_given(make, base):
     experiment = make("split", tasks=("hues",), **{"eval.single_task": (("hues/accuracy", 0.4),)})
-    metrics = evaluate.evaluate(experiment, parallel.place_state(base[1]))
+    metrics = evaluation.evaluate(experiment, parallel.place_state(base[1]))
     expected = 1000 * max(0, 1 - (1 - metrics["hues/accuracy"]) / 1.2) ** 2
     assert metrics["decathlon/score"] == pytest.approx(expected)
 
@@ -478,7 +478,7 @@ def test_score_is_relative_to_the_values_given(make, base):
         ("mtan", {"model.backbone": "segnet"}, r"'segnet' does not suit config\.data\.name = 'toy_sets': wrn10_4"),
         ("dense", {}, r"arch = 'dense' does not exist on config\.model\.backbone = 'wrn10_4'"),
         ("mtan", {"optimizer.absent_tasks": "sleep"}, r"absent_tasks = 'sleep' is not known; known: step, rest"),
-        ("mtan", {"optimizer.weight_decay": -1.0}, r"weight_decay = -1\.0: a number of at least 0"),
+        ("mtan", {"optimizer.weight_decay": -1.0}, r"weight_decay = -1\.0: expected at least 0"),
         ("mtan", {"weighting": (("mgda", {"wrt": "features"}),)}, r"with wrt='features' is for dense tasks"),
         ("single", {"weighting": "pcgrad"}, r"pcgrad shared='all_but_heads' chooses none of the parameters"),
         ("mtan", {"optimizer.name": "adam", "optimizer.options": {}}, r"with config\.optimizer\.name = 'adam'"),
@@ -520,7 +520,7 @@ def test_a_run_that_does_not_fit_is_named(make, base, tmp_path):
 def shapes_of(make, arch, **fields):
     """Shapes of a network's variables by path, and the names of its tasks."""
     experiment = make(arch, **fields)
-    return traverse_util.flatten_dict(dict(experiment.abstract_variables())), experiment.task_names
+    return traverse_util.flatten_dict(dict(experiment.abstract_variables)), experiment.task_names
 
 
 @pytest.mark.parametrize("arch", ["split", "piggyback"])
@@ -560,4 +560,4 @@ def test_epochs_become_shorter_where_a_set_is_left_out(make):
     experiment = make("mtan", **{"mixing.order": "whole_sets", "mixing.until": {"bars": 2}, "duration": "3 epochs"})
     # 12, 20 and 7 images in steps of 4: 3 + 5 + 2, twice, and once without the bars
     assert experiment.total_steps == 25
-    assert experiment.steps_per_epoch == 10
+    assert experiment.lengths.steps_per_epoch == 10

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import tiny_config
 
-from mtan_jax.commands import hlo
+from mtan_jax.commands import hlo, plan
 from mtan_jax.experiment import Experiment
 from mtan_jax.models.ops import convolution
 
@@ -29,7 +29,7 @@ OF_OTHER_VERSIONS = 0.5  # other versions fuse otherwise
 
 def test_the_step_is_no_larger_than_it_was():
     experiment = Experiment.from_config(tiny_config.get_config())
-    step, state, batch = experiment.planned_step(jax.devices()[:1])
+    step, state, batch = plan.planned_step(experiment, jax.devices()[:1])
     compare("step", step.lower(state, batch).compile())
 
 

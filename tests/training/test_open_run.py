@@ -37,7 +37,7 @@ def train_run(config, folder, raw=None):
     config.compilation_cache = ""
     experiment = Experiment.from_config(config)
     workdir.claim(folder / "run", config, write=True)
-    experiment.prepare_data()
+    experiment.data.prepare()
     loop.train(experiment, folder / "run")
     return experiment
 
@@ -310,7 +310,7 @@ def test_a_run_takes_over_the_network_of_one_whose_data_are_gone(sets_run, tmp_p
     config.data.options.layout, config.data.raw_dir = "folders", str(tmp_path / "raw")
     config.data.data_dir, config.model.init_from = str(tmp_path / "prepared"), str(sets_run / "run")
     experiment = Experiment.from_config(config)
-    loaded, shapes = experiment.load_weights(), traverse_util.flatten_dict(dict(experiment.abstract_variables()))
+    loaded, shapes = experiment.load_weights(), traverse_util.flatten_dict(dict(experiment.abstract_variables))
     assert shapes.keys() - loaded.keys() == {path for path in shapes if path[1] == "head_theirs"}
 
 

@@ -8,7 +8,7 @@ from helpers import whole_run
 
 from mtan_jax.reporting.writers import MetricWriter
 from mtan_jax.runtime.checkpoint import Checkpoints
-from mtan_jax.training import evaluate, loop
+from mtan_jax.training import evaluation, loop, restore
 from mtan_jax.weighting import task_weights
 
 
@@ -49,7 +49,7 @@ def test_a_straight_run_logs_and_keeps_what_it_should(straight):
 # Where in the loop a run stops: the call, and the step from its arguments.
 ENDS_OF_STEPS = (MetricWriter, "advance", lambda writer, step: step)
 BEFORE_SAVING = (Checkpoints, "save", lambda checkpoints, state, metrics: int(state.step))
-BEFORE_EVALUATING = (evaluate, "evaluate", lambda experiment, state: int(state.step))
+BEFORE_EVALUATING = (evaluation, "evaluate", lambda experiment, state: int(state.step))
 BEFORE_REPORTING = (loop, "report", lambda *arguments: 13)
 
 
@@ -104,7 +104,7 @@ def test_checkpoints_evaluate_to_the_numbers_that_were_logged(experiment, straig
     best = min(logged, key=lambda step: logged[step]["normal/median"])
     assert best < 12  # neither of the newest two
     for checkpoint, step in (("newest", 13), ("best", best), ("12", 12)):
-        metrics = evaluate.evaluate_checkpoint(experiment, straight, checkpoint, "val")
+        metrics = evaluation.evaluate(experiment, restore.restore(experiment, straight, checkpoint), "val")
         assert len(metrics) > 10
         assert metrics == {name: logged[step][name] for name in metrics}
 

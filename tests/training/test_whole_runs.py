@@ -30,7 +30,7 @@ def run(config, folder):
     """Trains, and returns the metrics lines."""
     experiment = Experiment.from_config(config)
     workdir.claim(folder, config, write=True)
-    experiment.prepare_data()
+    experiment.data.prepare()
     loop.train(experiment, folder)
     return experiment, writers.read_metrics(folder / "metrics.jsonl")
 
@@ -116,8 +116,8 @@ def test_cityscapes_release_prepares_and_trains(tmp_path):
         config.batch_size = config.eval.batch_size = 4
         config.data.options.image_size = (128, 256)
         experiment = Experiment.from_config(config)
-        experiment.prepare_data()
-        arrays[kind] = [batch for split in ("train", "val") for batch in experiment.whole_split(split)]
+        experiment.data.prepare()
+        arrays[kind] = [batch for split in ("train", "val") for batch in experiment.data.whole_split(split)]
     for from_folders, from_zips in zip(*arrays.values(), strict=True):
         np.testing.assert_array_equal(from_folders["image"], from_zips["image"])
         for name in ("semantic", "depth"):

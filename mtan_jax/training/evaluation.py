@@ -1,23 +1,17 @@
 """One pass over a split -> {metric name: float}."""
 
-import logging
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 
-from mtan_jax.experiment import MEAN_ACCURACY, Batch, Experiment
+from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import parallel
-from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.steps.state import TrainState
 from mtan_jax.tasks.constant_baseline import best_constants
 from mtan_jax.tasks.delta_m import delta_m
 from mtan_jax.tasks.metrics import Accumulator, LossMetric
-
-log = logging.getLogger(__name__)
-
-INITIAL = "initial"  # in place of a checkpoint: the state before the first step
+from mtan_jax.types import Batch
 
 
 def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> dict[str, float]:
@@ -38,7 +32,7 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
         task.name: (Accumulator(task.metric(protocol), protocol), Accumulator(LossMetric.empty(), protocol))
         for task in experiment.tasks
     }
-    batches = parallel.place_ahead(map(without_ids, experiment.eval_batches(split)))
+    batches = parallel.place_ahead(map(without_ids, experiment.data.eval_batches(split)))
     for states in _one_behind(experiment.eval_step(state.variables, batch) for batch in batches):
         for name, parts in states.items():
             for accumulator, part in zip(accumulators[name], parts, strict=True):
@@ -48,12 +42,8 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
         for name, (metric_states, losses) in accumulators.items()
         for metric, value in {**losses.compute(), **metric_states.compute()}.items()
     }
-    accuracies = {name.removesuffix("/accuracy"): metrics[name] for name in metrics if name.endswith("/accuracy")}
     single_task = experiment.single_task
-    if experiment.is_mixture:
-        metrics[MEAN_ACCURACY] = sum(accuracies.values()) / len(accuracies)
-        if single_task:
-            metrics["decathlon/score"] = experiment.score(accuracies)
+    metrics |= experiment.data.summarize(metrics, single_task)
     if single_task:
         chosen = {name: metrics[name] for name in single_task if name in metrics}
         for average in ("metrics", "tasks"):
@@ -63,51 +53,8 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
 
 def evaluate_constants(experiment: Experiment, split: str = "val") -> dict[str, float]:
     """What the best constant predictions reach on a split, by "task/metric". Reads the whole split on this process."""
-    batches = experiment.whole_split(split)
+    batches = experiment.data.whole_split(split)
     return best_constants(experiment.tasks, batches)
-
-
-def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str) -> dict[str, float]:
-    """Metrics of a checkpoint on a split: for the split "val" exactly those that training logged at that step.
-
-    Args:
-        experiment: the run; its data set is prepared.
-        workdir: of the run.
-        checkpoint: see `restore`.
-        split: "val" or "train".
-    """
-    return evaluate(experiment, restore(experiment, workdir, checkpoint), split)
-
-
-def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> TrainState:
-    """Reads a checkpoint of a run.
-
-    Args:
-        experiment: the run; its dataset may be absent.
-        workdir: of the run.
-        checkpoint: "newest", "best", a step, or "initial": the state before the first step, which needs no working
-            directory; with `config.model.init_from`, the network of that file.
-
-    Raises:
-        ValueError: `checkpoint` is none of these.
-        CheckpointError: there is no such checkpoint, or it is damaged.
-    """
-    if checkpoint == INITIAL:
-        return experiment.init_state()
-    best_metric, higher_is_better = experiment.best_metric
-    checkpoints = Checkpoints(
-        workdir,
-        keep=experiment.config.checkpoint.keep,
-        best_metric=best_metric,
-        higher_is_better=higher_is_better,
-        read_only=True,
-    )
-    with checkpoints:
-        state = checkpoints.restore(experiment.abstract_state(), checkpoint)
-    if state is None:
-        raise CheckpointError(f"no checkpoint in {workdir}; train first, with --mode=train")
-    log.info("checkpoint of step %d", int(state.step))
-    return state
 
 
 def table(metrics: Mapping[str, float], constants: Mapping[str, float]) -> str:
@@ -121,7 +68,7 @@ def table(metrics: Mapping[str, float], constants: Mapping[str, float]) -> str:
 
 def without_ids(batch: Batch) -> Batch:
     """A batch of numbers only, as devices take it."""
-    return {key: value for key, value in batch.items() if key != "id"}
+    return cast(Batch, {key: value for key, value in batch.items() if key != "id"})
 
 
 def _one_behind(items: Iterable[Any]) -> Iterator[Any]:

@@ -3,26 +3,29 @@
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from mtan_jax.commands import image_folder
 from mtan_jax.data.batches.image_set_batches import centre, cover, denormalise, normalise
 from mtan_jax.data.decathlon.results import coco_results, image_id, write_results
 from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.data.raw.image_files import printable, read_rgb
-from mtan_jax.experiment import Batch, Experiment
+from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import figures
 from mtan_jax.runtime import parallel
-from mtan_jax.training.evaluate import restore
+from mtan_jax.steps.state import TrainState
+from mtan_jax.training.restore import restore
+from mtan_jax.types import Batch
 
 log = logging.getLogger(__name__)
 
 
-def predict_sets(
+def predict_split(
     experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
 ) -> pathlib.Path:
     """Predicts the classes of a split of every set.
@@ -30,7 +33,7 @@ def predict_sets(
     Args:
         experiment: the run, of sets of labelled images; its data set is prepared.
         workdir: of the run; all goes to `figures/<split>/`.
-        checkpoint: see `mtan_jax.training.evaluate.restore`.
+        checkpoint: see `mtan_jax.training.restore.restore`.
         split: "val", "train" or "test"; of the test images of the Visual Decathlon, a results file is written too.
         count: how many images of each set the pictures show, spread over the split; 0: all.
 
@@ -42,13 +45,13 @@ def predict_sets(
     Raises:
         ValueError: a set has no such split.
     """
-    builders = cast(ImageSets, experiment.builder).builders
+    builders = cast(ImageSets, experiment.data.builder).builders
     for name, builder in builders.items():
         if split not in builder.info.splits:
             raise ValueError(f"--split={split}: {name} has no such split; it has {', '.join(builder.info.splits)}")
     output = workdir / "figures" / split
     sizes = {name: builder.info.splits[split].num_examples for name, builder in builders.items()}
-    found = _predict(experiment, workdir, checkpoint, experiment.whole_split(split), output, sizes, count)
+    found = _predict(experiment, workdir, checkpoint, experiment.data.whole_split(split), output, sizes, count)
     _log_written(sum(sizes.values()), output)
     if split == "test" and jax.process_index() == 0:
         _write_results(experiment, found, output / "results.json")
@@ -68,7 +71,7 @@ def predict_folder(
     Args:
         experiment: the run, of sets of labelled images; it has a record of its dataset, or the dataset is prepared.
         workdir: of the run; all goes to `figures/<name of the folder>/`.
-        checkpoint: see `mtan_jax.training.evaluate.restore`.
+        checkpoint: see `mtan_jax.training.restore.restore`.
         images: a folder of pictures, or one; they are resized and cropped to the size that the network was trained on.
         count: how many images the pictures show, spread over the folder; 0: all.
         skip_unreadable: see `mtan_jax.commands.image_folder.find_images`.
@@ -81,12 +84,47 @@ def predict_folder(
         ValueError: see `mtan_jax.commands.predict.predict_folder`.
     """
     output = image_folder.output_folder(workdir, images)
-    paths, info = image_folder.find_images(images, skip_unreadable), experiment.data_info
+    paths, info = image_folder.find_images(images, skip_unreadable), _info(experiment)
     batches = _read_folder(paths, info, experiment.config.eval.batch_size)
     sizes = dict.fromkeys(info.sets, len(paths))
     _predict(experiment, workdir, checkpoint, batches, output, sizes, count)
     _log_written(len(paths), output)
     return output
+
+
+def predict_arrays(
+    experiment: Experiment, state: TrainState, images: Sequence[np.ndarray]
+) -> dict[str, Float[np.ndarray, "n classes"]]:
+    """Log-probabilities of the classes of every set, as if each image belonged to each set.
+
+    Args:
+        experiment: the run, of sets of labelled images.
+        state: of the network.
+        images: [h, w, 3] each, uint8 or float32 in 0..1.
+    """
+    info, rows = _info(experiment), experiment.config.eval.batch_size
+    cropped = [centre(cover(_to_bytes(image), info.image_size), info.image_size) for image in images]
+    found = {}
+    for position, (name, image_set) in enumerate(info.sets.items()):
+        pixels, parts = np.stack([normalise(image, image_set) for image in cropped]), []
+        for start in range(0, len(pixels), rows):
+            part = pixels[start : start + rows]
+            # Batches of one size, so that the step is compiled once.
+            full = np.pad(part, [(0, min(rows, len(pixels)) - len(part))] + [(0, 0)] * 3, mode="edge")
+            batch = {"image": full, "task": np.full(len(full), position, np.int32)}
+            inputs = parallel.place_batch(parallel.fill_rows(batch))
+            predictions, _ = jax.device_get(experiment.predict_step(state.variables, inputs))
+            parts.append(predictions[name].reshape(-1, len(image_set.classes))[: len(part)])
+        found[name] = np.concatenate(parts)
+    return found
+
+
+def _info(experiment: Experiment) -> ImageSetsInfo:
+    return cast(ImageSetsInfo, experiment.data.info)
+
+
+def _to_bytes(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    return image if image.dtype == np.uint8 else np.round(image * 255).astype(np.uint8)
 
 
 def _read_folder(paths: Mapping[str, pathlib.Path], info: ImageSetsInfo, batch_size: int) -> Iterator[Batch]:
@@ -100,6 +138,7 @@ def _read_folder(paths: Mapping[str, pathlib.Path], info: ImageSetsInfo, batch_s
                 "id": [printable(paths[name].name) for name in part],
                 "image": np.stack([normalise(image, image_set) for image in images]),
                 "targets": {name: np.full(len(part), -1)},
+                "labelled": {name: np.zeros(len(part), bool)},
                 "weight": np.ones(len(part), np.float32),
                 "task": np.full(len(part), position, np.int32),
             }
@@ -117,7 +156,7 @@ def _predict(
     """Writes and returns what is predicted for the batches, of `sizes` images per set."""
     state = restore(experiment, workdir, checkpoint)
     output.mkdir(parents=True, exist_ok=True)
-    names, sets = list(sizes), experiment.data_info.sets
+    names, sets = list(sizes), _info(experiment).sets
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     shown: dict[str, dict[int, np.ndarray]] = {name: {} for name in names}
     strides = {name: max(size // count, 1) if count else 1 for name, size in sizes.items()}
@@ -140,7 +179,7 @@ def _predict(
             )
             place = len(found[name]) - 1
             if place % strides[name] == 0 and not 0 < count <= len(shown[name]):
-                shown[name][place] = denormalise(batch["image"][row], image_set)
+                shown[name][place] = denormalise(np.asarray(batch["image"][row]), image_set)
     if jax.process_index() == 0:
         for name, lines in found.items():
             (output / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
@@ -155,7 +194,7 @@ def _log_written(count: int, output: pathlib.Path) -> None:
 
 def _write_results(experiment: Experiment, found: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
     """The results file of the challenge, where all sets have its ids."""
-    builders = cast(ImageSets, experiment.builder).builders
+    builders = cast(ImageSets, experiment.data.builder).builders
     ids = {}
     for name, builder in builders.items():
         try:
@@ -163,7 +202,7 @@ def _write_results(experiment: Experiment, found: dict[str, list[dict[str, Any]]
         except (AttributeError, ValueError) as error:
             log.info("no results file for the challenge: %s", error)
             return
-    classes = {name: experiment.data_info.sets[name].classes for name in found}
+    classes = {name: _info(experiment).sets[name].classes for name in found}
     predictions = {
         name: [(image_id(line["id"]), classes[name].index(line["predicted"])) for line in lines]
         for name, lines in found.items()

@@ -1,0 +1,40 @@
+"""Evaluates a checkpoint of a run."""
+
+import json
+
+import jax
+
+from mtan_jax.commands.request import Request
+from mtan_jax.commands.run import Run
+from mtan_jax.training import evaluation
+
+
+def evaluate(run: Run, *, split: str = "val", checkpoint: str = "newest") -> dict[str, float]:
+    """Computes the metrics of a checkpoint: for "val", exactly those that training logged at that step.
+
+    Args:
+        run: from `fit` or `Run.open`.
+        split: "val" or "train".
+        checkpoint: "newest", "best", a step, or "initial": the state before the first step.
+
+    Returns:
+        Metrics by "task/metric", each over the whole split.
+
+    Raises:
+        ValueError: the split or the checkpoint is not known.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        RawDataError: the dataset is not prepared, and its raw data are missing.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"split {split!r} cannot be evaluated; train and val can (test labels are not public)")
+    run.experiment.check_batch_sizes(train=False)
+    run.prepare_data("eval", checkpoint)
+    return evaluation.evaluate(run.experiment, run.restore(checkpoint), split)
+
+
+def run(request: Request) -> None:
+    """`--mode=eval`: prints the metrics as JSON."""
+    opened = Run.open(request.config, request.folder)
+    metrics = evaluate(opened, split=request.split, checkpoint=request.checkpoint)
+    if jax.process_index() == 0:
+        print(json.dumps(metrics, indent=2))

@@ -1,0 +1,78 @@
+"""A run in its working directory."""
+
+import dataclasses
+import os
+import pathlib
+
+import ml_collections
+
+from mtan_jax.experiment import Experiment
+from mtan_jax.reporting.writers import METRICS_FILE, read_metrics
+from mtan_jax.runtime import compilation_cache, paths
+from mtan_jax.steps.state import TrainState
+from mtan_jax.training import open_run, restore, workdir
+
+Row = dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run in its working directory.
+
+    Attributes:
+        experiment: what the configuration was made into.
+        workdir: holds checkpoints, metrics and figures.
+
+    Example:
+        >>> run = Run.open(config, "runs/x")  # doctest: +SKIP
+        >>> pandas.DataFrame(run.metrics)  # doctest: +SKIP
+    """
+
+    experiment: Experiment
+    workdir: pathlib.Path
+
+    @classmethod
+    def open(cls, config: ml_collections.ConfigDict, folder: str | os.PathLike[str], *, write: bool = False) -> "Run":
+        """Opens a trained run; its dataset may be absent, and it may still be training.
+
+        Args:
+            config: the configuration that it was trained with.
+            folder: its working directory.
+            write: whether results will be written to the working directory.
+
+        Raises:
+            ValueError: the configuration has a mistake.
+            WorkdirError: the working directory belongs to a run with another configuration.
+            PathError: the working directory cannot be read or written.
+        """
+        folder = paths.local(os.fspath(folder), "--workdir")
+        experiment = open_run.open_run(config, folder)
+        paths.check_folder(folder, "--workdir", write=write)
+        workdir.claim(folder, config, write=False)
+        use_compilation_cache(config)
+        return cls(experiment, folder)
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        return self.experiment.config
+
+    @property
+    def metrics(self) -> list[Row]:
+        """The rows of `metrics.jsonl`: step, epoch, split, and the metrics by "task/metric"."""
+        return read_metrics(self.workdir / METRICS_FILE)
+
+    def restore(self, checkpoint: str = "newest") -> TrainState:
+        """Reads a checkpoint: "newest", "best", a step, or "initial" (the state before the first step)."""
+        return restore.restore(self.experiment, self.workdir, checkpoint)
+
+    def prepare_data(self, mode: str, checkpoint: str, *, images: bool = False) -> None:
+        """Prepares the dataset if a mode reads it; see `mtan_jax.training.open_run.prepare_data`."""
+        if checkpoint == restore.INITIAL:
+            self.experiment.load_weights()  # a mistake in the file shows before an hour of preparation
+        open_run.prepare_data(self.experiment, self.workdir, mode, images=images)
+
+
+def use_compilation_cache(config: ml_collections.ConfigDict) -> None:
+    """Keeps compiled programs from run to run, as `config.compilation_cache` says."""
+    if config.compilation_cache:
+        compilation_cache.use(config.compilation_cache)

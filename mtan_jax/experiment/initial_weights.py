@@ -1,0 +1,49 @@
+"""Initial weights of a run: random, from a file of PyTorch weights, or from another run."""
+
+from collections.abc import Mapping
+
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from mtan_jax.experiment import warm_start
+from mtan_jax.interop import files, names, torch
+from mtan_jax.runtime import paths
+from mtan_jax.steps import Rows
+from mtan_jax.types import Path, Variables
+
+
+def weight_layouts(config: ml_collections.ConfigDict, tasks: tuple[str, ...]) -> tuple[names.Layout, ...]:
+    """The layouts of PyTorch files that fit the network of `config.model`."""
+    return names.layouts(config.arch, config.backbone, tasks)
+
+
+def load_weights(
+    config: ml_collections.ConfigDict, variables: Variables, tasks: tuple[str, ...]
+) -> Mapping[Path, np.ndarray | Rows]:
+    """The variables that `config.init_from` holds, by (collection, *path); none where it is not set.
+
+    Args:
+        config: `config.model`.
+        variables: shapes of the network's variables.
+        tasks: names of the tasks.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the network; the message says in what.
+        CheckpointError: the other run has no checkpoint, or a damaged one.
+    """
+    if config.init_from is None:
+        if "frozen" in variables:
+            raise files.WeightsError(
+                f"config.model.arch = {config.arch!r} adapts a trained network: name the run of that "
+                "with --config.model.init_from=WORKDIR"
+            )
+        return {}
+    init_from = paths.local(config.init_from, "config.model.init_from")
+    if init_from.is_dir():
+        source, source_tasks = warm_start.read_run(init_from)
+        return warm_start.adopt(source, source_tasks, traverse_util.flatten_dict(dict(variables)), tasks)
+    if not init_from.suffix:
+        raise files.WeightsError(f"config.model.init_from = {config.init_from!r}: there is no such working directory")
+    path = files.checked_path(config.init_from, "config.model.init_from")
+    return torch.load(path, variables, weight_layouts(config, tasks))

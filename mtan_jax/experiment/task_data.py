@@ -1,0 +1,188 @@
+"""The dataset of a run, as its tasks use it."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+
+from mtan_jax.data import DATASETS
+from mtan_jax.data.builder import DataInfo, DenseBuilder
+from mtan_jax.data.dataset_record import DataRecord, examples_of
+from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
+from mtan_jax.experiment.lengths import Lengths
+from mtan_jax.runtime import parallel, paths
+from mtan_jax.tasks import Task
+from mtan_jax.types import AbstractBatch, Batch, Shape
+
+
+class TaskData(Protocol):
+    """A dataset and the tasks that are trained on it.
+
+    There are two implementations: `DenseData`, in which each image may have a target for every task, and
+    `ImageSetData`, in which each image belongs to one task. Both can be made before the dataset is prepared; what
+    needs its examples says so.
+
+    Attributes:
+        config: of the run.
+        record: what a trained run keeps of its dataset; the dataset itself may then be absent.
+        builder: prepares and reads the dataset.
+        info: image size, classes and colours.
+        tasks: in the order of all arrays over tasks.
+        trained: names of the tasks that are trained.
+        set_names: names of the sets of examples that training reads.
+        targets: names of the targets that the tasks need, each once.
+        known_names: names that a configuration may mention although the run has no such task.
+        backbones: names of the backbones that suit the data.
+        groups: number of tasks per batch where each image belongs to one task, else None.
+        splits: names of the splits that can be predicted.
+        summary_metrics: names of metrics over all tasks, and whether higher is better.
+        default_metric: the metric by which the best checkpoint is chosen by default.
+        is_described: whether `info` holds all that predictions need, without the prepared dataset.
+    """
+
+    config: ml_collections.ConfigDict
+    record: DataRecord | None
+    builder: DenseBuilder | ImageSets
+    info: DataInfo | ImageSetsInfo
+    tasks: tuple[Task, ...]
+
+    @property
+    def trained(self) -> tuple[str, ...]: ...
+    @property
+    def set_names(self) -> tuple[str, ...]: ...
+    @property
+    def known_names(self) -> frozenset[str]: ...
+    @property
+    def backbones(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> int | None: ...
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+    @property
+    def summary_metrics(self) -> Mapping[str, bool]: ...
+    @property
+    def default_metric(self) -> str: ...
+    @property
+    def is_described(self) -> bool: ...
+
+    def check(self) -> None:
+        """Raises a ValueError where a field of the configuration does not fit the kind of data."""
+
+    def lengths(self) -> Lengths:
+        """Raises a ValueError where the number of training examples is unknown."""
+
+    def abstract_batch(self) -> AbstractBatch:
+        """Shapes and types of a batch of one image."""
+
+    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Iterator[Batch]:
+        """This process' part of every training batch from a step on.
+
+        Args:
+            start_step: steps that are done.
+            seed: of the order and the augmentation.
+            streams: how many such iterators share the memory for worker processes.
+            total_steps: length of the run.
+        """
+
+    def one_pass(self, split: str, process_index: int, process_count: int) -> Iterator[Batch]:
+        """One process' part of a pass over a split."""
+
+    def summarize(self, metrics: Mapping[str, float], single_task: Mapping[str, float]) -> dict[str, float]:
+        """Metrics over all tasks, from "task/metric" of this run and of single-task networks."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(task.target for task in self.tasks))
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """This process' part of one pass over a split."""
+        return self.one_pass(split, jax.process_index(), jax.process_count())
+
+    def whole_split(self, split: str) -> Iterator[Batch]:
+        """One pass over a split, all of it on this process."""
+        return self.one_pass(split, 0, 1)
+
+    def num_train(self) -> dict[str, int]:
+        """Number of training examples of each set that is known: from the record, or else from the prepared data."""
+        found = self.record.examples if self.record else examples_of(self.builder, self.config.data.name)
+        return {name: splits["train"] for name, splits in found.items()}
+
+    def to_record(self) -> DataRecord:
+        """What a run keeps of its dataset, which must be prepared."""
+        return DataRecord.of(self.builder, self.config.data.name)
+
+    def prepare(self, *, again: bool | None = None) -> None:
+        """Prepares the dataset unless it is prepared: process 0 first, then processes that do not share its disk.
+
+        Args:
+            again: whether to prepare it in any case; by default as `config.data.prepare` says.
+
+        Raises:
+            RawDataError: the raw data are missing or damaged.
+            ValueError: its classes are not those that the run was trained on.
+        """
+        workers = self.config.data.prepare_workers
+        again = self.config.data.prepare == "again" if again is None else again
+        before = self.builder.stamp()
+        if jax.process_index() == 0:
+            self.builder.prepare(workers=workers, again=again)
+        parallel.wait_for_all("data prepared")
+        if jax.process_index() > 0:
+            self.builder = build_dataset(self.config)  # reads what process 0 wrote
+            self.builder.prepare(workers=workers, again=again and self.builder.stamp() == before)
+        different = self.record.class_differences(self.to_record()) if self.record else []
+        if different:
+            raise ValueError(
+                "the classes or the layout of the dataset are not those that the run was trained on (data.json in its "
+                "working directory): " + "; ".join(different)
+            )
+
+
+def build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSets:
+    """Builds the dataset of `config.data`; reads and writes no data.
+
+    Raises:
+        ValueError: the name or an option is not known.
+        PathError: a folder is not a local path, or cannot be read.
+    """
+    data = config.data
+    if data.name not in DATASETS:
+        raise ValueError(f"config.data.name = {data.name!r} is not known; known: {', '.join(sorted(DATASETS))}")
+    builder: Any = DATASETS[data.name]  # each takes keywords of its own
+    options = {key: plain(value) for key, value in data.options.items()}
+    known = [name for name in inspect.signature(builder).parameters if name not in ("data_dir", "raw_dir", "datasets")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"config.data.options.{unknown[0]} is not known to {data.name}; known: {', '.join(known)}")
+    if issubclass(builder, ImageSets):
+        options["datasets"] = tuple(dict.fromkeys(getattr(task, "target", task) for task in config.tasks))
+    return builder(data_dir=_folder(data, "data_dir"), raw_dir=_folder(data, "raw_dir"), **options)
+
+
+def check_record(record: DataRecord | None, builder: DenseBuilder | ImageSets, name: str) -> None:
+    """Raises a ValueError where a configuration names another dataset than the run was trained on."""
+    if record and (mismatches := record.mismatches(builder, name)):
+        raise ValueError(
+            "config.data is not the dataset that the run was trained on (data.json in its working directory): "
+            + "; ".join(mismatches)
+        )
+
+
+def plain(value: object) -> object:
+    """ConfigDicts as dicts, all the way down."""
+    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+
+
+def shape_of_one(*shape: int, dtype: Any) -> Shape:
+    """Shape and type of an array of one example."""
+    return jax.ShapeDtypeStruct((1, *shape), dtype)
+
+
+def _folder(data: ml_collections.ConfigDict, field: str) -> str | None:
+    if data[field] is None:
+        return None
+    folder = paths.local(data[field], f"config.data.{field}")
+    paths.check_folder(folder, f"config.data.{field}", write=False)
+    return str(folder)

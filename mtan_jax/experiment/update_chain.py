@@ -1,0 +1,92 @@
+"""Weighting methods and optimizer of a run, as one optax chain over `TaskGradients`."""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+import optax
+
+from mtan_jax import weighting
+from mtan_jax.experiment import absent_tasks
+from mtan_jax.experiment.lengths import Lengths
+from mtan_jax.experiment.task_data import TaskData, plain
+from mtan_jax.steps.optimizer import build_optimizer, build_schedule, rest_absent
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightingSpec:
+    """The weighting methods of a run and their options, for the tasks that the run has.
+
+    Attributes:
+        methods: as `mtan_jax.weighting.build_weighting` takes them.
+        options: per method name.
+    """
+
+    methods: weighting.Spec
+    options: dict[str, dict[str, Any]]  # each method has options of its own
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict, absent: frozenset[str]) -> "WeightingSpec":
+        """Reads `config.weighting` and `config.weighting_options`, without what they say of absent tasks."""
+        options = {
+            name: {key: plain(value) for key, value in values.items()}
+            for name, values in config.weighting_options.items()
+        }
+        return cls(
+            absent_tasks.methods_without(absent, config.weighting),
+            {name: absent_tasks.options_without(absent, values) for name, values in options.items()},
+        )
+
+    @property
+    def needs(self) -> weighting.Needs:
+        """What the methods need of the training step."""
+        return weighting.needs_of(self.methods, options=self.options)
+
+
+def build_learning_rate(config: ml_collections.ConfigDict, lengths: Lengths) -> optax.Schedule:
+    """The learning rate as a function of the number of steps done."""
+    return build_schedule(config.optimizer, lengths.to_steps(config.duration), lengths.to_steps)
+
+
+def build_update_chain(
+    config: ml_collections.ConfigDict, data: TaskData, spec: WeightingSpec, lengths: Lengths
+) -> optax.GradientTransformationExtraArgs:
+    """Builds the chain whose updates are `TaskGradients`: weighting methods, then the optimizer.
+
+    Args:
+        config: of the run.
+        data: of the run.
+        spec: from `config` and `data`.
+        lengths: of the data; with `Lengths.placeholder()` the chain has the same state but cannot train.
+
+    Raises:
+        ValueError: a field of `config.optimizer` or an option of a method is unknown or does not fit.
+    """
+    learning_rate = build_learning_rate(config, lengths)
+    return weighting.build_weighting(
+        spec.methods,
+        tuple(task.name for task in data.tasks),
+        _build_optimizer(config.optimizer, data, learning_rate),
+        options=spec.options,
+        defaults={"steps_per_epoch": max(round(lengths.steps_per_epoch), 1), "learning_rate": learning_rate},
+    )
+
+
+def _build_optimizer(
+    config: ml_collections.ConfigDict, data: TaskData, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+    optimizer, names = build_optimizer(config, learning_rate), tuple(task.name for task in data.tasks)
+    if config.absent_tasks not in ("step", "rest"):
+        raise ValueError(f"config.optimizer.absent_tasks = {config.absent_tasks!r} is not known; known: step, rest")
+    if config.absent_tasks == "rest":
+        if config.name != "sgd":
+            raise ValueError(
+                f"config.optimizer.absent_tasks = 'rest' with config.optimizer.name = {config.name!r}: its step count "
+                "is shared by all tasks, so the first steps of a task that starts late would be far too large; use "
+                "sgd, or absent_tasks = 'step'"
+            )
+        return rest_absent(optimizer, names)
+    if set(data.trained) != set(names):
+        # Parameters of a task that is never trained must not decay either.
+        return rest_absent(optimizer, names, but=data.trained)
+    return optimizer

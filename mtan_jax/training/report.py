@@ -1,0 +1,38 @@
+"""The report at the end of a run."""
+
+import logging
+import pathlib
+
+import numpy as np
+
+from mtan_jax.experiment import Experiment
+from mtan_jax.reporting import figures
+from mtan_jax.reporting.writers import METRICS_FILE, MetricWriter, read_metrics
+from mtan_jax.training import evaluation
+
+log = logging.getLogger(__name__)
+
+
+def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, metrics: dict[str, float]) -> None:
+    """Writes and prints what the run came to: its last metrics beside the best constants', and curves."""
+    step = experiment.total_steps
+    epoch = experiment.lengths.steps_to_epochs(step)
+    lines = read_metrics(workdir / METRICS_FILE)
+    results = {line["split"]: line for line in lines}
+    constants = results.get("val_constant")
+    if constants is None:
+        constants = evaluation.evaluate_constants(experiment)
+        writer.write(step, epoch, "val_constant", constants)
+    count = experiment.config.eval.average_last
+    mean = results.get("val_mean")
+    if count is not None and mean is None:
+        evaluated = [line for line in lines if line["split"] == "val" and metrics.keys() <= line.keys()]
+        last = evaluated[-count:] or [metrics]
+        mean = {name: float(np.mean([line[name] for line in last])) for name in metrics}
+        writer.write(step, epoch, "val_mean", mean)
+    figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / "figures" / "curves.png")
+    log.info("\nsplit val after %d steps\n%s", step, evaluation.table(metrics, constants))
+    if count is not None and mean is not None:
+        mean = {name: mean[name] for name in metrics if name in mean}
+        log.info("\nmean over the last %d evaluations\n%s", count, evaluation.table(mean, constants))
+    log.info("\nmetrics, checkpoints and figures are in %s", workdir)
