@@ -17,7 +17,7 @@ from helpers.compiling import xla_flags
 from helpers.decathlon_release import drawn, write_folders
 from helpers.nyuv2_release import frames, write_mat
 
-from mtan_jax.commands import predict_sets
+from mtan_jax.commands import predict_image_sets
 from mtan_jax.data.dataset_record import DataRecord
 from mtan_jax.experiment import Experiment
 from mtan_jax.interop import files
@@ -61,7 +61,7 @@ def sets_run(tmp_path_factory):
     config.data.options.layout = "folders"
     config.duration = config.log_every = config.eval.every = config.checkpoint.every = "1 steps"
     experiment = train_run(config, folder, folder / "raw")
-    predict_sets.predict_sets(experiment, folder / "run", "newest", "val", 2)
+    predict_image_sets.predict_split(experiment, folder / "run", "newest", "val", 2)
     (folder / "images").mkdir()
     for path in (folder / "raw" / "mine" / "val").glob("*/*.jpg"):
         shutil.copy(path, folder / "images" / f"{path.parent.name}_{path.name}")

@@ -7,7 +7,7 @@ import pytest
 from helpers import toy_config
 from PIL import Image
 
-from mtan_jax.commands import predict
+from mtan_jax.commands import predict_dense
 from mtan_jax.experiment import Experiment
 from mtan_jax.training import loop
 
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 
 def test_a_split_has_every_example_once_with_its_labels(run):
     experiment, folder = run
-    output = predict.predict_split(experiment, folder, "best", "val", 0)
+    output = predict_dense.predict_split(experiment, folder, "best", "val", 0)
     names = sorted(path.stem for path in output.glob("*.npz"))
     assert names == sorted(path.stem for path in output.glob("*.png")) == [f"toy_val_{i}" for i in range(7)]
     batch = next(experiment.data.whole_split("val"))
@@ -48,7 +48,7 @@ def test_a_folder_of_images_of_any_size(run, tmp_path):
     for name, shape in (("a.png", (30, 50, 3)), ("b.jpg", (8, 12, 3)), ("c.png", (20, 20))):
         Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
-    output = predict.predict_folder(experiment, folder, "newest", tmp_path)
+    output = predict_dense.predict_folder(experiment, folder, "newest", tmp_path)
     assert sorted(path.name for path in output.iterdir()) == sorted(
         f"{name}.{suffix}" for name in "abc" for suffix in ("npz", "png")
     )
@@ -73,7 +73,7 @@ def test_awkward_pictures_are_predicted_as_they_are_meant(run, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     name = os.fsdecode(b"caf\xe9")
     Image.fromarray(stored).save(tmp_path / f"{name}.png")
-    output = predict.predict_folder(experiment, folder, "newest", tmp_path, skip_unreadable=True)
+    output = predict_dense.predict_folder(experiment, folder, "newest", tmp_path, skip_unreadable=True)
     names = {"phone", "grey16", "clear.webp", "clear.tif", name}
     assert {path.name for path in output.iterdir()} == {f"{each}.{end}" for each in names for end in ("npz", "png")}
     images = {}
@@ -92,7 +92,7 @@ def test_one_picture_is_predicted(run, tmp_path):
     experiment, folder = run
     for name in "ab":
         Image.new("RGB", (9, 9), "red").save(tmp_path / f"{name}.png")
-    output = predict.predict_folder(experiment, folder, "newest", tmp_path / "a.png")
+    output = predict_dense.predict_folder(experiment, folder, "newest", tmp_path / "a.png")
     assert output == folder / "figures" / tmp_path.name
     assert {path.name for path in output.iterdir()} == {"a.npz", "a.png"}
 
@@ -104,21 +104,21 @@ def test_pictures_are_not_overwritten_by_their_results(run):
     Image.new("RGB", (9, 9), "red").save(images / "a.png")
     before = (images / "a.png").read_bytes()
     with pytest.raises(ValueError, match=r"--images=.*own: the results would overwrite these pictures; rename"):
-        predict.predict_folder(experiment, folder, "newest", images)
+        predict_dense.predict_folder(experiment, folder, "newest", images)
     assert (images / "a.png").read_bytes() == before
 
 
 def test_what_cannot_be_predicted(run, tmp_path):
     experiment, folder = run
     with pytest.raises(ValueError, match=r"--images=.*a folder with images"):
-        predict.predict_folder(experiment, folder, "newest", tmp_path)
+        predict_dense.predict_folder(experiment, folder, "newest", tmp_path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG but no more")
     with pytest.raises(ValueError, match=r"broken.png: cannot be read as a picture"):
-        predict.predict_folder(experiment, folder, "newest", tmp_path)
+        predict_dense.predict_folder(experiment, folder, "newest", tmp_path)
     (tmp_path / "broken.png").unlink()
     for suffix in ("bmp", "png"):
         Image.new("RGB", (9, 9), "red").save(tmp_path / f"{250 * 'x'}.{suffix}")
     with pytest.raises(ValueError, match=r"x.bmp: the name is too long for its results; shorten it by 3 bytes"):
-        predict.predict_folder(experiment, folder, "newest", tmp_path)
+        predict_dense.predict_folder(experiment, folder, "newest", tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint 'last': newest, best, initial or a step"):
-        predict.predict_split(experiment, folder, "last", "val", 1)
+        predict_dense.predict_split(experiment, folder, "last", "val", 1)
