@@ -7,21 +7,25 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import toy_config
+from helpers.cityscapes_release import write_release
 from helpers.compiling import xla_flags
 
+from mtan_jax import main
 from mtan_jax.reporting import writers
 from mtan_jax.weighting import METHODS
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def call(*arguments):
+def call(*arguments, cwd=ROOT, **environment):
     """Runs the program in a process of its own, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu"}
+    settings = {"XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-m", "mtan_jax.main", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **settings, **environment}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_missing_raw_data_end_in_one_message(tmp_path):
@@ -47,8 +51,8 @@ def test_an_unknown_name_ends_in_one_message(tmp_path):
 
 def test_help_shows_how_to_call_it_and_every_mode():
     result = call("--help")
-    command = "--config=configs/streets.py --workdir=runs/streets"
-    for words in (command, "<train|eval|predict|export|summary|plan>", "--images", "--output"):
+    command = "python -m mtan_jax.main --config=configs/streets.py"
+    for words in (command, "<train|eval|predict|export|summary|plan|config>", "--images", "--output"):
         assert words in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
 
@@ -113,3 +117,90 @@ def test_streets_smoke(tmp_path):
         *((2, "train"), (2, "val"), (4, "train"), (4, "val"), (4, "val_constant"))
     ]
     assert (tmp_path / "run" / "figures" / "curves.png").exists()
+
+
+def test_without_workdir_a_run_goes_to_runs_and_is_found_there_again(tmp_path):
+    arguments = (f"--config={toy_config.__file__}", f"--config.data.data_dir={tmp_path / 'data'}")
+    trained = call(*arguments, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr.startswith("working directory: runs/toy_config (--workdir=FOLDER names another)")
+    logged = writers.read_metrics(tmp_path / "runs" / "toy_config" / "metrics.jsonl")
+    evaluated = call(*arguments, "--mode=eval", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    last = [line for line in logged if line["split"] == "val"][-1]
+    metrics = json.loads(evaluated.stdout)
+    assert metrics == {name: last[name] for name in metrics}
+    other = call(*arguments, "--config.seed=1", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "config.seed: 0 there, 1 here" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [
+        ("configs/streets.py", "runs/streets"),
+        ("configs/streets.py:smoke", "runs/streets-smoke"),
+        ("/a/b/my config.py:width=0.5,arch=split", "runs/my-config-width-0.5-arch-split"),
+    ],
+)
+def test_default_workdirs(config, folder):
+    assert main.default_workdir(config) == pathlib.Path(folder)
+
+
+# The configuration of the card, narrow and short, under the card's name.
+NARROW = """
+import runpy
+
+
+def get_config(arg=None):
+    return runpy.run_path({path!r})["get_config"]("smoke")
+"""
+
+
+def check_card(folder, scenes, **environment):
+    """Runs the card's command on a release in TFDS' folder for manual downloads: trains, resumes, evaluates."""
+    write_release(folder / "data" / "downloads" / "manual" / "cityscapes", scenes, zips=True)
+    options = {"cwd": folder, "TFDS_DATA_DIR": str(folder / "data"), **environment}
+    card = "--config=configs/cityscapes.py"
+    trained = call(card, **options)
+    assert trained.returncode == 0, trained.stderr
+    metrics_file = folder / "runs" / "cityscapes" / "metrics.jsonl"
+    logged = writers.read_metrics(metrics_file)
+    again = call(card, **options)
+    assert again.returncode == 0, again.stderr
+    assert "resuming from step" in again.stderr
+    assert writers.read_metrics(metrics_file) == logged
+    evaluated = call(card, "--mode=eval", **options)
+    assert evaluated.returncode == 0, evaluated.stderr
+    last = [line for line in logged if line["split"] == "val"][-1]
+    metrics = json.loads(evaluated.stdout)
+    assert metrics == {name: last[name] for name in metrics}
+    assert {"semantic/miou", "depth/abs_error"} < set(metrics)
+
+
+def scenes_of(counts):
+    """Scenes of 64x128 pixels for a release of Cityscapes, so many per split."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for _ in range(count):
+            yield {
+                "split": split,
+                "city": "aachen" if split == "train" else "frankfurt",
+                "image": rng.integers(0, 256, (64, 128, 3)).astype(np.uint8),
+                "semantic": np.repeat(rng.integers(-1, 7, (64, 16)), 8, axis=1).astype(np.int8),
+                "inverse_depth": rng.uniform(0.02, 0.2, (64, 128, 1)).astype(np.float32),
+                "camera": {"fx": 2262.5, "baseline": 0.209},
+            }
+
+
+def test_the_cards_command_trains_resumes_and_evaluates(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cityscapes.py").write_text(NARROW.format(path=str(ROOT / "configs" / "cityscapes.py")))
+    check_card(tmp_path, scenes_of({"train": 8, "val": 3}))
+
+
+@pytest.mark.long
+def test_the_cards_command_at_full_size(tmp_path):
+    # One training image: 200 epochs are 25 steps of 8. Half an hour on two cores, and 2 GB of disk.
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    check_card(tmp_path, scenes_of({"train": 1, "val": 1}))
