@@ -1,11 +1,11 @@
-"""Preparation rate of NYUv2 at 288x384: commit 398bce0, this one with 1 worker, this one with 2, in turns.
+"""Compares preparation rates of NYUv2 at 288x384: commit 398bce0, and this one with 1 and 2 workers.
 
     python experiments/life_size/bars.py --rounds=3
 
-All prepare the same .mat, the first 400 frames of train and 8 of val (the old commit fails on more). The first two are
-held on one core, the third on two. Times are those of `prepare_data`, without imports. Bars: this commit takes at most
-half of the old one's time on a core, and two workers are at least 1.7 times as fast as one. Run by run.py as the part
-`bars`.
+The three take turns. All prepare the same .mat, the first 400 frames of train and 8 of val (the old commit fails on
+more). The first two are pinned to one core, the third to two. Times are those of `prepare_data`, without imports. Bars:
+this commit takes at most half of the old one's time on one core, and two workers are at least 1.7 times as fast as one.
+run.py runs this as the part `bars`.
 """
 
 import json
@@ -26,7 +26,7 @@ MOST_OF_OLD, LEAST_OF_TWO = 0.5, 1.7
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the records."""
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
     given = arguments.parse_args()
@@ -36,14 +36,14 @@ def main() -> None:
 
 
 def run(given: Any) -> None:
-    """As a part of run.py: adds a record for each kind."""
+    """Runs the part `bars` of run.py: adds one record per kind."""
     if given.again or not all(records.is_known(name, given.out) for name in names()):
         for record in measured(given, 3):
             records.add(record, given.out)
 
 
 def measured(given: Any, rounds: int) -> list[dict[str, Any]]:
-    """Takes turns; a record for each kind."""
+    """Runs the kinds in turns; returns one record per kind."""
     raw = given.scratch / "raw" / "nyuv2_first"
     counts = {name: min(FIRST[name], part_of(count, given.fraction, 10)) for name, (_, count) in SPLITS.items()}
     if not raw.exists():
@@ -70,17 +70,17 @@ def measured(given: Any, rounds: int) -> list[dict[str, Any]]:
 
 
 def title(kind: str) -> str:
-    """The name of a record."""
+    """Returns the name of a record."""
     return f"bars: NYUv2, .mat, 288x384, first 400 frames: {kind}"
 
 
 def names() -> list[str]:
-    """Of the records."""
+    """Returns the names of the records."""
     return [title(kind) for kind in KINDS]
 
 
 def old_checkout(folder: pathlib.Path) -> pathlib.Path:
-    """The old commit, in a worktree of this repository."""
+    """Checks out the old commit in a worktree of this repository."""
     if not folder.exists():
         subprocess.run(["git", "worktree", "prune"], cwd=ROOT, check=True)
         subprocess.run(["git", "worktree", "add", "--detach", folder, OLD], cwd=ROOT, check=True)
@@ -88,7 +88,7 @@ def old_checkout(folder: pathlib.Path) -> pathlib.Path:
 
 
 def prepare(checkout: pathlib.Path, raw: pathlib.Path, data_dir: pathlib.Path, workers: int) -> float:
-    """Seconds that a preparation takes on as many cores as it has workers."""
+    """Prepares on one core per worker; returns the seconds it took."""
     remove(data_dir)
     cores = sorted(os.sched_getaffinity(0))[:workers]
     if len(cores) < workers:

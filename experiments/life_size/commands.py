@@ -1,4 +1,4 @@
-"""The commands that are run at life size: those of README.md and of the configurations, with overrides."""
+"""The commands that run at real size: those of README.md and of the configurations, with overrides."""
 
 import dataclasses
 import functools
@@ -16,17 +16,17 @@ class Run:
     """One command.
 
     Attributes:
-        name: of its row in the table.
+        name: name of its row in the table.
         flags: after `python -m mtan_jax.main`, or a script of this folder and its arguments.
-        inputs: makers of raw data, with their arguments, that run before.
-        prepares: pattern of the prepared datasets, below the scratch folder; they are removed before.
+        inputs: scripts that make the raw data first, with their arguments.
+        prepares: pattern of the datasets that it prepares, below the scratch folder; they are removed first.
         sets: number of datasets that match.
-        reads: where it prepares nothing, the pattern of the datasets of which `passes` counts examples.
-        passes: how often the run goes over each split.
-        examples: their number where no prepared dataset tells it.
-        until: "prepared" or "logged" (the first line of metrics.jsonl): interrupted then, as by Ctrl-C.
-        discards: folders that are removed afterwards, below the scratch folder.
-        script: whether `flags` begin with a script.
+        reads: pattern of the datasets whose examples `passes` counts, if the command prepares none.
+        passes: number of passes over each split.
+        examples: number of examples, if no prepared dataset gives it.
+        until: "prepared" or "logged" (the first line of metrics.jsonl): when to interrupt the command, as by Ctrl-C.
+        discards: folders below the scratch folder to remove afterwards.
+        script: whether the first of `flags` is a script.
     """
 
     name: str
@@ -43,18 +43,18 @@ class Run:
 
     @property
     def workdir(self) -> str | None:
-        """The working directory among the flags."""
+        """Returns the working directory named by the flags."""
         return next((flag.partition("=")[2] for flag in self.flags if flag.startswith("--workdir=")), None)
 
 
 def finished(pattern: str, scratch: pathlib.Path) -> list[pathlib.Path]:
-    """The finished datasets (folders with dataset_info.json) whose variant matches."""
+    """Returns the finished datasets (folders with dataset_info.json) that match a pattern."""
     found = scratch.glob(f"{pattern}/*/dataset_info.json")
     return sorted(path.parent for path in found if "incomplete" not in str(path.relative_to(scratch)))
 
 
 def split_sizes(folders: list[pathlib.Path]) -> dict[str, int]:
-    """Number of examples in each split of prepared datasets, together."""
+    """Returns the total number of examples in each split of prepared datasets."""
     sizes: dict[str, int] = {}
     for folder in folders:
         for split in json.loads((folder / "dataset_info.json").read_text())["splits"]:

@@ -1,4 +1,4 @@
-"""What the makers of raw data share: where things lie in the scratch folder, and folders that are whole or absent."""
+"""Shared code of the scripts that make raw data: arguments, hard links, atomically created folders."""
 
 import argparse
 import contextlib
@@ -15,24 +15,28 @@ SCRATCH = ROOT / "runs" / "life_size"
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """The arguments that every script here has; `text` is its docstring."""
+    """Makes the parser with the arguments of every script here; `text` is the docstring of the script."""
     result = argparse.ArgumentParser(description=(text or "").splitlines()[0])
     result.add_argument("--scratch", type=paths.expanded, default=SCRATCH, help="raw data, prepared datasets, logs")
-    result.add_argument("--shared", type=paths.expanded, default=ROOT.parent / "shared", help="holds data/nyuv2_full")
-    result.add_argument("--fraction", type=float, default=1.0, help="of the official number of images, to try this out")
+    result.add_argument(
+        "--shared", type=paths.expanded, default=ROOT.parent / "shared", help="folder that holds data/nyuv2_full"
+    )
+    result.add_argument(
+        "--fraction", type=float, default=1.0, help="share of the official number of images, for a quick test"
+    )
     return result
 
 
 def part_of(count: int, fraction: float, least: int = 1) -> int:
-    """A number of images, made smaller."""
+    """Scales a number of images."""
     return count if fraction == 1 else min(count, max(least, round(count * fraction)))
 
 
 @contextlib.contextmanager
 def whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a folder beside `folder`, which takes its name once everything is written.
+    """Yields a temporary folder that is renamed to `folder` once everything is written.
 
-    What an interrupted maker wrote is found there again; files that exist are to be kept.
+    After an interruption the same temporary folder is yielded again; keep the files that exist.
     """
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
@@ -41,13 +45,13 @@ def whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def link(source: pathlib.Path, target: pathlib.Path | str) -> None:
-    """Makes a hard link, unless it exists."""
+    """Creates a hard link, unless it exists."""
     with contextlib.suppress(FileExistsError):
         os.link(source, target)
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Removes a file or folder, if it exists; of a symbolic link only the link."""
+    """Removes a file or folder, if it exists; removes a symbolic link, not its target."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.is_dir():

@@ -1,10 +1,10 @@
-"""Kills a preparation at random moments, repeats the command, and compares every file with an undisturbed run's.
+"""Kills a preparation at random moments, repeats it, and compares all files with an uninterrupted run's.
 
     python experiments/life_size/kills.py --kills=10
 
 Rendered scenes (configs/streets.py, no raw data) in shards of 1 MB, with 1 and with 2 workers. SIGKILL goes to the
-whole process group and, in every other trial, to the main process alone, whose workers must then neither stay nor write
-into what the next run makes. Run by run.py as the part `kills`.
+whole process group or, in every other trial, to the main process only; its workers must then exit, and must not write
+into the files of the next run. run.py runs this as the part `kills`.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from inputs import FOLDER, ROOT, parser, part_of, remove
 SHARD_BYTES = 1_000_000
 IMAGE_SIZE = (64, 128)
 EXAMPLES = {"train_examples": 100, "val_examples": 20}
-NOT_DATA = (".lock", ".owner")  # ends of the names of files that only tell who writes
+NOT_DATA = (".lock", ".owner")  # suffixes of files that only name the writer
 KILLS = 10
-GRACE = 10  # seconds in which workers notice that their parent is gone
+GRACE = 10  # seconds within which workers must notice that their parent is gone
 
 
 def main() -> None:
-    """Runs both numbers of workers."""
+    """Runs the trials with 1 and with 2 workers."""
     arguments = parser(__doc__)
     arguments.add_argument("--kills", type=int, default=KILLS)
     given = arguments.parse_args()
@@ -42,26 +42,26 @@ def main() -> None:
 
 
 def run(given: Any) -> None:
-    """As a part of run.py: adds a record for each number of workers."""
+    """Runs the part `kills` of run.py: adds one record per number of workers."""
     for workers, name in enumerate(names(), start=1):
         if given.again or not records.is_known(name, given.out):
             records.add({"name": name} | trials(workers, KILLS, given.scratch, examples(given.fraction)), given.out)
 
 
 def names() -> list[str]:
-    """Of the records, with 1 and with 2 workers."""
+    """Returns the names of the records, with 1 and with 2 workers."""
     return [
         f"kills: streets 64x128, 1 MB shards, {workers}, SIGKILL {KILLS} times" for workers in ("1 worker", "2 workers")
     ]
 
 
 def examples(fraction: float) -> dict[str, int]:
-    """Number of scenes to render, in both splits."""
+    """Returns the number of scenes to render, in both splits."""
     return {key: part_of(count, fraction) for key, count in EXAMPLES.items()}
 
 
 def trials(workers: int, kills: int, scratch: pathlib.Path, scenes: dict[str, int]) -> dict[str, Any]:
-    """Kills as many preparations, each begun anew; how many ended with the files of an undisturbed one."""
+    """Kills preparations, each started from scratch; returns how many ended with the files of an uninterrupted one."""
     folder = scratch / "kills"
     remove(folder)
     whole = folder / "undisturbed"
@@ -95,7 +95,7 @@ def trials(workers: int, kills: int, scratch: pathlib.Path, scenes: dict[str, in
 
 
 def command(data_dir: pathlib.Path, workers: int, scenes: dict[str, int]) -> list[str]:
-    """The preparation."""
+    """Returns the command that prepares the dataset."""
     config = str(ROOT / "configs" / "streets.py")
     flags = [
         f"--data_dir={data_dir}",
@@ -106,7 +106,7 @@ def command(data_dir: pathlib.Path, workers: int, scenes: dict[str, int]) -> lis
 
 
 def undisturbed(data_dir: pathlib.Path, workers: int, scenes: dict[str, int]) -> tuple[float, float]:
-    """Prepares; the seconds from the start to the first file and to the end."""
+    """Prepares without a kill; returns the seconds from the start to the first file and to the end."""
     start = time.perf_counter()
     process = subprocess.Popen(command(data_dir, workers, scenes), **_options(data_dir.with_suffix(".log")))
     begin = None
@@ -122,9 +122,9 @@ def undisturbed(data_dir: pathlib.Path, workers: int, scenes: dict[str, int]) ->
 def interrupt(
     prepare: list[str], data_dir: pathlib.Path, rng: random.Random, begin: float, end: float, *, group: bool
 ) -> tuple[float, int]:
-    """Starts a preparation and kills it at a random moment; the moment and its process group.
+    """Starts a preparation and kills it at a random moment; returns the moment and the process group.
 
-    Where it is faster than the undisturbed one and has ended, an earlier moment is drawn.
+    If it ends before that moment, an earlier one is drawn.
     """
     while True:
         remove(data_dir)
@@ -139,7 +139,7 @@ def interrupt(
 
 
 def outlived(group: int) -> int:
-    """Processes of a killed group that are still there after `GRACE`; they are killed then."""
+    """Returns the processes of a killed group that are alive after `GRACE`, and kills them."""
     deadline = time.monotonic() + GRACE
     while (left := _members(group)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -160,7 +160,7 @@ def _members(group: int) -> list[psutil.Process]:
 
 
 def digest(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file of data below a folder."""
+    """Returns the SHA-256 of every data file below a folder."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(NOT_DATA))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

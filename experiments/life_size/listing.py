@@ -2,8 +2,8 @@
 
     python experiments/life_size/listing.py --raw_dir=runs/life_size/raw/imagenet12 --set=imagenet12
 
-The expected order comes from the number of images in each class alone, as make_decathlon.py spreads them: classes by
-name, pictures by number. Checked are the first and the last example of every class and 20 000 random ones.
+The expected order follows from the number of images per class, as make_decathlon.py distributes them: classes by name,
+images by number. The first and the last example of every class and 20 000 random ones are checked.
 """
 
 import argparse
@@ -21,7 +21,7 @@ RANDOM = 20_000
 
 
 def main() -> None:
-    """Lists and checks."""
+    """Lists a set and checks its order."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw_dir", type=paths.expanded, required=True)
     parser.add_argument("--set", required=True, choices=list(NUM_CLASSES))
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def check_order(builder: DecathlonSet, split: str, size: int) -> int:
-    """Number of examples whose id and label were compared; exits with 1 at the first that differs."""
+    """Compares ids and labels; returns the number of examples compared, and exits with 1 at the first difference."""
     classes = NUM_CLASSES[builder.set_name]
     counts = np.full(classes, size // classes) + (np.arange(classes) < size % classes)
     ends = np.cumsum(counts)

@@ -3,8 +3,8 @@
     python experiments/life_size/make_cityscapes.py --scratch=runs/life_size folders zips
 
 16 rendered scenes (10 for train, 3 for val, 3 for test) are linked under official names: raw/cityscapes, some 100 MB on
-disk. Each camera file is a file of its own. raw/cityscapes_zips holds 225 + 50 + 25 images in the four zips that one
-downloads. The PNG pictures have about 4 MB, the official ones about 2.3 MB.
+disk. Camera files are not linked: each image has its own. raw/cityscapes_zips holds 225 + 50 + 25 images in the four
+zips of the download page. The PNG images have about 4 MB, the official ones about 2.3 MB.
 """
 
 import json
@@ -23,7 +23,7 @@ from helpers.cityscapes_release import PARTS, scene_files
 SIZE = (1024, 2048)
 SCENES = {"train": 10, "val": 3, "test": 3}
 IN_ZIPS = {"train": 225, "val": 50, "test": 25}
-# Numbers of images by city; those of the official release, as recalled. The sums are the published 2975, 500, 1525.
+# Numbers of images by city; those of the official release, from memory. The sums are the published 2975, 500, 1525.
 CITIES = {
     "train": {"aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85, "dusseldorf": 221}
     | {"erfurt": 109, "hamburg": 248, "hanover": 196, "jena": 119, "krefeld": 99, "monchengladbach": 94}
@@ -40,7 +40,7 @@ SUFFIXES = {
 
 
 def main() -> None:
-    """Makes what is asked for and absent."""
+    """Makes the requested parts that do not exist yet."""
     arguments = parser(__doc__)
     arguments.add_argument("kinds", nargs="+", choices=["folders", "zips"])
     given = arguments.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def write_scenes(folder: pathlib.Path, scenes: dict[str, int]) -> None:
-    """Renders the distinct scenes; each becomes a folder of files named after their suffix."""
+    """Renders the distinct scenes, each into a folder of files named after their suffix."""
     for number, (split, index) in enumerate((split, i) for split, count in scenes.items() for i in range(count)):
         place = folder / f"{split}_{index}"
         if place.exists():
@@ -73,7 +73,7 @@ def write_scenes(folder: pathlib.Path, scenes: dict[str, int]) -> None:
 
 
 def stems(counts: dict[str, dict[str, int]], scenes: dict[str, int]) -> list[tuple[str, str, str, str]]:
-    """Split, city, stem and scene of each image."""
+    """Yields split, city, stem and scene of each image."""
     found = []
     for split, cities in counts.items():
         names = [(city, number) for city, count in cities.items() for number in range(count)]
@@ -83,7 +83,7 @@ def stems(counts: dict[str, dict[str, int]], scenes: dict[str, int]) -> list[tup
 
 
 def camera(path: pathlib.Path, number: int) -> bytes:
-    """The camera of a scene, with another roll for each image, as official files differ."""
+    """Returns the camera of a scene with a different roll per image, because official files differ."""
     content = json.loads(path.read_text())
     content["extrinsic"]["roll"] = number * 1e-5
     return json.dumps(content, indent=4).encode()

@@ -3,8 +3,8 @@
     python experiments/life_size/make_decathlon.py --scratch=runs/life_size ten imagenet12
 
 `ten`: raw/decathlon, nine sets at their official size and a slice of imagenet12 (100 000 + 5000 + 5000). `imagenet12`:
-raw/imagenet12, that set alone with all its 1 329 405 images. Pictures have a shorter side of 72 pixels, some 3 KB;
-class folders are 0001 and so on, and images are spread evenly over them; annotations are of the release's shape.
+raw/imagenet12, that set alone with all its 1 329 405 images. Images have a shorter side of 72 pixels and
+some 3 KB. Class folders are named 0001 and so on, with images spread evenly. Annotations have the release's format.
 """
 
 import io
@@ -32,12 +32,12 @@ SIZES = {
     "vgg-flowers": (1020, 1020, 6149),
 }
 SLICE = (40_000, 2000, 2000)
-LINKS = 60_000  # to one file; ext4 allows 65 000
-SPLITS = {"train": "train", "val": "val", "test": "test_stripped"}  # and the ends of the annotations' names
+LINKS = 60_000  # hard links to one file; ext4 allows 65 000
+SPLITS = {"train": "train", "val": "val", "test": "test_stripped"}  # also the suffixes of the annotations' names
 
 
 def main() -> None:
-    """Makes what is asked for and absent."""
+    """Makes the requested parts that do not exist yet."""
     arguments = parser(__doc__)
     arguments.add_argument("kinds", nargs="+", choices=["ten", "imagenet12"])
     given = arguments.parse_args()
@@ -52,20 +52,20 @@ def main() -> None:
 
 
 def split_counts(name: str, counts: Iterable[int], fraction: float) -> dict[str, int]:
-    """Images in each split; every class has one in train."""
+    """Returns the number of images in each split; every class has at least one in train."""
     least = {"train": NUM_CLASSES[name]}
     return {split: part_of(count, fraction, least.get(split, 1)) for split, count in zip(SPLITS, counts, strict=True)}
 
 
 def write_set(root: pathlib.Path, name: str, counts: dict[str, int]) -> None:
-    """Pictures and annotations of one set."""
+    """Writes images and annotations of one set."""
     sources = draw(root.parent / "decathlon_pictures" / name, 8 + 2 * sum(counts.values()) // LINKS)
     classes = NUM_CLASSES[name]
     done = 0
     for split, count in counts.items():
         folder = root / "decathlon-1.0-data" / name / split
         folders = [""] if split == "test" else [f"{label + 1:04d}" for label in range(classes)]
-        for sub in folders[:count]:  # a class without pictures has no folder
+        for sub in folders[:count]:  # a class without images has no folder
             (folder / sub).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             link(sources[(done + i) % len(sources)], f"{folder}/{file_name(i, folders)}")
@@ -74,13 +74,13 @@ def write_set(root: pathlib.Path, name: str, counts: dict[str, int]) -> None:
 
 
 def file_name(i: int, folders: list[str]) -> str:
-    """Where picture `i` lies below its split: the classes take turns."""
+    """Returns the path of image `i` below its split: images are dealt to the classes in turn."""
     number, label = divmod(i, len(folders))
     return f"{folders[label]}/{number + 1:06d}.jpg".lstrip("/")
 
 
 def draw(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
-    """Drawn pictures of 72x72 to 108x72 pixels, some 3 KB each."""
+    """Draws images of 72x72 to 108x72 pixels, some 3 KB each."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i}.jpg" for i in range(count)]
     for i, path in enumerate(paths):
@@ -98,7 +98,7 @@ def draw(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
 
 
 def annotate(path: pathlib.Path, prefix: str, count: int, folders: list[str], classes: int) -> None:
-    """The annotations of a split, written line by line since there are up to a million."""
+    """Writes the annotations of a split line by line, because there are up to a million."""
     path.parent.mkdir(exist_ok=True)
     test = path.stem.endswith("stripped")
     first = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000}[prefix.rsplit("/", 1)[1]]

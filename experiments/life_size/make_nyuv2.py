@@ -27,7 +27,7 @@ IMAGES = 32
 
 
 def main() -> None:
-    """Makes what is asked for and absent."""
+    """Makes the requested parts that do not exist yet."""
     arguments = parser(__doc__)
     arguments.add_argument("kinds", nargs="+", choices=["release", "first", "images", "authors"])
     given = arguments.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def write_full(shared: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """The release with all frames."""
+    """Writes the release with all frames."""
     if not folder.exists():
         tool = shared / "tools" / "make_full_nyuv2.py"
         if not tool.is_file():
@@ -63,7 +63,7 @@ def write_full(shared: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 
 def write_first(full: pathlib.Path, folder: pathlib.Path, counts: dict[str, int]) -> None:
-    """A release with the first frames of each split, with a split of its own."""
+    """Writes a release with the first frames of each split, and a matching split file."""
     content = scipy.io.loadmat(full / SPLITS_MAT)
     frames = {name: np.sort(content[key].ravel())[: counts[name]] for name, (key, _) in SPLITS.items()}
     chosen = np.sort(np.concatenate(list(frames.values())))
@@ -82,14 +82,14 @@ def write_first(full: pathlib.Path, folder: pathlib.Path, counts: dict[str, int]
 
 
 def copy_images(shared: pathlib.Path, folder: pathlib.Path) -> None:
-    """Some frames as pictures, for --images."""
+    """Copies some frames as image files, for --images."""
     with whole(folder) as part:
         for index in range(0, 1449, 1449 // IMAGES)[:IMAGES]:
             shutil.copy(shared / "data" / "nyuv2_full" / "image" / f"{index}.jpg", part)
 
 
 def write_authors(data_dir: pathlib.Path, folder: pathlib.Path) -> None:
-    """The layout of the authors' preprocessed set, in the types that they use."""
+    """Writes the authors' preprocessed layout, with their dtypes."""
     builder = NYUv2(data_dir=str(data_dir))
     if not builder.is_prepared():
         raise SystemExit(f"{data_dir} holds no prepared NYUv2 with 13 classes at 288x384; run the part nyuv2 first")

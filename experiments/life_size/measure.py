@@ -1,8 +1,8 @@
-"""Runs a command and measures time, CPU time and memory of its process and of all that it starts.
+"""Runs a command and measures time, CPU time and memory of its process and all its descendants.
 
-Memory is sampled from /proc five times a second: the sum of the resident sizes (RSS, which counts pages that processes
-share once for each), once a second the sum of the proportional sizes (PSS, which counts them once), and the largest
-single process by its high-water mark. (`ru_maxrss` will not do: a child inherits it from whoever starts it.)
+Memory is sampled from /proc: five times per second the sum of the resident sizes (RSS, which counts shared pages once
+per process), once per second the sum of the proportional sizes (PSS, which counts them once), and the high-water mark
+of the largest process. (`ru_maxrss` does not work: a child inherits it from its parent.)
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ import psutil
 
 INTERVAL = 0.2  # seconds
 PSS_EVERY = 5  # samples; reading it takes milliseconds
-GRACE = 180  # seconds from an interrupt to SIGKILL: a compilation is not interrupted
+GRACE = 180  # seconds from an interrupt to SIGKILL; a compilation cannot be interrupted
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The state of the processes at one time; sizes in bytes."""
+    """The state of the processes at one moment; sizes in bytes."""
 
     seconds: float
     cpu_seconds: float
@@ -42,19 +42,19 @@ def measure(
     is_prepared: Callable[[], bool] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Runs a command to its end, or until `stop()` is true: then it is interrupted as by Ctrl-C.
+    """Runs a command to its end, or interrupts it as by Ctrl-C once `stop()` is true.
 
     Args:
         command: program and arguments.
-        folder: where it runs.
-        log: gets all output; each line begins with the seconds since the start.
-        environment: added to this process' own.
-        is_prepared: where given, the usage until it becomes true is "prepare" in the result.
-        stop: see above.
+        folder: working directory of the command.
+        log: file for all output; each line begins with the seconds since the start.
+        environment: variables added to those of this process.
+        is_prepared: if given, "prepare" in the result is the usage until it becomes true.
+        stop: when to interrupt; None: never.
 
     Returns:
-        exit, interrupted, seconds, cpu_seconds, peak_rss_mib, peak_pss_mib, largest_mib, said (what it tells of
-        preparations, and the last lines), and prepare.
+        exit, interrupted, seconds, cpu_seconds, peak_rss_mib, peak_pss_mib, largest_mib, said (its messages about
+        preparations, and its last lines), and prepare.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -88,19 +88,19 @@ def measure(
                 process.returncode = os.waitstatus_to_exitcode(status)
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # this harness was stopped
+            os.killpg(process.pid, signal.SIGKILL)  # this program was stopped
     reader.join(timeout=10)  # a process that outlives its parent keeps the pipe open
     result = {"exit": process.returncode, "interrupted": interrupted is not None} | usage_of(samples)
     result |= {"seconds": round(time.perf_counter() - start, 1)}
     result |= {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1)}
     if prepared is not None:
         result["prepare"] = usage_of([sample for sample in samples if sample.seconds <= prepared])
-    told = [line for line in lines if line.startswith("prepared ")]  # with the preparation's own time
+    told = [line for line in lines if line.startswith("prepared ")]  # includes the time of the preparation
     return result | {"said": list(dict.fromkeys([*told, *lines[-3:]]))}
 
 
 def usage_of(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Time and memory over some samples."""
+    """Summarizes time and memory over samples."""
     mib = 2**20
     return {
         "seconds": round(samples[-1].seconds, 1),
@@ -124,7 +124,7 @@ def _sample(pid: int, now: float, *, with_pss: bool) -> Sample:
                 times, resident = process.cpu_times(), process.memory_info().rss
             pss += process.memory_full_info().pss if with_pss else 0
             largest = max(largest, _high_water(process.pid))
-        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):  # ended meanwhile
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):  # it has ended
             continue
         cpu += times.user + times.system + times.children_user + times.children_system
         rss += resident
@@ -132,7 +132,7 @@ def _sample(pid: int, now: float, *, with_pss: bool) -> Sample:
 
 
 def _high_water(pid: int) -> int:
-    """The largest resident size that a process has had, in bytes."""
+    """Returns the largest resident size of a process so far, in bytes."""
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 

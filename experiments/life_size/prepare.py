@@ -1,9 +1,9 @@
-"""Prepares the dataset of a configuration and nothing else; prints the seconds that it took.
+"""Prepares the dataset of a configuration and prints the seconds it took.
 
     python experiments/life_size/prepare.py configs/nyuv2.py --raw_dir=raw/nyuv2 --data_dir=prepared --workers=2
 
-Runs on older commits too, which have no workers. SHARD_BYTES=1000000 in the environment makes shards smaller. It is
-read when this file is imported, so that worker processes, which import it too, see the same.
+Also runs on older commits, which have no workers. SHARD_BYTES=1000000 in the environment makes shards smaller. It is
+read on import, so that worker processes, which import this file too, see the same value.
 """
 
 import argparse
@@ -22,14 +22,14 @@ if "SHARD_BYTES" in os.environ:
 
 
 def main() -> None:
-    """Prepares."""
+    """Prepares the dataset."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config")
-    parser.add_argument("--argument", help="what stands after ':'")
+    parser.add_argument("--argument", help="the text after ':'")
     parser.add_argument("--raw_dir")
     parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--workers", type=int, help="processes; all cores unless given")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON of config.data.options to change")
+    parser.add_argument("--workers", type=int, help="number of processes; default: one per core")
+    parser.add_argument("--options", type=json.loads, default={}, help="changes to config.data.options, as JSON")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mtan_jax").setLevel(logging.INFO)

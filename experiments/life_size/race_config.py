@@ -8,13 +8,13 @@ import runpy
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))  # for toy_config, which registers the network "plain"
+sys.path.append(str(ROOT / "tests"))  # toy_config registers the network "plain"
 
 from helpers import toy_config  # noqa: E402, F401
 
 
 def get_config(name):
-    """The configuration `configs/NAME.py:smoke` with that network."""
+    """Returns the configuration `configs/NAME.py:smoke` with that network."""
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]("smoke")
     config.model.arch = "plain"
     return config

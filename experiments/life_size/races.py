@@ -1,10 +1,10 @@
-"""Starts two runs in the same second, on one working directory and on one dataset that is not prepared, 20 times each.
+"""Starts two runs at once, on one working directory and on one unprepared dataset, 20 times each.
 
     python experiments/life_size/races.py --rounds=20
 
 On one working directory one run owns it and succeeds; the other exits with 1 and names host and process id of the
-owner. On one dataset (rendered scenes, and 30 frames of NYUv2) both succeed. No line of metrics.jsonl comes twice.
-Run by run.py as the part `races`.
+owner. On one dataset (rendered scenes, and 30 frames of NYUv2) both succeed. No line of metrics.jsonl occurs twice.
+run.py runs this as the part `races`.
 """
 
 import collections
@@ -24,7 +24,7 @@ from make_nyuv2 import write_first, write_full
 
 CONFIG = FOLDER / "race_config.py"
 FRAMES = {"train": 20, "val": 10}
-SECONDS = 600  # after which a run counts as hanging
+SECONDS = 600  # seconds after which a run counts as hanging
 
 
 def main() -> None:
@@ -38,14 +38,14 @@ def main() -> None:
 
 
 def run(given: Any) -> None:
-    """As a part of run.py: adds a record for each race."""
+    """Runs the part `races` of run.py: adds one record per race."""
     for name, race in RACES.items():
         if given.again or not records.is_known(f"races: {name}", given.out):
             records.add({"name": f"races: {name}"} | rounds(race, 20, given), given.out)
 
 
 def rounds(race: Callable[[pathlib.Path, Any], list[str]], count: int, given: Any) -> dict[str, Any]:
-    """Repeats a race; what went wrong in each round."""
+    """Repeats a race; returns what went wrong in each round."""
     folder = given.scratch / "races"
     wrong = []
     for number in range(count):
@@ -63,7 +63,7 @@ def rounds(race: Callable[[pathlib.Path, Any], list[str]], count: int, given: An
 
 
 def on_workdir(folder: pathlib.Path, given: Any) -> list[str]:
-    """One working directory, a dataset that both find prepared."""
+    """Races on one working directory, with a prepared dataset."""
     del given
     flags = [f"--config={CONFIG}:streets", "--config.data.data_dir=ready"]
     if not (folder / "ready").exists():
@@ -81,7 +81,7 @@ def on_workdir(folder: pathlib.Path, given: Any) -> list[str]:
 
 
 def on_dataset(folder: pathlib.Path, config: str, *more: str) -> list[str]:
-    """Two working directories, one dataset that is not prepared."""
+    """Races on one unprepared dataset, with two working directories."""
     flags = [f"--config={config}", "--config.data.data_dir=prepared", *more]
     ended = start(folder, [[*flags, "--workdir=one"], [*flags, "--workdir=other"]])
     faults = [f"exit code {code}: {text[-300:]}" for code, text in ended if code != 0]
@@ -91,13 +91,13 @@ def on_dataset(folder: pathlib.Path, config: str, *more: str) -> list[str]:
 
 
 def on_streets(folder: pathlib.Path, given: Any) -> list[str]:
-    """Rendered scenes."""
+    """Races on rendered scenes."""
     del given
     return on_dataset(folder, f"{CONFIG}:streets")
 
 
 def on_nyuv2(folder: pathlib.Path, given: Any) -> list[str]:
-    """A few frames of NYUv2."""
+    """Races on a few frames of NYUv2."""
     sample = given.scratch / "raw" / "nyuv2_sample"
     if not sample.exists():
         write_first(write_full(given.shared, given.scratch / "raw" / "nyuv2_full"), sample, FRAMES)
@@ -105,7 +105,7 @@ def on_nyuv2(folder: pathlib.Path, given: Any) -> list[str]:
 
 
 def start(folder: pathlib.Path, commands: list[list[str]]) -> list[tuple[int, str]]:
-    """Starts runs at once; exit code and output of each."""
+    """Starts runs at once; returns the exit code and output of each."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "mtan_jax.main", *flags],
@@ -129,7 +129,7 @@ def start(folder: pathlib.Path, commands: list[list[str]]) -> list[tuple[int, st
 
 
 def duplicates(metrics: pathlib.Path) -> list[str]:
-    """Lines of the same step and split, and a file without lines."""
+    """Returns errors for lines of the same step and split, and for a file without lines."""
     if not metrics.exists():
         return [f"{metrics.parent.name}: no metrics.jsonl"]
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The results of the runs: results.json, one record a line, with the conditions of each."""
+"""Reads and writes results.json: one record per line, with its conditions."""
 
 import datetime as dt
 import importlib.metadata
@@ -15,18 +15,18 @@ from inputs import ROOT
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """All records; none without the file."""
+    """Returns all records; an empty list without the file."""
     path = folder / "results.json"
     return json.loads(path.read_text()) if path.exists() else []
 
 
 def is_known(name: str, folder: pathlib.Path) -> bool:
-    """Whether there is a record of a run that succeeded."""
+    """Returns whether there is a record of a successful run."""
     return any(record["name"] == name and record["success"] for record in read(folder))
 
 
 def add(record: dict[str, Any], folder: pathlib.Path) -> None:
-    """Adds a record with its conditions; it replaces the one of the same name."""
+    """Adds a record with its conditions; replaces a record of the same name."""
     complete = record | conditions()
     records = [other for other in read(folder) if other["name"] != record["name"]] + [complete]
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def add(record: dict[str, Any], folder: pathlib.Path) -> None:
 
 
 def conditions() -> dict[str, Any]:
-    """Commit, versions, hardware and date."""
+    """Returns commit, versions, hardware and date."""
     return {
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
         "jax": importlib.metadata.version("jax"),

@@ -1,8 +1,8 @@
-"""README.md's table, from results.json.
+"""Writes README.md's table from results.json.
 
     python experiments/life_size/report.py [FOLDER]
 
-writes it again: in README.md, what stands between the two lines of `MARKS`. Runs without a record are "not run yet".
+replaces the text between the two lines of `MARKS` in README.md. Runs without a record are "not run yet".
 """
 
 import pathlib
@@ -22,11 +22,11 @@ HEAD = (
     *("run", "examples", "s", "examples/s", "CPU s", "peak RSS, MiB", "peak PSS, MiB", "largest process, MiB"),
     *("disk, MiB", "result"),
 )
-LIMIT_MIB = 1024  # of memory, in every preparation
+LIMIT_MIB = 1024  # memory limit of every preparation
 
 
 def write(folder: pathlib.Path = FOLDER) -> None:
-    """Writes the table into the README.md of a folder; without one, a file with the table alone."""
+    """Writes the table into the README.md of a folder, which is created if missing."""
     readme = folder / "README.md"
     text = readme.read_text() if readme.exists() else "\n".join(MARKS)
     before, _, rest = text.partition(MARKS[0])
@@ -35,13 +35,13 @@ def write(folder: pathlib.Path = FOLDER) -> None:
 
 
 def names() -> list[str]:
-    """Of all runs, in the order of the table."""
+    """Returns the names of all runs, in the order of the table."""
     planned = [run.name for runs in PARTS.values() for run in runs]
     return [*planned, *kills.names(), *(f"races: {name}" for name in races.RACES), *bars.names()]
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each run, then the conditions."""
+    """Returns Markdown: one row per run, then the conditions."""
     by_name = {record["name"]: record for record in found}
     rows = [HEAD, ["---"] * len(HEAD)]
     rows += [row(name, by_name.get(name)) for name in names()]
@@ -50,7 +50,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def row(name: str, record: Mapping[str, Any] | None) -> list[str]:
-    """The cells of a run: of a preparation, the usage until the dataset was finished."""
+    """Returns the cells of a run; for a preparation, the usage until the dataset was finished."""
     if record is None:
         return [name, *[""] * (len(HEAD) - 2), "not run yet"]
     usage = record.get("prepare", record)
@@ -62,7 +62,7 @@ def row(name: str, record: Mapping[str, Any] | None) -> list[str]:
 
 
 def result(record: Mapping[str, Any]) -> str:
-    """What came out, in a few words."""
+    """Returns the outcome in a few words."""
     told = record.get("result", "")
     if not record["success"]:
         return f"FAILED {told}".strip() if told else f"FAILED, exit code {record.get('exit')}"
@@ -72,7 +72,7 @@ def result(record: Mapping[str, Any]) -> str:
 
 
 def conditions(found: list[dict[str, Any]]) -> list[str]:
-    """A line for each set of conditions."""
+    """Returns one line per set of conditions."""
     keys = ("commit", "jax", "python", "cpu", "cores", "memory_gib", "fraction")
     seen: dict[tuple[Any, ...], list[str]] = {}
     for record in found:

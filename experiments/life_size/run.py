@@ -1,11 +1,11 @@
-"""Prepares, trains on and predicts with real datasets at their real size; one table of time, memory and disk space.
+"""Prepares, trains on and predicts real datasets at real size; records time, memory and disk space.
 
     python experiments/life_size/run.py                            # all parts; hours on 2 cores, 25 GB of disk
     python experiments/life_size/run.py --only nyuv2 kills         # some of them
-    python experiments/life_size/run.py --fraction=0.02 --scratch=runs/try --out=runs/try   # minutes, to try it out
+    python experiments/life_size/run.py --fraction=0.02 --scratch=runs/try --out=runs/try   # minutes, a quick test
 
-writes results.json beside this file after each run, and README.md's table from it. Runs that succeeded and
-are in results.json are left out, unless --again is given. Logs are in SCRATCH/logs; each line begins with the seconds
+writes results.json beside this file after each run, and README.md's table from it. Successful runs in
+results.json are skipped, unless --again is given. Logs are in SCRATCH/logs; each line begins with the seconds
 since the command began.
 """
 
@@ -30,14 +30,14 @@ from measure import measure
 from mtan_jax.runtime import paths
 
 SPECIAL = {"kills": kills.run, "races": races.run, "bars": bars.run}
-HERE = {"PYTHONPATH": str(ROOT)}  # of all processes: this checkout, whatever is installed
+HERE = {"PYTHONPATH": str(ROOT)}  # for all processes: this checkout, whatever is installed
 
 
 def main() -> None:
-    """Runs what is asked for and missing."""
+    """Runs the requested parts that have no record yet."""
     arguments = parser(__doc__)
     arguments.add_argument("--only", nargs="+", choices=[*PARTS, *SPECIAL], default=[*PARTS, *SPECIAL], metavar="PART")
-    arguments.add_argument("--again", action="store_true", help="also what is in results.json already")
+    arguments.add_argument("--again", action="store_true", help="repeat runs that are in results.json")
     arguments.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of results.json and README.md")
     given = arguments.parse_args()
     if given.fraction != 1 and given.out.resolve() == FOLDER:
@@ -48,14 +48,14 @@ def main() -> None:
     for folder in ("raw", "prepared", "runs", "logs"):
         (given.scratch / folder).mkdir(parents=True, exist_ok=True)
     if not (given.scratch / "configs").exists():
-        (given.scratch / "configs").symlink_to(ROOT / "configs")  # so that commands read as they are printed
+        (given.scratch / "configs").symlink_to(ROOT / "configs")  # so that commands run as printed
     for part in given.only:
         if part in SPECIAL:
             SPECIAL[part](given)
             continue
         for run in PARTS[part]:
             if given.fraction != 1 and run.until == "logged":
-                continue  # steps of a whole network take as long as ever
+                continue  # the steps of a full network do not get shorter
             if given.again or not records.is_known(run.name, given.out):
                 records.add({"name": run.name} | measured(run, given), given.out)
                 report.write(given.out)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measured(run: Run, given: Any) -> dict[str, Any]:
-    """Makes the inputs, runs the command and counts what it did."""
+    """Makes the inputs, runs the command and returns its record."""
     for maker in run.inputs:
         make(maker, given)
     if run.prepares is not None:
@@ -97,32 +97,32 @@ def measured(run: Run, given: Any) -> dict[str, Any]:
 
 
 def make(maker: tuple[str, ...], given: Any) -> None:
-    """Runs a maker of raw data, as a process of its own so that its memory is not this one's."""
+    """Runs a script that makes raw data in its own process, so that its memory is not measured."""
     flags = [f"--scratch={given.scratch}", f"--shared={given.shared}", f"--fraction={given.fraction}"]
     script, *kinds = maker
     subprocess.run([sys.executable, FOLDER / script, *flags, *kinds], env=os.environ | HERE, check=True)
 
 
 def command(run: Run) -> list[str]:
-    """The command line."""
+    """Returns the command line of a run."""
     if run.script:
         return [sys.executable, str(FOLDER / run.flags[0]), *run.flags[1:]]
     return [sys.executable, "-m", "mtan_jax.main", *run.flags]
 
 
 def printed(run: Run) -> str:
-    """The command line as one would type it."""
+    """Returns the command line as a user would type it."""
     return shlex.join(["python", *command(run)[1:]]).replace(f"{ROOT}/", "")
 
 
 def prepared(run: Run, scratch: pathlib.Path) -> list[pathlib.Path]:
-    """The prepared datasets of a run."""
+    """Returns the prepared datasets of a run."""
     pattern = run.prepares or run.reads
     return [] if pattern is None else finished(pattern, scratch)
 
 
 def stopper(run: Run, scratch: pathlib.Path) -> Callable[[], bool] | None:
-    """When a run is to be interrupted."""
+    """Returns the condition that interrupts a run."""
     if run.until == "prepared":
         return lambda: len(prepared(run, scratch)) >= run.sets
     if run.until == "logged":
@@ -132,12 +132,12 @@ def stopper(run: Run, scratch: pathlib.Path) -> Callable[[], bool] | None:
 
 
 def disk_mib(folder: pathlib.Path) -> int:
-    """Disk space of a folder, in MiB."""
+    """Returns the disk space of a folder, in MiB."""
     return round(sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()) / 2**20)
 
 
 def slug(name: str) -> str:
-    """A file name for a run."""
+    """Returns a file name for a run."""
     return "".join(c if c.isalnum() else "_" for c in name)
 
 

@@ -1,8 +1,8 @@
-"""README.md's table and the figure, from results.json.
+"""Writes README.md's table and the figure from results.json.
 
     python experiments/mini_decathlon/report.py
 
-writes them again: in README.md, what stands between the two lines of `MARKS`.
+replaces the text between the two lines of `MARKS` in README.md, and the figure.
 """
 
 import json
@@ -17,14 +17,14 @@ from mtan_jax.tasks.decathlon_score import decathlon_score
 
 FOLDER = pathlib.Path(__file__).parent
 MARKS = ("<!-- from results.json -->", "<!-- end -->")
-BASELINE = "finetuning"  # of the score, as in the challenge
+BASELINE = "finetuning"  # of the challenge's score
 BASE = "base"
 
 Record = Mapping[str, Any]
 
 
 def main() -> None:
-    """Writes both."""
+    """Writes the table and the figure."""
     records = json.loads((FOLDER / "results.json").read_text())
     readme = FOLDER / "README.md"
     before, _, rest = readme.read_text().partition(MARKS[0])
@@ -34,18 +34,18 @@ def main() -> None:
 
 
 def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each method, one a seed."""
+    """Groups the records by method, one record per seed."""
     names = dict.fromkeys(record["method"] for record in records if record["method"] != BASE)
     return {name: [record for record in records if record["method"] == name] for name in names}
 
 
 def mean_accuracy(record: Record) -> float:
-    """Over the sets."""
+    """Returns the mean accuracy over the sets."""
     return statistics.mean(record["accuracy"].values())
 
 
 def scores(records: Sequence[Record]) -> dict[str, list[float]]:
-    """The score of each method's seeds; the baseline is the mean over the seeds of finetuning."""
+    """Returns each method's scores, one per seed; the baseline is the mean over the seeds of finetuning."""
     methods = by_method(records)
     sets = methods[BASELINE][0]["accuracy"]
     errors = {name: 1 - statistics.mean(r["accuracy"][name] for r in methods[BASELINE]) for name in sets}
@@ -53,7 +53,7 @@ def scores(records: Sequence[Record]) -> dict[str, list[float]]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Markdown: parameters, accuracies in per cent, their mean and the score; means over seeds and the spread."""
+    """Returns Markdown: parameters, accuracies in percent, their mean, and the score, averaged over seeds."""
     methods, points = by_method(records), scores(records)
     sets = list(next(iter(methods.values()))[0]["accuracy"])
     one = next(record for record in records if record["method"] == BASE)["parameters"]["kept"]
@@ -70,13 +70,13 @@ def table(records: Sequence[Record]) -> str:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation."""
+    """Formats mean and standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
 def figure(records: Sequence[Record]) -> Figure:
-    """Mean accuracy over parameters, a point a seed."""
+    """Plots mean accuracy over parameters, one point per seed."""
     one = next(record for record in records if record["method"] == BASE)["parameters"]["kept"]
     drawing = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = drawing.subplots()
@@ -88,7 +88,7 @@ def figure(records: Sequence[Record]) -> Figure:
         xlabel="parameters without heads, relative to one network",
         ylabel="mean accuracy over the sets, %",
         xscale="log",
-        title="mini_decathlon: a point a seed",
+        title="mini_decathlon: one point per seed",
     )
     ticks = [1, 1.5, 2, 3, 6]
     axes.set_xticks(ticks, labels=map(str, ticks), minor=False)

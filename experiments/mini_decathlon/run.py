@@ -1,9 +1,9 @@
-"""Eight ways to one network for six sets of images, over several seeds, on the embedded `mini_decathlon`.
+"""Trains one network on the six sets of `mini_decathlon` in eight ways, over several seeds.
 
     python experiments/mini_decathlon/run.py
 
-trains, seed by seed, a network on the largest set, then every method of `METHODS`, and writes results.json beside this
-file after each run; runs that are in it already are left out. report.py writes README.md's table and the figure.
+trains, for each seed, a network on the largest set, then every method of `METHODS`, and writes results.json beside this
+file after each run. Runs that are in it are skipped. report.py writes README.md's table and the figure.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from mtan_jax.training import loop, workdir
 
 FOLDER = pathlib.Path(__file__).parent
 CONFIG = FOLDER.parent.parent / "configs" / "mini_decathlon.py"
-BASE = "base"  # the network that the others adapt: of the set objects alone
+BASE = "base"  # the network that the others adapt, trained on the set objects only
 SET = "objects"
 
-# Method -> architecture, and whether it begins with the network of `BASE`. One that does not takes twice as many steps:
-# as many as the base and an adaptation together.
+# Method -> architecture, and whether it is initialized from `BASE`. If not, it trains for twice as many steps, as many
+# as the base and an adaptation together.
 METHODS: dict[str, tuple[str, bool]] = {
     "scratch": ("single", False),
     "feature extraction": ("feature_extraction", True),
@@ -42,12 +42,12 @@ METHODS: dict[str, tuple[str, bool]] = {
 
 
 def main() -> None:
-    """Runs what is missing."""
+    """Runs the methods that have no record yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, starting at 0")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
-    parser.add_argument("--data_dir", help="prepared data sets")
-    parser.add_argument("--runs", type=paths.expanded, help="working directories; left out, they are thrown away")
+    parser.add_argument("--data_dir", help="folder of prepared datasets")
+    parser.add_argument("--runs", type=paths.expanded, help="folder of working directories; default: a temporary one")
     parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of results.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -62,18 +62,18 @@ def main() -> None:
 
 
 def is_known(name: str, seed: int, folder: pathlib.Path) -> bool:
-    """Whether a run is in results.json."""
+    """Returns whether a run is in results.json."""
     return any((record["method"], record["seed"]) == (name, seed) for record in read(folder))
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of results.json; none without it."""
+    """Returns the records of results.json; an empty list without the file."""
     path = folder / "results.json"
     return json.loads(path.read_text()) if path.exists() else []
 
 
 def run(name: str, seed: int, folder: pathlib.Path, arguments: argparse.Namespace) -> None:
-    """One run; its record is added to results.json, unless it is there: of a base that others need once more."""
+    """Executes one run and adds its record to results.json, unless it is there (a base that is run again)."""
     jax.clear_caches()
     start = time.perf_counter()
     experiment = make(name, seed, folder, arguments.data_dir)
@@ -93,7 +93,7 @@ def run(name: str, seed: int, folder: pathlib.Path, arguments: argparse.Namespac
 
 
 def make(name: str, seed: int, folder: pathlib.Path, data_dir: str | None) -> Experiment:
-    """The run of a method."""
+    """Makes the run of a method."""
     arch, adapts = METHODS.get(name, ("split", False))
     config = runpy.run_path(str(CONFIG))["get_config"](f"arch={arch}")
     config.seed = seed
@@ -108,7 +108,7 @@ def make(name: str, seed: int, folder: pathlib.Path, data_dir: str | None) -> Ex
 
 
 def parameters(experiment: Experiment) -> dict[str, Any]:
-    """Numbers: of all that is kept, heads apart, and of all that is trained."""
+    """Counts parameters: those kept, without heads, and those trained."""
     variables = experiment.abstract_variables
     total, heads = kept(variables)
     return {"kept": total - heads, "heads": heads, "trained": count(variables["params"])}
