@@ -41,8 +41,8 @@ def main() -> None:
     arguments.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of results.json and README.md")
     given = arguments.parse_args()
     if given.fraction != 1 and given.out.resolve() == FOLDER:
-        arguments.error("--fraction is to try this out: name another folder for the results with --out")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with the command that runs
+        arguments.error("--fraction is for a quick test; give another folder for its results with --out")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # ends the running command too
     given.scratch = given.scratch.resolve()
     given.shared = given.shared.resolve()
     for folder in ("raw", "prepared", "runs", "logs"):

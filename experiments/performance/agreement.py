@@ -1,9 +1,9 @@
-"""How near the authors' outputs our networks come on the device that JAX has, such as a GPU.
+"""Compares our networks with the authors' stored outputs on JAX's device, such as a GPU.
 
     python experiments/performance/agreement.py
 
-needs pytest and neither PyTorch nor the authors' code: it reads what the tests compare with on CPUs, outputs of narrow
-networks in float64 (tests/models/test_authors.py). The largest errors go into results_gpu.json beside this file.
+needs pytest, but neither PyTorch nor the authors' code: it reads the reference values of tests/models/test_authors.py,
+outputs of narrow networks in float64. The largest errors are written to results_gpu.json beside this file.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Everything, one after the other."""
+    """Yields each comparison with its errors."""
     yield "one product and convolution", {name: arithmetic(name) for name in ("default", "highest")}
     with jax.enable_x64(True):
         for arch in ARCHS:
@@ -60,7 +60,7 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def arithmetic(precision: str) -> dict[str, float]:
-    """Errors of a product and of a convolution in float32, which tell TF32 (1e-4 or more) from float32 (1e-6)."""
+    """Returns float32 errors of a product and a convolution: 1e-4 or more with TF32, 1e-6 without."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(1, 32, 32, 64)), rng.normal(size=(3, 3, 64, 64))
 
@@ -77,10 +77,10 @@ def arithmetic(precision: str) -> dict[str, float]:
 
 
 def errors(network: Any, weights: str) -> dict[str, float]:
-    """Of predictions in both modes, losses, and gradients; relative, the largest.
+    """Returns the largest relative errors of predictions in both modes, losses and gradients.
 
     Args:
-        network: as test_authors.py compares it, in float64.
+        network: a network of test_authors.py, in float64.
         weights: "random" or "trained".
     """
     variables, stored = network.variables(weights), network.stored
@@ -94,13 +94,13 @@ def errors(network: Any, weights: str) -> dict[str, float]:
     of_gradients = []
     for name, wanted in network.their_entries(f"{weights}/gradient").items():
         error, size = np.linalg.norm(entries[name] - wanted), np.linalg.norm(wanted)
-        if size > 1e-10:  # a bias in front of a BatchNorm has no gradient but rounding
+        if size > 1e-10:  # the gradient of a bias before a BatchNorm is rounding only
             of_gradients.append(float(error / size))
     return found | {"gradient of a parameter": max(of_gradients)}
 
 
 def errors_in_float32(weights: str) -> dict[str, float]:
-    """Of MTAN's predictions in evaluation, computed in float32."""
+    """Returns the largest error of MTAN's predictions in evaluation, computed in float32."""
     backbone = segnet(1.0, Numerics(), widths=authors.NARROW)
     model = ARCHITECTURES["mtan"](backbone, authors.TASKS)
     network = authors.Network(model, "mtan", "segnet", authors.TASKS, "segnet_networks")

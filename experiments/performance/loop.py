@@ -1,4 +1,4 @@
-"""The loop of configs/streets.py: how long steps wait for batches, and how long a save holds them up."""
+"""Measures how long the steps of configs/streets.py wait for batches, and how long a save blocks them."""
 
 import pathlib
 import runpy
@@ -19,7 +19,7 @@ WARM_UP, STEPS, SAVES = 5, 60, 5
 
 
 def measure_loop(data_dir: str | None) -> dict[str, Any]:
-    """Takes steps as the loop of training does, and saves in between."""
+    """Runs steps as the training loop does, then saves."""
     config = runpy.run_path(str(ROOT / "configs" / "streets.py"))["get_config"]()
     config.data.data_dir = data_dir
     experiment = Experiment.from_config(config)
@@ -62,7 +62,7 @@ def _saves(state: Any) -> dict[str, Any]:
             start = time.perf_counter()
             checkpoints.save(state, None)
             blocked.append(time.perf_counter() - start)
-            time.sleep(10)  # as steps in between would: one save does not wait for the one before
+            time.sleep(10)  # as long as steps in between, so that no save waits for the previous one
     return {
         "megabytes": round(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6, 1),
         "save_blocks_seconds": [round(value, 4) for value in blocked],

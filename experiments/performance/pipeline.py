@@ -1,4 +1,4 @@
-"""Examples a second of the input pipeline, augmented, at NYUv2's size; beside PyTorch's DataLoader."""
+"""Measures examples per second of the input pipeline and PyTorch's DataLoader, augmented, at NYUv2's size."""
 
 import pathlib
 import runpy
@@ -17,7 +17,7 @@ ROWS, BATCHES, TURNS = 8, 16, 5
 
 
 def write_examples(folder: pathlib.Path) -> pathlib.Path:
-    """Random examples in the authors' layout, which both sides read."""
+    """Writes random examples in the authors' layout, which both sides read."""
     rng = np.random.default_rng(0)
     for split, count in EXAMPLES.items():
         for kind in ("image", "label", "depth", "normal"):
@@ -36,11 +36,11 @@ def write_examples(folder: pathlib.Path) -> pathlib.Path:
 
 
 def measure_pipeline(folder: pathlib.Path, theirs: Callable[..., Any]) -> dict[str, Any]:
-    """Both sides in turn, without worker processes and with two.
+    """Measures both sides in turns, without worker processes and with two.
 
     Args:
-        folder: for the data.
-        theirs: starts the process of torch_loader.py with options, and answers.
+        folder: folder for the data.
+        theirs: starts the process of torch_loader.py with the given options.
     """
     raw, found = write_examples(folder / "raw"), {}
     for workers in (0, 2):

@@ -1,14 +1,14 @@
-"""Our step and input pipeline beside the authors' in PyTorch, the loop, checkpoints, the time to the first step.
+"""Measures steps and input pipeline against the authors' PyTorch code, the loop, saves, and the start-up time.
 
     python experiments/performance/run.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b> \
         --torch=<a Python with PyTorch>
 
 writes results.json beside this file and prints README.md's tables. --only=steps (or pipeline, loop, start, scaling)
-measures a part and leaves the others as they are in results.json.
+measures one part and leaves the others in results.json unchanged.
 
     python experiments/performance/run.py --device=cuda --mtan=... --torch=...
 
-measures the steps alone, at NYUv2's size on one GPU, and writes results_gpu.json.
+measures only the steps, at NYUv2's size on one GPU, and writes results_gpu.json.
 """
 
 import argparse
@@ -43,7 +43,7 @@ NETWORKS = {
     "split, SegNet": (("split", "segnet"), "split"),
     "MTAN, ResNet-50": (("mtan", "resnet50"), "resnet_mtan"),
 }
-# What a device measures if nothing else is asked for. A GPU is given as many steps at a time as outlast its start.
+# Defaults by device. A GPU runs several steps at a time, so that they outlast the launch.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"only": PARTS, "size": (128, 256), "rows": [2], "precisions": ["float32"], "rounds": 7, "times": 1},
     "cuda": {"only": ["steps"], "size": (288, 384), "rows": [8, 2], "precisions": ["tf32", "bfloat16"]}
@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parse()
     jax.config.update("jax_platforms", arguments.device)
     jax.config.update("jax_enable_compilation_cache", False)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU PyTorch needs its part
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs its part of the GPU's memory
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / RESULTS[arguments.device]
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The arguments."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mtan", type=paths.expanded, help="checkout of the authors' code; for steps and pipeline")
     parser.add_argument("--torch", type=os.path.expanduser, default=sys.executable, help="a Python with PyTorch")
@@ -89,17 +89,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="what to measure")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--size", nargs=2, type=int, help="height and width of the images")
-    parser.add_argument("--rows", nargs="+", type=int, help="images a step")
+    parser.add_argument("--rows", nargs="+", type=int, help="images per step")
     parser.add_argument("--precisions", nargs="+", choices=list(MULTIPLICATION))
     layouts = ["contiguous_format", "channels_last"]
-    parser.add_argument("--layouts", nargs="+", default=layouts[:1], choices=layouts, help="of PyTorch's arrays")
+    parser.add_argument(
+        "--layouts", nargs="+", default=layouts[:1], choices=layouts, help="memory formats of PyTorch's arrays"
+    )
     programs = ["eager", "compiled"]
-    parser.add_argument("--programs", nargs="+", default=programs[:1], choices=programs, help="of PyTorch's network")
+    parser.add_argument(
+        "--programs", nargs="+", default=programs[:1], choices=programs, help="how PyTorch runs its network"
+    )
     parser.add_argument("--xla", nargs="+", default=[], help="XLA's options for our steps, name=value")
-    parser.add_argument("--rounds", type=int, help="turns of either side")
-    parser.add_argument("--times", type=int, help="steps a turn")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument("--data_dir", help="prepared data sets")
+    parser.add_argument("--rounds", type=int, help="number of turns per side")
+    parser.add_argument("--times", type=int, help="steps per turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="number of PyTorch's threads")
+    parser.add_argument("--data_dir", help="folder of prepared datasets")
     parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of the results")
     arguments = parser.parse_args()
     for name, value in DEFAULTS[arguments.device].items():
@@ -111,23 +115,23 @@ def parse() -> argparse.Namespace:
 
 
 class Theirs:
-    """A process with PyTorch, of a script beside this one.
+    """A PyTorch process that runs one of the scripts in this folder.
 
     Attributes:
-        built: what it said of itself when it was ready.
+        built: its first answer, once it is ready.
     """
 
     def __init__(self, arguments: argparse.Namespace, script: str, **options: Any):
         command = [arguments.torch, str(FOLDER / script), f"--mtan={arguments.mtan.resolve()}"]
         command += [f"--{name}={value}" for name, value in options.items()]
-        # As it is installed: this process' own path has JAX' packages.
+        # Without this process' search path, which has JAX' packages.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, env=environment, **pipes)
         self.built = json.loads(self._answer())
 
     def run(self, what: str, times: int | None = None) -> float:
-        """Gives an order; the seconds it took, or those of one of so many times."""
+        """Sends a command; returns the seconds it took, per repetition if it has several."""
         what = what if times is None else f"{what} {times}"
         print(what, file=self._process.stdin, flush=True)
         return float(self._answer())
@@ -145,7 +149,7 @@ class Theirs:
 
 
 def measure_networks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A record of each network, by label; where one fails, as by memory, the next may not."""
+    """Yields one record per network, by label. If one fails, such as out of memory, the next is still measured."""
     usual = DEFAULTS[arguments.device]
     asked = (arguments.networks, arguments.rows, arguments.precisions, arguments.layouts, arguments.programs)
     for name, rows, precision, layout, program in itertools.product(*asked):
@@ -164,7 +168,7 @@ def measure_networks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def measure_steps(
     arguments: argparse.Namespace, name: str, rows: int, precision: str, of_theirs: dict[str, str]
 ) -> dict[str, Any]:
-    """Both sides in turn, `rounds` times after two to warm up; some options are of PyTorch alone."""
+    """Measures both sides in turns, `rounds` times after two warm-up turns; some options are for PyTorch only."""
     (arch, backbone), theirs = NETWORKS[name]
     size, on_gpu = tuple(arguments.size), arguments.device != "cpu"
     mine = build_ours(arch, backbone, size, rows, precision, tuple(arguments.xla))
@@ -183,7 +187,7 @@ def measure_steps(
                     if turn >= 0:
                         times[side].append(round(seconds, 5))
                 if on_gpu and turn < 0:
-                    other.run("peak")  # that of cuDNN's trials
+                    other.run("peak")  # the memory of cuDNN's trials
             if on_gpu and what == "train":
                 found["theirs"]["peak_gigabytes"] = round(other.run("peak"), 2)
             for side, values in times.items():
@@ -201,28 +205,28 @@ def measure_steps(
 def build_ours(
     arch: str, backbone: str, size: tuple[int, int], rows: int, precision: str, options: tuple[str, ...]
 ) -> Ours:
-    """Our side, which stays where PyTorch's alone changes.
+    """Builds our side; cached, because some options change PyTorch's side only.
 
     Args:
         arch: see `Ours`.
-        backbone: see there.
-        size: see there.
-        rows: see there.
-        precision: see there.
-        options: XLA's, "name=value" each, the value as JSON.
+        backbone: see `Ours`.
+        size: see `Ours`.
+        rows: see `Ours`.
+        precision: see `Ours`.
+        options: XLA's options, "name=value" each, the value as JSON.
     """
     pairs = (option.split("=", 1) for option in options)
     return Ours(arch, backbone, size, rows, precision, {name: json.loads(value) for name, value in pairs})
 
 
 def pipeline_beside_theirs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The input pipeline beside the authors' data set in a DataLoader."""
+    """Measures the input pipeline against the authors' dataset in a DataLoader."""
     with tempfile.TemporaryDirectory() as folder:
         return measure_pipeline(pathlib.Path(folder), functools.partial(Theirs, arguments))
 
 
 def table(found: dict[str, Any]) -> str:
-    """README.md's table of steps."""
+    """Formats the table of steps."""
     head = "| network | step, ours, s | PyTorch, s | ratio | prediction, ours, s | PyTorch, s | ratio |"
     lines = [head, "|---" * 7 + "|"]
     for name, record in found.items():
@@ -241,13 +245,13 @@ def table(found: dict[str, Any]) -> str:
 
 
 def commit() -> str:
-    """Of this repository."""
+    """Returns the commit of this repository."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line and flushes."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""How compile time and traffic of a training step grow with the number of tasks."""
+"""Measures how compile time and memory traffic of a training step grow with the number of tasks."""
 
 import dataclasses
 import time
@@ -12,16 +12,16 @@ from mtan_jax.config import default_config
 from mtan_jax.models import build_model
 from mtan_jax.weighting import build_weighting
 
-NUMBERS = (2, 10)  # the same tasks over and over
+NUMBERS = (2, 10)  # copies of the same tasks
 KINDS = (tasks.semantic(13), tasks.depth(), tasks.normal())
 
 
 def measure_scaling(size: tuple[int, int], rows: int) -> dict[str, Any]:
-    """MTAN on SegNet with few and with many tasks, each step compiled once; nothing is run.
+    """Compiles the step of MTAN on SegNet with few and with many tasks; runs nothing.
 
     Args:
         size: height and width of the images.
-        rows: images a step.
+        rows: images per step.
     """
     found = {str(number): _compile(number, size, rows) for number in NUMBERS}
     few, many = (found[str(number)] for number in NUMBERS)
@@ -55,7 +55,7 @@ def _compile(number: int, size: tuple[int, int], rows: int) -> dict[str, float]:
 
 
 def _batch(found: tuple[Any, ...], size: tuple[int, int], rows: int) -> dict[str, Any]:
-    """Shapes alone."""
+    """Returns the shapes of a batch."""
 
     def array(*shape: int, dtype: Any = "float32") -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype)

@@ -1,4 +1,4 @@
-"""From the start of the program to its first step: with an empty cache of compiled programs, and with a warm one."""
+"""Measures the time from the start of the program to its first step, with an empty and a warm compilation cache."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ RUNS = 4
 
 
 def measure_start(data_dir: str | None) -> dict[str, Any]:
-    """Starts configs/streets.py several times, each into a new working directory."""
+    """Starts configs/streets.py several times, each in a new working directory."""
     found: dict[str, list[float]] = {"cold_seconds": [], "warm_seconds": []}
     for _ in range(RUNS):
         with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +25,7 @@ def measure_start(data_dir: str | None) -> dict[str, Any]:
 
 
 def _first_step(folder: pathlib.Path, name: str, data_dir: str | None) -> float:
-    """Seconds to the first line of metrics.jsonl, which the first step writes."""
+    """Returns the seconds to the first line of metrics.jsonl, which the first step writes."""
     command = [sys.executable, "-m", "mtan_jax.main", "--config=configs/streets.py", f"--workdir={folder / name}"]
     command += [f"--config.compilation_cache={folder / 'cache'}", "--config.log_every=1 steps"]
     command += [f"--config.data.data_dir={data_dir}"] if data_dir else []

@@ -1,4 +1,4 @@
-"""Our side: the training step and the prediction of a network, compiled, on random images of one size."""
+"""Compiles and runs training step and prediction of our networks on random images."""
 
 import time
 import types
@@ -15,23 +15,23 @@ from mtan_jax.models import build_model
 from mtan_jax.weighting import build_weighting
 
 TASKS = (tasks.semantic(13), tasks.depth(), tasks.normal())
-# How a computation in float32 multiplies, for JAX. Its default is TF32 on GPUs that have it, and float32 on CPUs.
+# JAX's matmul precision. The default for float32 is TF32 on GPUs that have it, and float32 on CPUs.
 MULTIPLICATION = {"float32": "highest", "tf32": "default", "bfloat16": "default"}
 
 
 class Ours:
-    """A network of ours.
+    """One of our networks, compiled.
 
     Args:
         arch: `config.model.arch`.
         backbone: `config.model.backbone`.
         size: height and width of the images.
-        rows: images a step.
+        rows: images per step.
         precision: a key of `MULTIPLICATION`.
-        options: of XLA, for the two programs that are timed.
+        options: XLA's options for the two timed programs.
 
     Attributes:
-        built: seconds of compilation; what XLA counts of the training step.
+        built: seconds of compilation, and XLA's counts of the training step.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Ours:
         }
 
     def run(self, what: str, times: int = 1) -> float:
-        """Takes steps ("train") or predicts ("infer"), without waiting in between; seconds of one."""
+        """Runs steps ("train") or predictions ("infer") without synchronization; returns the seconds of one."""
         start = time.perf_counter()
         for _ in range(times):
             if what == "train":

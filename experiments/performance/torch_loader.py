@@ -1,6 +1,6 @@
-"""The authors' data set with their augmentation in PyTorch's DataLoader, in a process that reads batches when told to.
+"""Reads the authors' dataset, with their augmentation, through PyTorch's DataLoader, on command.
 
-`run.py` starts it; it needs PyTorch alone. Orders are numbers of batches, a line each, answers the seconds they took.
+`run.py` starts it; it needs only PyTorch. Each line of stdin is a number of batches; the answer is the seconds it took.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from create_dataset import NYUv2  # noqa: E402
 
 
 def endless():
-    """Batches of one epoch after the other."""
+    """Yields batches, epoch after epoch."""
     dataset = NYUv2(arguments.data, train=True, augmentation=True)
     loader = torch.utils.data.DataLoader(
         dataset,
@@ -38,7 +38,7 @@ def endless():
 
 
 def say(answer):
-    """Gives an answer."""
+    """Writes an answer."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -1,8 +1,8 @@
-"""The authors' networks in PyTorch, in a process that runs steps when told to.
+"""Runs steps of the authors' PyTorch networks on command.
 
-`run.py` starts it; it needs PyTorch alone. Orders are lines on stdin. `train 5` and `infer 5` are answered with the
-seconds that one of five took, `peak` with the most gigabytes that PyTorch's arrays took of a GPU since it was asked
-before. The step is the authors' own: their losses, added up, and Adam.
+`run.py` starts it; it needs only PyTorch. Commands are lines on stdin. The answer to `train 5` and `infer 5` is the
+seconds that one of five took, to `peak` the peak gigabytes of PyTorch's arrays on the GPU since the last `peak`. The
+step is the authors' own: the sum of their losses, and Adam.
 """
 
 import argparse
@@ -24,8 +24,10 @@ parser.add_argument("--rows", type=int)
 parser.add_argument("--threads", type=int)
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--precision", default="float32", help="float32, tf32, or bfloat16 by autocast")
-parser.add_argument("--layout", default="contiguous_format", help="of images and weights, or channels_last")
-parser.add_argument("--program", default="eager", help="or compiled: the network by torch.compile")
+parser.add_argument(
+    "--layout", default="contiguous_format", help="memory format of images and weights, or channels_last"
+)
+parser.add_argument("--program", default="eager", help="eager, or compiled: the network by torch.compile")
 arguments = parser.parse_args()
 sys.path.insert(0, arguments.reference)
 torch.set_num_threads(arguments.threads)
@@ -59,14 +61,14 @@ normal = F.normalize(torch.randn(arguments.rows, 3, *size), dim=1).to(device)
 
 
 def predict():
-    """The predictions of all tasks."""
+    """Returns the predictions of all tasks."""
     with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
         found = network(image)
     return found[0] if isinstance(found[0], (list, tuple)) else found
 
 
 def train():
-    """One step."""
+    """Runs one training step."""
     predictions = predict()
     defined = (depth.sum(1, keepdim=True) != 0).float()
     count = torch.nonzero(defined).size(0)
@@ -81,19 +83,19 @@ def train():
 
 
 def infer():
-    """One prediction."""
+    """Runs one prediction."""
     with torch.no_grad():
         predict()
 
 
 def say(answer):
-    """Gives an answer."""
+    """Writes an answer."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
 def run(what, times):
-    """Seconds of one of `times` steps or predictions, between which nothing waits."""
+    """Runs `times` steps or predictions without synchronization in between; returns the seconds of one."""
     network.train(what == "train")
     start = time.perf_counter()
     for _ in range(times):
@@ -104,7 +106,7 @@ def run(what, times):
 
 
 def peak():
-    """Gigabytes of a GPU since the last call."""
+    """Returns the peak gigabytes on the GPU since the last call."""
     found = torch.cuda.max_memory_allocated() / 1e9
     torch.cuda.reset_peak_memory_stats()
     return found

@@ -1,4 +1,4 @@
-"""Checks that all variants compute the same."""
+"""Checks that all variants compute the same values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,26 +8,26 @@ import numpy as np
 from problem import Problem, gradients
 from variants import VariantMTAN
 
-# Of the largest absolute value of a group of arrays, see `difference`.
+# Relative to the largest absolute value of a group of arrays, see `difference`.
 FLOAT64_TOLERANCE = 1e-10  # rounding gave 1e-14
-FLOAT32_TOLERANCE = 1e-4  # of losses and batch_stats; rounding gave 1e-6
+FLOAT32_TOLERANCE = 1e-4  # for losses and batch_stats; rounding gave 1e-6
 
 
 def check_in_float64(problem: Problem, variants: Iterable[tuple[str, str]]) -> dict[str, float]:
     """Compares predictions, in training and in evaluation, gradients and new batch_stats with the first variant's.
 
-    In float64, because float32 does not tell: where rounding puts an input of a ReLU, of a max-pooling or of the L1
-    loss on the other side of its kink, single gradients differ by 1e-2 of the largest beside them.
+    In float64, because float32 is inconclusive: where rounding moves the input of a ReLU, of a max-pooling or of the L1
+    loss across its kink, single gradients differ by 1e-2 of the largest in their group.
 
     Args:
-        problem: in float64.
+        problem: the problem in float64.
         variants: masks and heads of each.
 
     Returns:
         The largest difference of each of these over all variants.
 
     Raises:
-        SystemExit: where one is above `FLOAT64_TOLERANCE`.
+        SystemExit: a difference is above `FLOAT64_TOLERANCE`.
     """
     first, largest = None, {}
     for masks, heads in variants:
@@ -54,10 +54,10 @@ def check_in_float64(problem: Problem, variants: Iterable[tuple[str, str]]) -> d
 
 
 def difference(expected: Any, found: Any) -> float:
-    """The largest difference between two trees, relative to the largest absolute value in each group of arrays.
+    """Returns the largest difference between two trees, relative to the largest value in each group.
 
-    A group are the arrays whose paths begin with the same two keys, such as those of one stage of the attention. (Array
-    by array would not do: the gradient of a bias before a BatchNorm is 0 but for rounding.)
+    Arrays whose paths begin with the same two keys form a group, such as those of one attention stage. (Array by array
+    would not work: the gradient of a bias before a BatchNorm is 0 except for rounding.)
     """
     off, scale = {}, {}
     for (path, a), b in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(found), strict=True):
@@ -68,6 +68,6 @@ def difference(expected: Any, found: Any) -> float:
 
 
 def demand(what: str, off: float, tolerance: float) -> None:
-    """Stops the program where a difference is above the tolerance, or NaN."""
+    """Exits if a difference is above the tolerance, or NaN."""
     if not off <= tolerance:
         raise SystemExit(f"{what} differ by {off:.1e} of the largest; at most {tolerance} was expected")

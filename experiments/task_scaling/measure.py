@@ -1,4 +1,4 @@
-"""Programs: what it takes to build one, how much there is in it, and how long a step takes."""
+"""Measures programs: build time, size, and step time."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ import jax
 
 
 class Program:
-    """A compiled `(state, argument) -> state` that consumes its state, and a state to run it on.
+    """A compiled `(state, argument) -> state` with donated state, and a state to run it on.
 
     Attributes:
         built: seconds and sizes, see `build`.
@@ -30,13 +30,13 @@ class Program:
         return self.state
 
     def timed_step(self) -> None:
-        """Runs one step and notes how long it took."""
+        """Runs one step and records its time."""
         start = _clocks()
         self.step()
         self.turns.append(_since(start))
 
     def timings(self) -> dict[str, Any]:
-        """Medians over the steps timed, and the times themselves, in milliseconds."""
+        """Returns the medians over the timed steps, and the times themselves, in milliseconds."""
         wall, cpu = ([round(1e3 * t, 2) for t in times] for times in zip(*self.turns, strict=True))
         return {
             "step_wall_ms": round(statistics.median(wall), 2),
@@ -51,8 +51,8 @@ def build(function: Callable[[Any, Any], Any], state: Any, argument: Any) -> tup
 
     Returns:
         The executable, and: seconds (wall, and CPU of this process) of tracing and lowering and of compiling;
-        instructions of the optimised HLO, in all its computations and in the entry computation alone, which holds what
-        is run one after the other; XLA's own count of floating-point operations and bytes accessed; bytes of temporary
+        instructions of the optimized HLO, in all computations and in the entry computation alone, which runs
+        sequentially; XLA's own count of floating-point operations and bytes accessed; bytes of temporary
         memory.
     """
     jax.clear_caches()
@@ -79,7 +79,7 @@ def build(function: Callable[[Any, Any], Any], state: Any, argument: Any) -> tup
 
 
 def alternate(programs: Sequence[Program], rounds: int) -> None:
-    """Times one step of each program in turn, `rounds` times over, so that other load on the machine meets all."""
+    """Times one step of each program in turns, `rounds` times, so that other load on the machine affects all alike."""
     for _ in range(rounds):
         for program in programs:
             program.timed_step()

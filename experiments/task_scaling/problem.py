@@ -1,4 +1,4 @@
-"""What every variant is given: tasks, random variables, a random batch, a state before the first step."""
+"""The inputs of every variant: tasks, random variables, a random batch, the initial state."""
 
 import dataclasses
 import functools
@@ -24,10 +24,10 @@ class Problem:
 
     Attributes:
         backbone: SegNet.
-        tasks: `num_tasks` depth tasks of different names.
+        tasks: `num_tasks` depth tasks with different names.
         tx: equal weighting, then Adam.
-        variables: random ones for `MTAN`, as NumPy arrays of `dtype`.
-        batch: as the training step takes it.
+        variables: random variables of `MTAN`, as NumPy arrays of `dtype`.
+        batch: a batch for the training step.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Problem:
         rng = np.random.default_rng(0)
         init = functools.partial(MTAN(self.backbone, self.tasks).init, train=False)
         shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))
-        # To compile the real initial values takes long; these keep the features' scale from layer to layer too.
+        # The real initializers take long to compile; these keep the features' scale from layer to layer too.
         self.variables = tree_map_with_path(functools.partial(_draw, rng, dtype), shapes)
         self.batch = jax.device_put(
             {
@@ -58,11 +58,11 @@ class Problem:
         )
 
     def train_step(self, model: Any) -> Any:
-        """The step of training, not compiled."""
+        """Returns the training step, not compiled."""
         return steps.make_train_step(model, self.tasks, self.tx, key=jax.random.key(1))
 
     def state(self) -> TrainState:
-        """A state of its own buffers, which a step may consume."""
+        """Returns a state with its own buffers, which a step may consume."""
         variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), self.variables)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -74,7 +74,7 @@ class Problem:
 
 
 def gradients(state: TrainState) -> Any:
-    """The gradients of the first step: Adam's first moment is then a tenth of them."""
+    """Returns the gradients of the first step: Adam's first moment is then a tenth of them."""
     return jax.tree.map(lambda leaf: 10 * leaf, optax.tree_utils.tree_get(state.opt_state, "mu"))
 
 

@@ -1,8 +1,6 @@
-"""The figure and the tables of README.md, from the records of `results.json`.
+"""Draws the figure and prints the tables of README.md from results.json.
 
-    python experiments/task_scaling/report.py
-
-draws and prints them again.
+python experiments/task_scaling/report.py
 """
 
 import json
@@ -49,7 +47,7 @@ RATIOS = {
 
 
 def figure(records: Sequence[dict[str, Any]]) -> Figure:
-    """Four panels over the number of tasks, at the first size in the records."""
+    """Draws four panels over the number of tasks, at the first size in the records."""
     first = _size(records[0])
     records = [record for record in records if _size(record) == first]
     counts = sorted({record["tasks"] for record in records})
@@ -61,7 +59,7 @@ def figure(records: Sequence[dict[str, Any]]) -> Figure:
         curve = [places[*variant, count] for count in counts]
         for axes, value in zip(panels, PANELS.values(), strict=True):
             axes.plot(counts, [value(record) for record in curve], **look)
-        if variant[1] in ("unrolled", "products"):  # the others would hide what these differ in
+        if variant[1] in ("unrolled", "products"):  # the others would hide the differences between these
             base = [places[*BASE, count] for count in counts]
             low, middle, high = zip(
                 *map(_quartiles_of_ratio, curve, base, ["step_cpu_ms_all"] * len(base)), strict=True
@@ -70,7 +68,7 @@ def figure(records: Sequence[dict[str, Any]]) -> Figure:
                 [m - a for m, a in zip(middle, low, strict=True)],
                 [b - m for m, b in zip(middle, high, strict=True)],
             ]
-            apart = [count * 1.02 ** (i - 1.5) for count in counts]  # bars do not cover one another
+            apart = [count * 1.02 ** (i - 1.5) for count in counts]  # so that error bars do not overlap
             relative.errorbar(apart, middle, bars, **look, capsize=3, elinewidth=1)
     for axes, title in zip(panels, PANELS, strict=True):
         axes.set(title=title, yscale="log")
@@ -90,7 +88,7 @@ def figure(records: Sequence[dict[str, Any]]) -> Figure:
 
 
 def tables(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: what was measured, then ratios unrolled / batched of the masks and of the heads."""
+    """Returns Markdown: the measurements, then the ratios unrolled / batched of masks and heads."""
     rows = [["tasks", "size", "masks", "heads", *COLUMNS]]
     for r in records:
         size = f"{r['width']}, {'x'.join(map(str, r['image_size']))}"
@@ -115,7 +113,7 @@ def tables(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _quartiles_of_ratio(top: dict[str, Any], bottom: dict[str, Any], key: str) -> list[float]:
-    """Of two variants' steps of the same round, which met much the same load on the machine."""
+    """Returns the quartiles of the ratio of two variants' steps of the same round, under similar load."""
     return statistics.quantiles([a / b for a, b in zip(top[key], bottom[key], strict=True)], n=4)
 
 

@@ -1,4 +1,4 @@
-"""Compile time and step time of MTAN against the number of tasks, batched over tasks or unrolled.
+"""Measures compile time and step time of MTAN over the number of tasks, batched over tasks or unrolled.
 
     python experiments/task_scaling/run.py
 
@@ -25,7 +25,7 @@ from variants import VariantMTAN
 
 from mtan_jax.runtime import paths
 
-# (masks, first convolution of the heads); the first is what others are compared with.
+# (masks, first convolution of the heads); the others are compared with the first.
 VARIANTS = (
     ("batched", "unrolled"),
     ("unrolled", "unrolled"),
@@ -44,8 +44,10 @@ def main() -> None:
         "--out", type=paths.expanded, default=pathlib.Path(__file__).parent, help="folder of the results"
     )
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 2, 3, 5, 10], help="numbers of tasks")
-    parser.add_argument("--large_tasks", type=int, nargs="*", default=[5], help="those at width 0.5, 128x128")
-    parser.add_argument("--rounds", type=int, default=12, help="steps timed of each variant")
+    parser.add_argument(
+        "--large_tasks", type=int, nargs="*", default=[5], help="numbers of tasks at width 0.5, 128x128"
+    )
+    parser.add_argument("--rounds", type=int, default=12, help="timed steps per variant")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     start = time.perf_counter()
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def measure(num_tasks: int, size: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
-    """One record a variant, and one of Adam alone on MTAN's parameters. Stops where variants are not equal."""
+    """Returns one record per variant and one of Adam alone; exits if variants differ."""
     problem, programs, records, first = Problem(num_tasks, **size), [], [], None
     for masks, heads in VARIANTS:
         model = VariantMTAN(problem.backbone, problem.tasks, masks, heads)
@@ -104,7 +106,7 @@ def measure(num_tasks: int, size: dict[str, Any], rounds: int) -> list[dict[str,
 
 
 def adam_alone(problem: Problem) -> Program:
-    """The optimiser's part of the step: a tree of gradients into parameters and moments."""
+    """Compiles the optimizer's part of the step: from gradients to parameters and moments."""
 
     def update(state: tuple[Any, Any], grads: Any) -> tuple[Any, Any]:
         params, opt_state = state
@@ -118,7 +120,7 @@ def adam_alone(problem: Problem) -> Program:
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line and flushes."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

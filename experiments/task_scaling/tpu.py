@@ -1,4 +1,4 @@
-"""Compiles the step for a TPU v5e that need not be there, masks batched and unrolled, and writes tpu.json.
+"""Compiles the step for a TPU v5e, without having one, with masks batched and unrolled; writes tpu.json.
 
     pip install -e '.[tpu]' && python experiments/task_scaling/tpu.py
 
@@ -24,7 +24,7 @@ OUT = pathlib.Path(__file__).parent / "tpu.json"
 
 
 def main():
-    """Compiles every variant; writes after each."""
+    """Compiles every variant and writes tpu.json after each."""
     device = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices[0]
     records = []
     for num_tasks in TASKS:

@@ -1,7 +1,6 @@
-"""MTAN in which what tasks repeat is computed for all tasks at once, or for one task after another.
+"""Variants of MTAN that compute per-task parts for all tasks at once, or for one task after another.
 
 Names and shapes of variables are those of `mtan_jax.models.mtan.MTAN`, so one set of variables serves every variant.
-Parts that `mtan_jax` itself has come from there.
 """
 
 from collections.abc import Callable
@@ -31,11 +30,11 @@ def attention_masks(
     running: tuple[Moments, Moments] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, "t b h w d"], tuple[Moments, Moments]]:
-    """`mtan_jax.models.attention.attention_mask` for all tasks at once, without the fusions that it has by now."""
+    """Computes `mtan_jax.models.attention.attention_mask` for all tasks at once, without its later fusions."""
     dtype = look.dtype
     channels = look.shape[-1]
     kernel = hidden.kernel.astype(dtype)
-    # [u ; a_t] W_t as a sum: what tasks share is read once and never copied a task.
+    # [u ; a_t] W_t as a sum, so that shared features are read once and not copied per task.
     x = jnp.einsum("bhwc,tcd->tbhwd" if look.ndim == 4 else "tbhwc,tcd->tbhwd", look, kernel[:, :channels])
     if attended is not None:
         x = x + jnp.einsum("tbhwc,tcd->tbhwd", attended, kernel[:, channels:])
@@ -54,7 +53,7 @@ def _bias_and_norm(
 
 
 class BatchedMasks(AttentionMasks):
-    """`AttentionMasks`, all tasks at once."""
+    """`AttentionMasks` for all tasks at once."""
 
     @nn.compact
     def __call__(
@@ -73,7 +72,7 @@ class BatchedMasks(AttentionMasks):
 
 
 class BatchedAttention(TaskAttention):
-    """`TaskAttention`, all tasks at once."""
+    """`TaskAttention` for all tasks at once."""
 
     @nn.compact
     def __call__(self, stages: dict[str, Stage], *, train: bool) -> Float[Array, "t b h w c"]:
@@ -93,7 +92,7 @@ class BatchedAttention(TaskAttention):
 
 
 class _ConvVariables(nn.Module):
-    """Kernel and bias of a 3x3 `Conv` with as many outputs as inputs, under the names that `Conv` gives them."""
+    """Kernel and bias of a 3x3 `Conv` with as many outputs as inputs, under the names of `Conv`."""
 
     features: int
     is_inner: bool = False
@@ -107,7 +106,7 @@ class _ConvVariables(nn.Module):
 
 
 class _HeadInTwo(nn.Module):
-    """`heads.Head` in two steps: the variables of its first convolution, and what follows that convolution."""
+    """`heads.Head` in two steps: the variables of its first convolution, and the layers after it."""
 
     features: int
     channels: int
@@ -126,13 +125,13 @@ class _HeadInTwo(nn.Module):
 
 
 def grouped_conv(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c d"]) -> Float[Array, "t b h w d"]:
-    """A 3x3 convolution a task, padded by one: under vmap one convolution with t groups of channels."""
+    """Applies one 3x3 convolution per task, padded by one; under vmap a convolution with t groups."""
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.vmap(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers))(x, kernel)
 
 
 def shifted_products(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c d"]) -> Float[Array, "t b h w d"]:
-    """The same as a sum of nine products batched over tasks, one for each pixel of the kernel."""
+    """Computes `grouped_conv` as a sum of nine products batched over tasks, one per pixel of the kernel."""
     height, width = x.shape[2:4]
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     terms = [
@@ -144,7 +143,7 @@ def shifted_products(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c
 
 
 def predict_batched(conv: Callable[..., Array]) -> Callable[..., dict[str, Array]]:
-    """`predict` for `heads.Head`, with the first convolutions of all heads computed together by `conv`."""
+    """Makes a `predict` for `heads.Head` that computes the first convolutions of all heads together with `conv`."""
 
     def predict_together(
         backbone: Backbone,

@@ -1,6 +1,6 @@
-"""What the two papers say of this problem, held against results.json.
+"""Checks the claims of the two papers about this problem against results.json.
 
-Each function takes the results and returns whether the claim holds and the numbers that say so.
+Each function takes the results and returns whether the claim holds, and the numbers behind the verdict.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-REACHED = 0.01  # from the front, in units of its extent
-SAME = 0.02  # in shares
+REACHED = 0.01  # largest distance from the front, in units of its extent
+SAME = 0.02  # tolerance for shares
 Verdict = tuple[bool, str]
 
 

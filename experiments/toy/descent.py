@@ -13,16 +13,16 @@ from landscape import FLOOR, TASKS, Problem
 
 from mtan_jax.weighting import METHODS, TaskGradients, build_weighting
 
-# What a method needs besides its defaults. A new method of METHODS runs without an entry where its defaults suffice.
+# Options other than the defaults. A new method of METHODS needs no entry if its defaults suffice.
 OPTIONS: dict[str, dict[str, Any]] = {
     "dwa": {"variant": "nash"},
     "uncertainty": {"variant": "nash"},
 }
 STEPS_PER_EPOCH = 100  # for methods that count epochs
 LEFT_OUT = {
-    "static": "weights of the user's own; equal is one of them",
-    "schedule": "weights of the user's own",
-    "dtp": "looks at how well tasks are done, of which a loss alone says nothing",
+    "static": "weights chosen by the user; equal is one case",
+    "schedule": "weights chosen by the user",
+    "dtp": "needs an indicator of how well each task is done",
     "auto_lambda": "learns from a second batch; here there is only one",
 }
 NAMES = tuple(name for name in METHODS if name not in LEFT_OUT)
@@ -38,17 +38,17 @@ def trajectories(
     floor: float = FLOOR,
     x64: bool = True,
 ) -> Float[np.ndarray, "starts samples 2"]:
-    """Where a method goes with Adam, from each starting point.
+    """Returns the trajectories of a method with Adam, one per starting point.
 
     Args:
-        name: of `METHODS`.
-        problem: of `landscape.PROBLEMS`.
-        steps: instead of the problem's; a multiple of `every`.
-        every: steps between two samples.
-        options: of the method, over those of `OPTIONS` and of the problem.
-        floor: subtracted from the unscaled losses that methods see: some divide by losses or take their logarithm,
-            and these losses are negative. Gradients stay as they are.
-        x64: float64 or float32. On the front gradients cancel, and Adam makes whole steps of what rounding leaves.
+        name: a name in `METHODS`.
+        problem: one of `landscape.PROBLEMS`.
+        steps: number of steps, a multiple of `every`; None: the problem's.
+        every: number of steps between two samples.
+        options: options of the method; they override those of `OPTIONS` and of the problem.
+        floor: subtracted from the unscaled losses that methods see, because some divide by losses or take their
+            logarithm, and these losses are negative. Gradients are unchanged.
+        x64: whether to use float64. On the front gradients cancel, and Adam scales rounding noise to full steps.
 
     Returns:
         The points before steps 0, every, 2 every, ..., and after the last step.

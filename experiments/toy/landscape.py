@@ -1,4 +1,4 @@
-"""The two-task problem of CAGrad's and Nash-MTL's papers: losses, starting points, Pareto front."""
+"""The two-task problem of the CAGrad and Nash-MTL papers: losses, starting points, Pareto front."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TASKS = ("one", "two")
-SMALLEST_DISTANCE = 5e-6  # from the floor of a valley
-FLOOR = -21.0  # below every value of a loss
+SMALLEST_DISTANCE = 5e-6  # to the floor of a valley
+FLOOR = -21.0  # a lower bound of both losses
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is minimised, from where, and how long.
+    """Losses, starting points and number of steps of one paper.
 
     Attributes:
-        title: for figures.
-        scale: what each loss is multiplied with.
-        starts: [starts, 2].
-        steps: of Adam.
-        options: by method name, what this paper sets otherwise than `descent.OPTIONS`.
-        learning_rate: of Adam.
+        title: title in figures.
+        scale: factor of each loss.
+        starts: starting points [starts, 2].
+        steps: number of steps of Adam.
+        options: options by method name, where this paper differs from `descent.OPTIONS`.
+        learning_rate: learning rate of Adam.
     """
 
     title: str
@@ -36,12 +36,12 @@ class Problem:
     learning_rate: float = 1e-3
 
     def losses(self, point: Float[Array, "2"]) -> Float[Array, "2"]:
-        """Both losses at a point, scaled."""
+        """Returns both scaled losses at a point."""
         return unscaled_losses(point) * jnp.array(self.scale, point.dtype)
 
 
 PROBLEMS = {
-    # The paper prints (-8.5, 5); the second is that of its code and of its figure 1.
+    # The paper prints (-8.5, 5) for the second start; its code and figure 1 have (-8.5, -5).
     "cagrad": Problem(
         "CAGrad (NeurIPS 2021)",
         (1.0, 1.0),
@@ -64,10 +64,10 @@ def unscaled_losses(point: Float[Array, "2"]) -> Float[Array, "2"]:
 
     L_i = c_1 f_i + c_2 g_i. Above y = 0 a loss is c_1 = tanh(y / 2) times f_i, a logarithm with a narrow valley; below
     it is c_2 = tanh(-y / 2) times g_i, a bowl. With x the first coordinate, the valleys are at x = -7 + 2 tanh y and
-    7 - 2 tanh y, the bowls at x = 7 and -7: on its way down each task has to cross to the other side.
+    7 - 2 tanh y and the bowls at x = 7 and -7, so each task has to cross to the other side on its way down.
 
-    The papers print the second valley's tanh with the other sign; this is the sign of both published codes and of the
-    drawn contours, which are symmetric.
+    The papers print the tanh of the second valley with the other sign. This is the sign of both published codes and of
+    the drawn contours, which are symmetric.
     """
     x, y = point
     side = jnp.array([-1.0, 1.0], point.dtype)
@@ -79,7 +79,7 @@ def unscaled_losses(point: Float[Array, "2"]) -> Float[Array, "2"]:
 
 
 def _positive(number: Float[Array, ""]) -> Float[Array, ""]:
-    """max(number, 0), with slope 1 at 0, as PyTorch has it: one start is there."""
+    """Returns max(number, 0), with slope 1 at 0 as in PyTorch, because one start is there."""
     return jnp.where(number >= 0, number, 0)
 
 
@@ -88,9 +88,9 @@ class Front:
     """The Pareto front.
 
     Attributes:
-        shares: [points] rising from 0 to 1.
-        points: [points, 2] where share * L_1 + (1 - share) * L_2 is smallest, the losses unscaled.
-        losses: [points, 2], scaled.
+        shares: [points], increasing from 0 to 1.
+        points: [points, 2], the minimizers of share * L_1 + (1 - share) * L_2 with unscaled losses.
+        losses: [points, 2], the scaled losses.
     """
 
     shares: np.ndarray
@@ -98,7 +98,7 @@ class Front:
     losses: np.ndarray
 
     def nearest(self, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How far pairs of losses, [..., 2], are from the front, and the shares of its nearest points.
+        """Returns the distance of losses [..., 2] from the front, and the shares of the nearest points.
 
         Each loss is measured in units of its range over the front, so a distance of 1 is its whole extent.
         """
@@ -108,10 +108,10 @@ class Front:
 
 
 def pareto_front(problem: Problem, count: int = 1001) -> Front:
-    """The front, by Newton's method on weighted sums of the losses.
+    """Computes the front by Newton's method on weighted sums of the losses.
 
-    Every front point minimises such a sum because the front is convex. `tests/experiments/test_toy.py` compares it with
-    a grid.
+    Every point of the front minimizes such a sum because the front is convex. `tests/experiments/test_toy.py`
+    compares it with a grid.
     """
     shares = np.linspace(0, 1, count)
 

@@ -1,8 +1,6 @@
-"""The figures and the tables of README.md, from results.json.
+"""Draws the figures and prints the tables of README.md from results.json.
 
-    python experiments/toy/report.py
-
-draws and prints them again.
+python experiments/toy/report.py
 """
 
 import json
@@ -19,13 +17,13 @@ from landscape import PROBLEMS, unscaled_losses
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-FIRST = ("equal", "mgda", "pcgrad", "cagrad", "nash_mtl")  # the papers' own
+FIRST = ("equal", "mgda", "pcgrad", "cagrad", "nash_mtl")  # the methods of the papers
 COLUMNS = 6
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 
 
 def figures(results: dict[str, Any]) -> dict[str, Figure]:
-    """By file name: CAGrad's problem in the plane, Nash-MTL's in its losses, as the papers draw them."""
+    """Returns figures by file name: CAGrad's problem in the plane, Nash-MTL's in loss space, as in the papers."""
     return {
         "cagrad": _panels(
             results,
@@ -43,7 +41,7 @@ def figures(results: dict[str, Any]) -> dict[str, Figure]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Markdown: verdicts of the claims, then where each method ends."""
+    """Returns Markdown: verdicts of the claims, then the end points of each method."""
     parts = []
     for source, claims in CLAIMS.items():
         rows = [["claim", "holds", "numbers"]]

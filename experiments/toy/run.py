@@ -1,4 +1,4 @@
-"""Every weighting method on the two-task problem of CAGrad and Nash-MTL.
+"""Runs every weighting method on the two-task problem of CAGrad and Nash-MTL.
 
     python experiments/toy/run.py
 
@@ -24,11 +24,11 @@ from report import figures, tables
 
 from mtan_jax.runtime import paths
 
-FRONT_POINTS = 101  # of the drawn front
-KEPT = 0.02  # a sample is kept if it is so far from the last one kept, in units of the front's extent,
-MOST_KEPT = 80  # and of more than these a part, evenly
+FRONT_POINTS = 101  # points of the drawn front
+KEPT = 0.02  # a sample is kept if it is this far from the last one kept, in units of the front's extent,
+MOST_KEPT = 80  # of which at most this many are kept, evenly spaced
 _UNSCALED = dataclasses.replace(PROBLEMS["nash"], scale=(1.0, 1.0))
-# What the claims need besides: name -> (problem, method, arguments of `trajectories`).
+# Further runs that the claims need: name -> (problem, method, arguments of `trajectories`).
 VARIANTS: dict[str, tuple[Problem, str, dict[str, Any]]] = {
     "cagrad c=0": (PROBLEMS["cagrad"], "cagrad", {"options": {"c": 0.0}}),
     "cagrad c=10": (PROBLEMS["cagrad"], "cagrad", {"options": {"c": 10.0}}),
@@ -74,10 +74,11 @@ def main() -> None:
 
 
 def summary(problem: Problem, front: Front, points: Float[np.ndarray, "starts samples 2"]) -> list[dict[str, Any]]:
-    """One record a start: where it ends, how far from the front, when it first came there, and the way.
+    """Returns one record per start: end point, distance from the front, arrival and trajectory.
 
-    `share` is that of the nearest point of the front (see `landscape.Front`), `arrival` the same where the way first
-    came within `claims.REACHED` of the front, and `arrival_step` when; both are None where it never did.
+    `share` is the share of the nearest point of the front (see `landscape.Front`). `arrival` is the same where the
+    trajectory first came within `claims.REACHED` of the front, and `arrival_step` the step; both are None if it never
+    did.
     """
     with jax.enable_x64(True):
         losses = np.asarray(jax.vmap(jax.vmap(problem.losses))(points.astype(np.float64)))
@@ -102,7 +103,7 @@ def summary(problem: Problem, front: Front, points: Float[np.ndarray, "starts sa
 
 
 def thinned(way: Float[np.ndarray, "samples 4"], extent: Float[np.ndarray, "2"]) -> Float[np.ndarray, "kept 4"]:
-    """The samples that moved, in the plane (a unit being 10) or in a loss, from the last one kept."""
+    """Keeps samples that moved from the last one kept, in the plane (in units of 10) or in a loss."""
     kept = [way[0]]
     for row in way[1:]:
         moved = np.abs(row - kept[-1]) / np.array([10, 10, *extent])
@@ -112,12 +113,12 @@ def thinned(way: Float[np.ndarray, "samples 4"], extent: Float[np.ndarray, "2"])
 
 
 def rounded(array: np.ndarray, digits: int = 4) -> Any:
-    """A list, of numbers that print short."""
+    """Rounds an array to a list of short numbers."""
     return np.round(np.asarray(array, np.float64), digits).tolist()
 
 
 def one_run_a_line(results: dict[str, Any]) -> str:
-    """JSON in which each start of each method has a line of its own."""
+    """Returns JSON with one line per start of each method."""
     runs: list[str] = []
 
     def marked(value: Any) -> Any:
@@ -137,7 +138,7 @@ def one_run_a_line(results: dict[str, Any]) -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line and flushes."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,17 +1,17 @@
-"""Which methods cost more than they should, from results.json.
+"""Reports which methods in results.json exceed their cost bars.
 
     python experiments/weighting_cost/check.py
 
-prints a line a method and figure, and ends with 1 where a method is above its bar. With F a forward pass, U the
-optimiser, B a backward pass (the step of equal weighting less F and U) and K tasks:
+prints one line per method and quantity, and exits with 1 if a method is above its bar. With F a forward pass, U the
+optimizer, B a backward pass (the step of equal weighting minus F and U) and K tasks:
 
 - a loss balancer: 1.03 (F + B + U);
 - a method that combines gradients: 1.1 (F + K B + U);
-- others: 1.1 times what `PASSES` says that they need by definition, and U.
+- others: 1.1 times the passes that they need by definition (`PASSES`), and U.
 
-A time is above where the lower quartile of its ratio to the bar, over rounds, is above 1; where only the median is, it
-is named as unclear. Floating-point operations and bytes are XLA's count, in which a loop's body counts once: those of
-programs that loop over tasks are left out. Memory has a bar for loss balancers alone.
+A time is above its bar if the lower quartile of its ratio to the bar, over rounds, is above 1. If only the median is,
+it is reported as unclear. Floating-point operations and bytes are XLA's count, which includes the body of a loop once,
+so programs that loop over tasks are excluded. Memory has a bar for loss balancers only.
 """
 
 import json
@@ -40,14 +40,14 @@ MEMORY = {"temp_bytes": "temporary memory", "held_bytes": "memory held", "opt_st
 
 
 def passes(name: str, tasks: int) -> tuple[int, int, float]:
-    """Forward and backward passes that a method may take, and the factor on them.
+    """Returns the forward and backward passes that a method may take, and the factor on them.
 
     Args:
-        name: of a record, such as "mgda" or "mgda, one by one".
-        tasks: their number.
+        name: name of a record, such as "mgda" or "mgda, one by one".
+        tasks: number of tasks.
 
     Raises:
-        ValueError: of the method it is not known what it needs.
+        ValueError: the passes of the method are unknown.
     """
     method = name.split(",")[0]
     if method in PASSES:
@@ -60,47 +60,47 @@ def passes(name: str, tasks: int) -> tuple[int, int, float]:
 
 
 def bar(name: str, tasks: int, losses: float, optimizer: float) -> float:
-    """What a step may take, in steps of equal weighting.
+    """Returns the bar of a step, in steps of equal weighting.
 
     Args:
-        name: of a record.
-        tasks: their number.
-        losses: F, in these.
-        optimizer: U, in these.
+        name: name of a record.
+        tasks: number of tasks.
+        losses: F, in steps of equal weighting.
+        optimizer: U, in steps of equal weighting.
     """
     forward, backward, factor = passes(name, tasks)
     return factor * (forward * losses + backward * (1 - losses - optimizer) + optimizer)
 
 
 def records_of(results: Mapping[str, Any], library: str) -> dict[str, dict[str, Any]]:
-    """The records of a library, by name."""
+    """Returns the records of a library, by name."""
     return {record["name"]: record for record in results["records"] if record["library"] == library}
 
 
 def methods_of(records: Mapping[str, Any]) -> list[str]:
-    """The records that are steps under a method."""
+    """Returns the records that are steps under a method."""
     return [name for name in records if name not in PARTS]
 
 
 def ratios(record: Mapping[str, Any], key: str) -> list[float]:
-    """Of a method's times to those of equal weighting beside it, one a round."""
+    """Returns the ratios of a method's times to those of equal weighting beside it, one per round."""
     return [a / b for a, b in zip(record[key], record[f"base_{key}"], strict=True)]
 
 
 def shares_of_bar(records: Mapping[str, Any], name: str, key: str, tasks: int) -> list[float]:
-    """A method's times over its bar, one a round."""
+    """Returns a method's times relative to its bar, one per round."""
     parts = (ratios(records[part], key) for part in (name, "losses", "optimizer"))
     return [ratio / bar(name, tasks, losses, optimizer) for ratio, losses, optimizer in zip(*parts, strict=True)]
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
+    """Returns lower quartile, median and upper quartile."""
     low, middle, high = statistics.quantiles(values, n=4)
     return low, middle, high
 
 
 def found(results: Mapping[str, Any]) -> Iterator[tuple[bool | None, str]]:
-    """For every method and figure: whether it is above its bar (None: unclear), and that in words."""
+    """Yields, per method and quantity, whether it is above its bar (None: unclear), and a description."""
     records, tasks = records_of(results, "ours"), results["num_tasks"]
     base = records["base"]
     for name in methods_of(records):
@@ -121,7 +121,7 @@ def found(results: Mapping[str, Any]) -> Iterator[tuple[bool | None, str]]:
 
 
 def broken(results: Mapping[str, Any]) -> list[str]:
-    """The methods and figures that are above their bars, and those where it is unclear."""
+    """Returns descriptions of the methods and quantities that are above their bars, or unclear."""
     return [f"{'above' if above else 'unclear'}: {text}" for above, text in found(results) if above is not False]
 
 

@@ -1,4 +1,4 @@
-"""LibMTL's methods in a process of their own, which has PyTorch; see libmtl_process.py."""
+"""Controls a PyTorch process that runs LibMTL's methods (libmtl_process.py)."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from program import Maker, Program
 
 FOLDER = pathlib.Path(__file__).parent
 
-# Our name -> the same method in LibMTL.
+# Our name -> LibMTL's name.
 LIBMTL = {
     "aligned_mtl": "Aligned_MTL",
     "cagrad": "CAGrad",
@@ -38,14 +38,14 @@ LIBMTL = {
     "uncertainty": "UW",
     "upgrad": "UPGrad",
 }
-LARGEST_DIFFERENCE = 1e-3  # of float32 losses of the same network, relative; rounding gave 1e-6
+LARGEST_DIFFERENCE = 1e-3  # relative, for float32 losses of the same network; rounding gave 1e-6
 
 
 class LibMTL:
     """The process.
 
     Attributes:
-        weights: file of the network's initial weights, which ours start from too.
+        weights: file of the network's initial weights, which ours use too.
         ready: versions, and the losses of the first batch.
     """
 
@@ -67,10 +67,10 @@ class LibMTL:
         self.ready = self.ask("ready")
 
     def difference(self, losses: Program) -> float:
-        """The largest relative difference of the losses of both networks before the first step.
+        """Returns the largest relative difference of the losses of both networks before the first step.
 
         Raises:
-            SystemExit: it is so large that the networks are not the same.
+            SystemExit: the difference is too large for equal networks.
         """
         losses.run(0)
         ours, theirs = np.asarray(losses.found[0]), np.asarray(self.ready["losses"])
@@ -80,7 +80,7 @@ class LibMTL:
         return found
 
     def make(self, methods: Sequence[str]) -> dict[str, "LibMTLProgram"]:
-        """Makes `PARTS`, of equal weighting, and those of our methods that LibMTL has."""
+        """Makes `PARTS`, for equal weighting, and those of our methods that LibMTL has."""
         found = {}
         for name in (*PARTS, *methods):
             if name in LIBMTL or name in PARTS:
@@ -91,7 +91,7 @@ class LibMTL:
         return found
 
     def ask(self, *order: str) -> dict[str, Any]:
-        """Gives an order; the answer."""
+        """Sends a command; returns the answer."""
         print(*order, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
@@ -103,11 +103,11 @@ class LibMTL:
 
 
 class LibMTLProgram:
-    """What takes a step of a method; of "losses" and "optimizer", that part of it.
+    """Runs steps of a method, or only the part "losses" or "optimizer".
 
     Attributes:
-        built: name of the method in LibMTL and the bytes that its steps hold at most.
-        seen: nothing more.
+        built: name of the method in LibMTL and the peak bytes of its steps.
+        seen: empty.
     """
 
     def __init__(self, process: LibMTL, name: str, built: dict[str, Any]):
@@ -115,7 +115,7 @@ class LibMTLProgram:
         self._order = name if name in ("losses", "optimizer") else "step"
 
     def run(self, turn: int) -> dict[str, float]:
-        """Runs once; milliseconds of wall time, and of all threads of the process."""
+        """Runs once; returns milliseconds of wall time and of CPU time of all threads."""
         return self._process.ask(self._order, self._name, str(turn))
 
 

@@ -1,13 +1,13 @@
-"""LibMTL's methods on the authors' MTAN, with PyTorch: a process that steps when told to.
+"""Runs LibMTL's methods on the authors' MTAN in PyTorch, on command.
 
 `run.py` starts it; it needs PyTorch, what LibMTL's methods import (cvxpy, ECOS, SciPy, qpsolvers, quadprog), and
-neither JAX nor mtan_jax. Orders are lines on stdin, answers lines of JSON on stdout:
+neither JAX nor mtan_jax. Commands are lines on stdin, answers are lines of JSON on stdout:
 
 - `ready`: versions, and the losses of the first batch;
-- `memory METHOD`: bytes that PyTorch's allocator holds at most during three steps, network and optimiser included;
-- `make LABEL METHOD`: makes network, method and optimiser, and takes four steps;
+- `memory METHOD`: peak bytes of PyTorch's allocator during three steps, network and optimizer included;
+- `make LABEL METHOD`: makes network, method and optimizer, and runs four steps;
 - `step LABEL TURN`: milliseconds of one step, wall and CPU of all threads;
-- `losses LABEL TURN`: milliseconds of a forward pass that keeps what a backward pass needs;
+- `losses LABEL TURN`: milliseconds of a forward pass that keeps the arrays for a backward pass;
 - `optimizer LABEL TURN`: milliseconds of Adam, on the last step's gradient.
 """
 
@@ -27,15 +27,15 @@ import torch
 
 TASKS = ("semantic", "depth", "normal")
 THREE_BATCHES = ("MoDo", "SDMGrad")
-# Past the epochs in which methods do less: those of STCH's warm-up (it ends with the fourth) and of DWA, GradNorm.
+# After the epochs in which methods do less: STCH's warm-up (it ends with the fourth), and those of DWA and GradNorm.
 WARM_UP_EPOCH, EPOCH, EPOCHS = 4, 5, 6
 
 
 class Network(torch.nn.Module):
-    """What LibMTL's methods ask of a network; all parameters but the heads' are shared."""
+    """The interface that LibMTL's methods need of a network; all parameters but the heads' are shared."""
 
     def start(self, network, batches, options):
-        """Called after `__init__`, which belongs to the methods."""
+        """Initializes the network; `__init__` belongs to the methods."""
         self.network, self.batches, self.options = network, batches, options
         self.heads = [network.pred_task1, network.pred_task2, network.pred_task3]
         kept_apart = {id(head) for head in self.heads}
@@ -44,7 +44,7 @@ class Network(torch.nn.Module):
         self.task_name, self.task_num, self.device = list(TASKS), len(TASKS), torch.device("cpu")
         self.train_loss_buffer = np.ones((len(TASKS), EPOCHS))
         self.epoch = WARM_UP_EPOCH
-        self.rep_grad = type(self).__name__ == "GradDrop"  # which knows nothing else
+        self.rep_grad = type(self).__name__ == "GradDrop"  # LibMTL's GradDrop supports nothing else
         if self.rep_grad:
             self.rep, self.rep_tasks = {}, {}
             for task, head in self.decoders.items():
@@ -54,7 +54,7 @@ class Network(torch.nn.Module):
         return self
 
     def cut(self, task, features):
-        """The head of a task sees a copy of its features; LibMTL takes the gradient from there on itself."""
+        """Gives the head a detached copy of its features; LibMTL continues the gradient from there itself."""
         self.rep[task] = features
         self.rep_tasks[task] = features.detach().clone().requires_grad_()
         return (self.rep_tasks[task],)
@@ -72,7 +72,7 @@ class Network(torch.nn.Module):
         return torch.stack([self.model_fit(prediction, targets[task], task) for prediction, task in terms])
 
     def train_step(self, turn):
-        """As LibMTL's trainer does it."""
+        """Runs a step as LibMTL's trainer does."""
         kind = type(self).__name__
         if kind in THREE_BATCHES:
             losses = torch.stack([self.forward_pass(turn + i) for i in range(3)])
@@ -87,7 +87,7 @@ class Network(torch.nn.Module):
 
 
 class Worker:
-    """Answers the orders."""
+    """Answers the commands."""
 
     def __init__(self, arguments):
         sys.path[:0] = [str(arguments.reference)]
@@ -102,15 +102,15 @@ class Worker:
         self.model_fit = authors.import_utils(arguments.mtan).model_fit
         torch.manual_seed(0)
         self.network = make()
-        self.network.logsigma = None  # the authors' uncertainty weights, which are no part of the network
+        self.network.logsigma = None  # the authors' uncertainty weights, which are not part of the network
         np.savez(arguments.weights, **{name: array.numpy() for name, array in self.network.state_dict().items()})
-        sys.modules["LibMTL"] = types.ModuleType("LibMTL")  # its own imports the trainer, which needs much more
+        sys.modules["LibMTL"] = types.ModuleType("LibMTL")  # the package imports the trainer, which needs much more
         sys.modules["LibMTL"].__path__ = [str(arguments.libmtl / "LibMTL")]
         import LibMTL.config
         import LibMTL.weighting
 
         self.methods = LibMTL.weighting
-        self.options = vars(LibMTL.config.LibMTL_args.parse_args([]))  # its defaults
+        self.options = vars(LibMTL.config.LibMTL_args.parse_args([]))  # LibMTL's defaults
         with np.load(arguments.batches) as stored:
             count = 1 + max(int(name.split("/")[0]) for name in stored)
             self.batches = [
@@ -150,8 +150,8 @@ class Worker:
         return timed(self.made[label].optimizer.step)
 
     def memory(self, name):
-        """From the profiler's events of every allocation, negative where memory is given back."""
-        gc.collect()  # what an earlier order left must not be given back meanwhile
+        """Returns the peak memory from the profiler's allocation events, which are negative for a release."""
+        gc.collect()  # garbage of an earlier command must not be released meanwhile
         activities = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             model = self.new(name)
@@ -164,7 +164,7 @@ class Worker:
 
 
 def timed(function):
-    """Milliseconds that a call takes."""
+    """Returns the milliseconds that a call takes."""
     start = time.perf_counter(), time.process_time()
     function()
     wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
@@ -172,16 +172,16 @@ def timed(function):
 
 
 def old_names():
-    """What newer versions of PyTorch and NumPy took away, and a choice that LibMTL does not offer."""
+    """Restores names removed from PyTorch and NumPy, and sets an option that LibMTL does not offer."""
     torch.symeig = lambda matrix, eigenvectors: torch.linalg.eigh(matrix)
     setattr(np, "alltrue", np.all)  # noqa: B010 a plain assignment is rewritten to the new name
     grad = torch.autograd.grad
-    # A task's loss does not depend on the masks of the others: their gradient is 0, where LibMTL would stop.
+    # A task's loss does not depend on the masks of the others. Their gradient is 0; LibMTL would raise an error.
     torch.autograd.grad = lambda *args, **options: grad(*args, **{"materialize_grads": True, **options})
 
 
 def main():
-    """Reads orders until stdin ends."""
+    """Reads commands until stdin ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("mtan", "libmtl", "reference", "batches", "weights"):
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
@@ -190,8 +190,8 @@ def main():
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what methods print must not be taken for an answer
-    warnings.simplefilter("ignore")  # cvxpy's, on every solve
+    os.dup2(2, 1)  # output of the methods must not be read as an answer
+    warnings.simplefilter("ignore")  # cvxpy warns on every solve
     torch.set_num_threads(arguments.threads)
     old_names()
     worker = Worker(arguments)
@@ -199,7 +199,7 @@ def main():
         order, *given = line.split()
         try:
             found = getattr(worker, order)(*given)
-        except Exception as error:  # one method that fails must not end the run of the others
+        except Exception as error:  # a method that fails must not end the run of the others
             found = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(found), file=answers, flush=True)
 

@@ -1,4 +1,4 @@
-"""Our programs: the training step of a configuration under a method, the losses alone, the optimiser alone."""
+"""Compiles our programs: the training step under a method, the losses alone, the optimizer alone."""
 
 import gc
 import itertools
@@ -18,15 +18,15 @@ from mtan_jax.runtime import parallel
 from mtan_jax.steps.optimizer import build_optimizer
 from mtan_jax.training import evaluation
 
-BATCHES = 4  # different ones, in turn
+BATCHES = 4  # different batches, used in turn
 
 
 class Program:
-    """Something compiled, and what it runs on.
+    """A compiled program and its inputs.
 
     Attributes:
         built: seconds and sizes, see `build`.
-        found: what the last run gave.
+        found: output of the last run.
     """
 
     def __init__(self, mapped: Any, state: Any, inputs: list[Any], *, moves: bool = True):
@@ -34,7 +34,7 @@ class Program:
         self._compiled, self.built = build(mapped, state, inputs[0])
 
     def run(self, turn: int) -> dict[str, float]:
-        """Runs once, on the input whose turn it is; milliseconds of wall time, and of all threads of the process."""
+        """Runs once on the next input; returns milliseconds of wall time and of CPU time of all threads."""
         start = _clocks()
         self.found = jax.block_until_ready(self._compiled(self._state, self._inputs[turn % len(self._inputs)]))
         wall, cpu = _since(start)
@@ -44,7 +44,7 @@ class Program:
 
     @property
     def seen(self) -> dict[str, bool]:
-        """Whether all that the last run gave is finite."""
+        """Returns whether all outputs of the last run are finite."""
         return {"finite": all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(jax.device_get(self.found)))}
 
 
@@ -82,11 +82,11 @@ def build(mapped: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
 
 
 class Maker:
-    """Makes programs that all start from the same variables.
+    """Makes programs that start from the same variables.
 
     Attributes:
         experiment: with equal weights.
-        batches: the first of training, as NumPy arrays.
+        batches: the first training batches, as NumPy arrays.
     """
 
     def __init__(self, configure: Callable[[], ml_collections.ConfigDict]):
@@ -96,12 +96,12 @@ class Maker:
         self.batches = _batches(self.experiment)
 
     def load(self, weights: str | None) -> None:
-        """Takes the variables from a file of PyTorch weights; None: random ones."""
+        """Loads the variables from a file of PyTorch weights; None: random variables."""
         self._weights = weights
         self._state = jax.device_get(self._under("equal", {}).init_state())
 
     def step(self, method: str, options: Mapping[str, Any]) -> Program:
-        """The training step under a method. The bytes of the state of method and optimiser are noted too."""
+        """Compiles the training step under a method; also records the bytes of its optimizer state."""
         experiment = self._under(method, options)
         opt_state = jax.jit(experiment.tx.init)(self._state.params)
         state = parallel.place_state(self._state.replace(opt_state=opt_state))
@@ -110,7 +110,7 @@ class Maker:
         return program
 
     def losses(self) -> Program:
-        """The losses of training and the new statistics of BatchNorm: a forward pass."""
+        """Compiles a forward pass: training losses and the new BatchNorm statistics."""
         model, tasks = self.experiment.model, self.experiment.tasks
 
         def forward(variables: Any, batch: Any) -> Any:
@@ -128,7 +128,7 @@ class Maker:
         )
 
     def optimizer(self) -> Program:
-        """What follows the gradient in every step."""
+        """Compiles the part of the step after the gradient."""
         tx = build_optimizer(self.experiment.config.optimizer, self.experiment.learning_rate)
 
         def update(state: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
-"""The tables of README.md and the figure, from results.json.
+"""Writes the tables of README.md and the figure from results.json.
 
     python experiments/weighting_cost/report.py [folder of results.json]
 
-writes them again: in README.md, what stands between the two lines of `MARKS`.
+replaces the text between the two lines of `MARKS` in README.md, and the figure.
 """
 
 import json
@@ -20,13 +20,13 @@ from matplotlib.patches import Patch
 from mtan_jax.weighting import BALANCERS, GRADIENT_METHODS
 
 MARKS = ("<!-- from results.json -->", "<!-- end -->")
-TIME = "wall_ms"  # of the figure
-WIDEST = 8  # where bars are cut off; their values stand at the edge
+TIME = "wall_ms"  # the time in the figure
+WIDEST = 8  # bars are cut off here, with their values at the edge
 OURS, THEIRS = "tab:blue", "tab:orange"
 
 
 def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Writes figure and tables into a folder; where it has no README.md, the tables stand alone in one."""
+    """Writes the figure and the tables into a folder; creates README.md if missing."""
     figure(results).savefig(folder / "weighting_cost.png")
     readme = folder / "README.md"
     text = readme.read_text() if readme.exists() else "\n".join(MARKS)
@@ -36,7 +36,7 @@ def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
 
 
 def figure(results: Mapping[str, Any]) -> Figure:
-    """Step times relative to equal weighting, ours and LibMTL's, and the bars that ours are held to."""
+    """Draws step times relative to equal weighting, ours and LibMTL's, with the bars for ours."""
     ours, theirs, tasks = records_of(results, "ours"), records_of(results, "LibMTL"), results["num_tasks"]
     names = in_order(methods_of(ours))
     drawing = Figure(figsize=(10, 1.5 + 0.3 * len(names)), dpi=100, layout="constrained")
@@ -83,14 +83,14 @@ def figure(results: Mapping[str, Any]) -> Figure:
 
 
 def bar_of(results: Mapping[str, Any], name: str) -> float:
-    """What a method's step may take, relative to equal weighting."""
+    """Returns the bar of a method's step, relative to equal weighting."""
     ours = records_of(results, "ours")
     parts = (statistics.median(ratios(ours[part], TIME)) for part in ("losses", "optimizer"))
     return bar(name, results["num_tasks"], *parts)
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Balancers, then methods that combine gradients, then others."""
+    """Sorts names: balancers, then methods that combine gradients, then others."""
 
     def kind(name: str) -> tuple[int, str]:
         method = name.split(",")[0]
@@ -100,7 +100,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Markdown."""
+    """Returns all tables as Markdown."""
     ours, theirs = records_of(results, "ours"), records_of(results, "LibMTL")
     parts = [
         setup(results),
@@ -122,7 +122,7 @@ def tables(results: Mapping[str, Any]) -> str:
 
 
 def setup(results: Mapping[str, Any]) -> str:
-    """What was measured, where and how long."""
+    """Describes the measurement: versions, hardware, size, duration."""
     loads = [record["load_average"] for record in records_of(results, "ours").values()]
     height, width = results["image_size"]
     text = (
@@ -141,7 +141,7 @@ def setup(results: Mapping[str, Any]) -> str:
 
 
 def units(results: Mapping[str, Any]) -> str:
-    """A forward pass, a backward pass, the optimiser."""
+    """Returns the table of F, B and U."""
     rows = [["", "wall, ms", "CPU, ms", "GFLOP", "GB accessed"]]
     ours, theirs = records_of(results, "ours"), records_of(results, "LibMTL")
     for records, whose in ((ours, ""), (theirs, ", LibMTL")):
@@ -160,18 +160,18 @@ def units(results: Mapping[str, Any]) -> str:
 
 
 def units_of(record: Mapping[str, Any]) -> list[float]:
-    """Median times; and counts in billions, where there are."""
+    """Returns the median times, and counts in billions if there are any."""
     times = [statistics.median(record[key]) for key in ("wall_ms", "cpu_ms")]
     return times + [record[key] / 1e9 for key in ("flops", "bytes_accessed") if key in record]
 
 
 def as_text(values: Sequence[float]) -> list[str]:
-    """Times and counts as text; of LibMTL's there are no counts."""
+    """Formats times and counts; LibMTL has no counts."""
     return [f"{value:.0f}" for value in values[:2]] + ([f"{value:.2f}" for value in values[2:]] or ["", ""])
 
 
 def our_table(results: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """One row a method, relative to equal weighting."""
+    """Returns our table: one row per method, relative to equal weighting."""
     head = ["method", "wall time", "CPU time", "of its bar, wall", "of its bar, CPU", "FLOP", "bytes accessed"]
     head += ["temporary memory", "memory held", "state, MB", "compile, CPU s"]
     rows, base = [head], ours["base"]
@@ -192,7 +192,7 @@ def our_table(results: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def definition_table(results: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """The methods of `PASSES` that were measured."""
+    """Returns the table of the measured methods of `PASSES`."""
     rows = [["method", "passes", "wall time", "that of the passes", "why"]]
     for name, (forward, backward, why) in PASSES.items():
         if name in ours:
@@ -203,7 +203,7 @@ def definition_table(results: Mapping[str, Any], ours: Mapping[str, Any]) -> str
 
 
 def their_table(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """One row a method that both have, each relative to its own equal weighting."""
+    """Returns the comparison: one row per common method, relative to equal weighting of the same library."""
     rows = [
         [
             "method",
@@ -226,13 +226,13 @@ def their_table(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median and quartiles."""
+    """Formats median and quartiles."""
     low, middle, high = quartiles(values)
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Formats rows as a Markdown table."""
     head, *body = rows
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
 

@@ -1,10 +1,10 @@
-"""Step time and memory of every weighting method, ours and LibMTL's, relative to equal weighting.
+"""Measures step time and memory of every weighting method, ours and LibMTL's, relative to equal weighting.
 
     python experiments/weighting_cost/run.py --mtan=<checkout of github.com/lorenmt/mtan, commit c36c30b> \
         --libmtl=<checkout of github.com/median-research-group/LibMTL, commit 4336804> --torch=<a Python with PyTorch>
 
-writes results.json beside this file, then README.md's tables and weighting_cost.png from it (report.py), and says which
-methods cost more than they should (check.py). Without --libmtl only ours are measured.
+writes results.json beside this file, then README.md's tables and weighting_cost.png from it (report.py), and reports
+which methods exceed their bars (check.py). Without --libmtl only ours are measured.
 """
 
 import argparse
@@ -34,30 +34,30 @@ from mtan_jax.weighting import METHODS
 FOLDER = pathlib.Path(__file__).parent
 ROOT = FOLDER.parent.parent
 
-BASE = "base"  # equal weighting, to which the others are related; as a method it comes once more, to show the noise
-# Options that a method needs and configs/streets.py leaves open.
+BASE = "base"  # equal weighting, the reference; it is measured once more as a method, to show the noise
+# Required options that configs/streets.py does not set.
 OPTIONS: dict[str, dict[str, Any]] = {
     "schedule": {
         "weights": {"semantic": 1.0, "depth": optax.linear_schedule(1.0, 0.1, transition_steps=1000), "normal": 1.0}
     },
 }
-PROGRAMS_AT_ONCE = 6  # more take more maps of memory than Linux gives a process, 65,530
-ONE_BY_ONE = ("mgda", "moco", "pcgrad")  # weights alone; a state of all tasks' gradients; gradients that are changed
+PROGRAMS_AT_ONCE = 6  # more need more memory maps than Linux gives a process, 65,530
+ONE_BY_ONE = ("mgda", "moco", "pcgrad")  # by weights only; with a state of all tasks' gradients; by changing gradients
 
 
 class Runs(Protocol):
-    """What takes turns.
+    """A program that takes turns with others.
 
     Attributes:
-        built: what was noted when it was made.
-        seen: what is noted after it has run.
+        built: what was recorded when it was made.
+        seen: what is recorded after it has run.
     """
 
     built: dict[str, Any]
     seen: dict[str, Any]
 
     def run(self, turn: int) -> dict[str, float]:
-        """Runs once; its times."""
+        """Runs once; returns its times."""
 
 
 def main() -> None:
@@ -94,22 +94,22 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The arguments."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mtan", type=paths.expanded, help="checkout of the authors' code")
-    parser.add_argument("--libmtl", type=paths.expanded, help="checkout of LibMTL; left out, ours alone are measured")
+    parser.add_argument("--libmtl", type=paths.expanded, help="checkout of LibMTL; without it only ours are measured")
     parser.add_argument(
         "--torch",
         type=os.path.expanduser,
         default=sys.executable,
-        help="a Python that has what libmtl_process.py needs",
+        help="a Python with the requirements of libmtl_process.py",
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
-    parser.add_argument("--one_by_one", nargs="*", default=ONE_BY_ONE, help="methods measured with that option too")
-    parser.add_argument("--rounds", type=int, default=9, help="steps timed of each method, 2 at least")
+    parser.add_argument("--one_by_one", nargs="*", default=ONE_BY_ONE, help="methods also measured one by one")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps per method, at least 2")
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    parser.add_argument("--data_dir", help="prepared data sets")
+    parser.add_argument("--threads", type=int, default=2, help="number of PyTorch's threads")
+    parser.add_argument("--data_dir", help="folder of prepared datasets")
     parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of the results")
     arguments = parser.parse_args()
     if arguments.libmtl and not arguments.mtan:
@@ -118,7 +118,7 @@ def parse() -> argparse.Namespace:
 
 
 def configuration(arguments: argparse.Namespace) -> Any:
-    """configs/streets.py with few scenes, which the first run renders."""
+    """Returns configs/streets.py with few scenes, which the first run renders."""
     config = runpy.run_path(str(ROOT / "configs" / "streets.py"))["get_config"](f"width={arguments.width}")
     config.data.data_dir = arguments.data_dir
     config.data.options = {"image_size": (64, 128), "train_examples": 16, "val_examples": 6, "seed": 0}
@@ -126,7 +126,7 @@ def configuration(arguments: argparse.Namespace) -> Any:
 
 
 def programs_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Label, method and options of each step."""
+    """Yields label, method and options of each step."""
     for method in arguments.methods:
         known = inspect.signature(METHODS[method]).parameters
         yield method, method, {}
@@ -137,7 +137,7 @@ def programs_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[
 
 
 def measure(arguments: argparse.Namespace, maker: Maker, libmtl: LibMTL | None) -> dict[str, Any]:
-    """Compiles and takes turns, a part of the methods after another."""
+    """Compiles and times the methods, some at a time."""
     maker.load(libmtl.weights if libmtl else None)
     parts = {BASE: maker.step("equal", {}), "losses": maker.losses(), "optimizer": maker.optimizer()}
     for label, program in parts.items():
@@ -157,7 +157,7 @@ def measure(arguments: argparse.Namespace, maker: Maker, libmtl: LibMTL | None) 
 
 
 def make(maker: Maker, steps: list[tuple[str, str, dict[str, Any]]], skipped: dict[str, str]) -> dict[str, Program]:
-    """Compiles steps; notes in `skipped` which the network does not have."""
+    """Compiles steps; records in `skipped` those that the network does not support."""
     programs = {}
     for label, method, options in steps:
         try:
@@ -173,7 +173,7 @@ def make(maker: Maker, steps: list[tuple[str, str, dict[str, Any]]], skipped: di
 
 
 def take_turns(rounds: int, library: str, programs: Mapping[str, Runs], base: Runs) -> list[dict[str, Any]]:
-    """Runs all of them in turn, `rounds` times after one to warm up; a record each."""
+    """Runs the programs in turns, `rounds` times after one warm-up; returns one record per program."""
     records = [{"library": library, "name": name} | program.built for name, program in programs.items()]
     for turn in range(-1, rounds):
         times = alternate(programs, base, turn)
@@ -191,7 +191,7 @@ def alternate(programs: Mapping[str, Runs], base: Runs, turn: int) -> list[dict[
     """Runs each once, and `base` before and after each of them.
 
     Returns:
-        For each its times, and with "base_" before the key the means of the two of `base` beside it.
+        Each program's times, and, prefixed with "base_", the means of the two runs of `base` beside it.
     """
     found, before = [], base.run(turn)
     for program in programs.values():
@@ -203,20 +203,20 @@ def alternate(programs: Mapping[str, Runs], base: Runs, turn: int) -> list[dict[
 
 
 def commit() -> str:
-    """Of this repository."""
+    """Returns the commit of this repository."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def one_record_a_line(results: Mapping[str, Any]) -> str:
-    """The text of results.json."""
+    """Formats results.json with one record per line."""
     head = {key: value for key, value in results.items() if key != "records"}
     lines = ",\n".join(f"    {json.dumps(record)}" for record in results["records"])
     return json.dumps(head, indent=2)[:-2] + f',\n  "records": [\n{lines}\n  ]\n}}\n'
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line and flushes."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
