@@ -21,13 +21,15 @@ class DenseData(TaskData):
     """A dense dataset: every image may have a target for every task. See `TaskData`."""
 
     builder: DenseBuilder
-    info: DataInfo
 
     def __init__(self, config: ml_collections.ConfigDict, builder: DenseBuilder, record: DataRecord | None):
         check_record(record, builder, config.data.name)
         self.config, self.builder, self.record = config, builder, record
-        self.info = builder.data_info
         self.tasks = build_tasks(config.tasks, self.info)
+
+    @property
+    def info(self) -> DataInfo:
+        return self.builder.data_info
 
     @property
     def trained(self) -> tuple[str, ...]:

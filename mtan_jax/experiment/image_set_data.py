@@ -26,12 +26,10 @@ class ImageSetData(TaskData):
     """Several sets of labelled images: each set is one task, and each image belongs to one set. See `TaskData`."""
 
     builder: ImageSets
-    info: ImageSetsInfo
 
     def __init__(self, config: ml_collections.ConfigDict, builder: ImageSets, record: DataRecord | None):
         check_record(record, builder, config.data.name)
         self.config, self.builder, self.record = config, builder, record
-        self.info = record.sets_info if record else builder.data_info
         self.tasks = build_tasks(config.tasks, self.info)
         for task in self.tasks:
             if task.name != task.target:
@@ -39,6 +37,11 @@ class ImageSetData(TaskData):
                     f"config.tasks: the task {task.name!r} is of the set {task.target!r}; of sets of labelled images "
                     "each is one task, under the name of the set"
                 )
+
+    @property
+    def info(self) -> ImageSetsInfo:
+        # Not cached: the statistics of a set are known once it is prepared.
+        return self.record.sets_info if self.record else self.builder.data_info
 
     @property
     def trained(self) -> tuple[str, ...]:

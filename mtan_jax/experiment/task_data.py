@@ -28,8 +28,8 @@ class TaskData(Protocol):
         config: of the run.
         record: what a trained run keeps of its dataset; the dataset itself may then be absent.
         builder: prepares and reads the dataset.
-        info: image size, classes and colours.
         tasks: in the order of all arrays over tasks.
+        info: image size, classes and, for sets of labelled images, pixel statistics, which preparation computes.
         trained: names of the tasks that are trained.
         set_names: names of the sets of examples that training reads.
         targets: names of the targets that the tasks need, each once.
@@ -45,9 +45,10 @@ class TaskData(Protocol):
     config: ml_collections.ConfigDict
     record: DataRecord | None
     builder: DenseBuilder | ImageSets
-    info: DataInfo | ImageSetsInfo
     tasks: tuple[Task, ...]
 
+    @property
+    def info(self) -> DataInfo | ImageSetsInfo: ...
     @property
     def trained(self) -> tuple[str, ...]: ...
     @property
