@@ -298,10 +298,10 @@ def test_data_with_other_classes_than_those_trained_on_are_refused(sets_run):
     mine = dataclasses.replace(record.sets["mine"], classes=("cat", "wolf"))
     config = runpy.run_path(str(ROOT / "configs" / "decathlon.py"))["get_config"](SETS)
     config.data.options.layout, config.data.data_dir = "folders", str(sets_run / "kept")
-    Experiment.from_config(config, record).prepare_data()
+    Experiment.from_config(config, record).data.prepare()
     other = Experiment.from_config(config, dataclasses.replace(record, sets={**record.sets, "mine": mine}))
     with pytest.raises(ValueError, match=r"sets\.mine\.classes: \('cat', 'wolf'\) there, \('cat', 'dog'\) here"):
-        other.prepare_data()
+        other.data.prepare()
 
 
 def test_a_run_takes_over_the_network_of_one_whose_data_are_gone(sets_run, tmp_path):
