@@ -18,7 +18,7 @@ from inputs import ROOT, link, parser, part_of, whole
 from mtan_jax.data.streets import render
 
 sys.path.append(str(ROOT / "tests" / "data"))
-from helpers.cityscapes_release import PARTS, scene_files
+from helpers.cityscapes_release import PACKAGES, scene_files
 
 SIZE = (1024, 2048)
 SCENES = {"train": 10, "val": 3, "test": 3}
@@ -95,7 +95,7 @@ def write_folders(scenes_dir: pathlib.Path, folder: pathlib.Path, scenes: dict[s
         split: {city: part_of(count, fraction) for city, count in cities.items()} for split, cities in CITIES.items()
     }
     for number, (split, city, stem, scene) in enumerate(stems(counts, scenes)):
-        for part in PARTS:
+        for part in PACKAGES:
             place = folder / part / split / city
             place.mkdir(parents=True, exist_ok=True)
             for suffix in SUFFIXES[part]:
@@ -109,7 +109,7 @@ def write_folders(scenes_dir: pathlib.Path, folder: pathlib.Path, scenes: dict[s
 def write_zips(scenes_dir: pathlib.Path, folder: pathlib.Path, scenes: dict[str, int], fraction: float) -> None:
     """Packs images of the first city of each split into one zip per part."""
     counts = {split: {next(iter(CITIES[split])): part_of(count, fraction)} for split, count in IN_ZIPS.items()}
-    for part in PARTS:
+    for part in PACKAGES:
         with zipfile.ZipFile(
             folder / f"{part}_trainvaltest.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
         ) as archive:

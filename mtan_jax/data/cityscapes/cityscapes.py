@@ -1,9 +1,8 @@
-"""The Cityscapes data set as a builder."""
+"""The Cityscapes dataset builder."""
 
-import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -15,36 +14,42 @@ from mtan_jax.data.cityscapes.release import Release
 from mtan_jax.data.raw.npy_layout import NpyLayout
 from mtan_jax.data.raw.raw_layout import choose_layout
 
+Layout = Literal["auto", "release", "authors"]
+
 
 class Cityscapes(DenseBuilder):
-    """Cityscapes (Cordts et al., CVPR 2016): streets from a car, 2975 images to train and 500 to validate.
+    """Cityscapes (Cordts et al., CVPR 2016): street scenes from a car, 2975 training and 500 validation images.
 
-    Layout "release" is the release as downloaded, zips or folders. Images are resized bilinearly, labels and disparity
-    to the nearest pixel. Layout "authors" is the preprocessed set of the MTAN authors at 128x256 or 256x512. Arrays of
-    the size `image_size` are kept bit for bit; others are resized in the same way (`npy_layout.py`).
+    The layout "release" is the official release, as zips or extracted. Images are resized bilinearly, labels and
+    disparity to the nearest pixel. The layout "authors" is the MTAN authors' preprocessed dataset at 128x256 or
+    256x512. Its arrays are kept bit for bit if they have the size `image_size`, and resized the same way otherwise
+    (`npy_layout.py`).
 
-    The depth target is larger where things are nearer, and 0 where undefined. With p the value in the disparity
-    picture, p = 0 where undefined, the disparity at full size is (p - 1)/256 pixels, and `depth` names the convention:
+    The depth target is larger for nearer surfaces, and 0 where undefined. Let p be the value in the disparity image:
+    p = 0 is undefined, otherwise the disparity at full size is (p - 1)/256 pixels. `depth` selects the convention:
 
-    - "disparity": p / 65535, as in the authors' set (inferred from its values), hence in the published numbers;
-    - "inverse_depth": disparity / (baseline * fx), in 1/m, with the camera of each image. Where p = 1 the disparity is
-      0, that is infinitely far; this counts as undefined.
+    - "disparity": p / 65535, as in the authors' dataset (inferred from its values) and so in the published numbers.
+    - "inverse_depth": disparity / (baseline * fx) in 1/m, with each image's own camera. p = 1 is a disparity of 0, a
+      point at infinity, and counts as undefined.
 
-    The 2 classes are background and foreground (human and vehicle). The 7 classes are Cityscapes' categories;
-    `category_ids` names which label ids count: "all" of a category, or those "evaluated" by the benchmark (without
-    parking, rail track, guard rail, bridge, tunnel, polegroup, caravan and trailer, which are then void). Which the
-    authors took is not known.
+    The 2 classes are background and foreground (human and vehicle). The 7 classes are the Cityscapes categories.
+    `category_ids` selects the label ids that count: "all" ids of a category, or only those "evaluated" by the
+    benchmark. The latter makes parking, rail track, guard rail, bridge, tunnel, polegroup, caravan and trailer void.
+    Which of the two the authors used is unknown.
 
-    An id is "cityscapes/aachen_000000_000019", or "cityscapes/train/12", the authors' file number.
+    Example ids are "cityscapes/aachen_000000_000019", or "cityscapes/train/12" with the authors' file number.
 
     Args:
-        data_dir: where prepared data sets live; None is TFDS' default.
-        raw_dir: where the raw data lie; None once the data set is prepared.
-        layout: of the raw data; "auto" is the one that `raw_dir` holds, or in which the dataset is prepared.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: where the raw data are; None once the dataset is prepared.
+        layout: layout of the raw data; "auto" is the one found in `raw_dir`, else the one already prepared.
         num_classes: 2, 7 or 19.
         image_size: height and width in pixels.
-        depth: convention of the depth target; "disparity" alone in the authors' layout.
-        category_ids: see above; the authors' layout has its own reading.
+        depth: convention of the depth target; the authors' layout only has "disparity".
+        category_ids: see above; ignored for the authors' layout.
+
+    Raises:
+        ValueError: if an argument has an unknown value, or the layout cannot provide it.
     """
 
     name = "cityscapes"
@@ -56,7 +61,7 @@ class Cityscapes(DenseBuilder):
         *,
         data_dir: str | None = None,
         raw_dir: str | None = None,
-        layout: Literal["auto", "release", "authors"] = "auto",
+        layout: Layout = "auto",
         num_classes: int = 7,
         image_size: tuple[int, int] = (128, 256),
         depth: Literal["disparity", "inverse_depth"] = "disparity",
@@ -69,14 +74,21 @@ class Cityscapes(DenseBuilder):
         self._depth = depth
         self._image_size = height, width = check_image_size(image_size)
         self._classes = read_classes(num_classes, category_ids)
+
+        def is_prepared(name: str) -> bool:
+            return (name == "release" or depth == "disparity") and Cityscapes(
+                data_dir=data_dir,
+                layout=cast(Layout, name),
+                num_classes=num_classes,
+                image_size=image_size,
+                depth=depth,
+                category_ids=category_ids,
+            ).is_prepared()
+
         folder = None if raw_dir is None else Path(raw_dir)
-        found: str = layout
-        if layout == "auto":
-            options = {"num_classes": num_classes, "image_size": image_size, "depth": depth}
-            options |= {"data_dir": data_dir, "category_ids": category_ids}
-            found = choose_layout((RELEASE, AUTHORS), folder, functools.partial(_is_prepared, options))
+        found = choose_layout((RELEASE, AUTHORS), folder, is_prepared) if layout == "auto" else layout
         if found == "authors" and depth != "disparity":
-            raise ValueError(f"depth: got {depth!r}; the layout 'authors' holds 'disparity' only (it has no cameras).")
+            raise ValueError(f"depth: got {depth!r}; the layout 'authors' has no cameras and only holds 'disparity'.")
         self._raw: Release | NpyLayout
         if found == "release":
             self._raw = Release(folder, self._classes.class_map, self._image_size, depth)
@@ -89,9 +101,9 @@ class Cityscapes(DenseBuilder):
                 image_size=self._image_size,
                 other=RELEASE,
             )
-            self.image_dtype = np.float32  # the authors' images are floats: kept exactly
-        reading = "-evaluated" if (found, num_classes, category_ids) == ("release", 7, "evaluated") else ""
-        variant = f"{num_classes}{reading}-{height}x{width}-{depth}-{found}"
+            self.image_dtype = np.float32  # the authors' images are floats and are kept exactly
+        suffix = "-evaluated" if (found, num_classes, category_ids) == ("release", 7, "evaluated") else ""
+        variant = f"{num_classes}{suffix}-{height}x{width}-{depth}-{found}"
         super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant=variant)
 
     @property
@@ -114,14 +126,8 @@ class Cityscapes(DenseBuilder):
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> dict[str, object]:
         return self._raw.example(split, index)
 
     def close_raw(self) -> None:
         self._raw.close()
-
-
-def _is_prepared(options: dict[str, Any], layout: Any) -> bool:
-    if layout == "authors" and options["depth"] != "disparity":
-        return False
-    return Cityscapes(layout=layout, **options).is_prepared()

@@ -1,10 +1,10 @@
-"""The class maps of Cityscapes: 34 label ids -> 19, 7 or 2 classes."""
+"""Maps the 34 label ids of Cityscapes to 19, 7 or 2 classes."""
 
 import dataclasses
 import functools
 import json
 from importlib import resources
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Int8, UInt8
@@ -12,12 +12,12 @@ from jaxtyping import Int8, UInt8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classes:
-    """A reading of the label ids.
+    """A set of classes and the map from label ids to them.
 
     Attributes:
-        names: of the classes.
-        palette: a colour a class.
-        class_map: the class of each label id from 0 on, -1 where void.
+        names: the class names.
+        palette: one RGB colour per class.
+        class_map: the class of each label id, starting at id 0; -1 is void.
     """
 
     names: tuple[str, ...]
@@ -25,14 +25,22 @@ class Classes:
     class_map: Int8[np.ndarray, "ids"]
 
 
+class _Entry(TypedDict):
+    """An entry of labels.json."""
+
+    classes: list[str]
+    palette: list[list[int]]
+    map: list[int]
+
+
 @functools.cache
-def _meta() -> dict[str, Any]:
+def _entries() -> dict[str, _Entry]:
     return json.loads((resources.files(__package__) / "labels.json").read_text())
 
 
 def read_classes(num_classes: int, category_ids: str) -> Classes:
-    """The 19, 7 or 2 classes; `category_ids` ("all" or "evaluated") matters for the 7 categories only."""
-    entry = _meta()["7-evaluated" if (num_classes, category_ids) == (7, "evaluated") else str(num_classes)]
+    """Returns the 19, 7 or 2 classes; `category_ids` ("all" or "evaluated") only affects the 7 categories."""
+    entry = _entries()["7-evaluated" if (num_classes, category_ids) == (7, "evaluated") else str(num_classes)]
     return Classes(
         names=tuple(entry["classes"]),
         palette=np.array(entry["palette"], np.uint8),

@@ -1,4 +1,4 @@
-"""The two layouts in which Cityscapes comes."""
+"""The two raw layouts of Cityscapes: the official release and the MTAN authors' preprocessed arrays."""
 
 from mtan_jax.data.raw.raw_layout import RawLayout
 
@@ -9,11 +9,11 @@ RELEASE = RawLayout(
         "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png    or leftImg8bit_trainvaltest.zip",
         "gtFine/{train,val}/CITY/*_gtFine_labelIds.png    or gtFine_trainvaltest.zip",
         "disparity/{train,val}/CITY/*_disparity.png    or disparity_trainvaltest.zip",
-        'camera/{train,val}/CITY/*_camera.json    or camera_trainvaltest.zip (for depth="inverse_depth" only)',
+        'camera/{train,val}/CITY/*_camera.json    or camera_trainvaltest.zip (only for depth="inverse_depth")',
     ),
-    source="https://www.cityscapes-dataset.com/downloads (free for research, after registration)",
+    source="https://www.cityscapes-dataset.com/downloads (free for research, registration required)",
     signs=("leftImg8bit", "gtFine", "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
-    others=("'authors' ({train,val}/image/*.npy, with the targets beside), as the code of the paper's authors has it",),
+    others=("'authors' ({train,val}/image/*.npy and one folder per target), as preprocessed by the MTAN authors",),
 )
 
 AUTHORS = RawLayout(
@@ -26,5 +26,5 @@ AUTHORS = RawLayout(
     ),
     source="the preprocessed CityScapes (128x256 or 256x512) linked in the README of https://github.com/lorenmt/mtan",
     signs=("train/image/*.npy", "val/image/*.npy"),
-    others=("'release' (leftImg8bit and gtFine, folders or zips), as published",),
+    others=("'release' (leftImg8bit and gtFine, folders or zips), the official release",),
 )
