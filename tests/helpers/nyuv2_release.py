@@ -1,4 +1,4 @@
-"""A small release of NYUv2 in the official format."""
+"""Writes a small NYUv2 release in the official format."""
 
 import functools
 
@@ -13,7 +13,7 @@ SPLIT = {"trainNdxs": [[4], [1], [2]], "testNdxs": [[5], [3]]}
 
 @functools.cache
 def stored_frames():
-    """Images, depths and labels as a camera sees them, [frame, row, column, ...]."""
+    """Images, depths and labels, upright: [frame, row, column, ...]."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:480, :640]
     image = np.stack([columns // 3, rows // 2, (rows + columns) // 5], -1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The two layouts in which NYUv2 comes."""
+"""The two raw layouts of NYUv2: the official release and the MTAN authors' preprocessed arrays."""
 
 from mtan_jax.data.raw.raw_layout import RawLayout
 
@@ -9,12 +9,12 @@ RELEASE = RawLayout(
     dataset="NYUv2",
     name="release",
     expected=(
-        f"{MAT}    (2.8 GB; images, depths, labels of 1449 frames)",
-        f"{SPLITS_MAT}    (trainNdxs, testNdxs; where absent, the official split of the 1449 frames is used)",
+        f"{MAT}    (2.8 GB; images, depths and labels of 1449 frames)",
+        f"{SPLITS_MAT}    (trainNdxs, testNdxs; optional: defaults to the official split of the 1449 frames)",
     ),
     source="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (labeled dataset)",
     signs=(MAT,),
-    others=("'authors' ({train,val}/image/*.npy, with the targets beside), as the code of the paper's authors has it",),
+    others=("'authors' ({train,val}/image/*.npy and one folder per target), as preprocessed by the MTAN authors",),
 )
 
 AUTHORS = RawLayout(
@@ -28,5 +28,5 @@ AUTHORS = RawLayout(
     ),
     source="the preprocessed NYUv2 linked in the README of https://github.com/lorenmt/mtan",
     signs=("train/image/*.npy", "val/image/*.npy"),
-    others=("'release' (nyu_depth_v2_labeled.mat), as published",),
+    others=(f"'release' ({MAT}), the official release",),
 )

@@ -1,4 +1,4 @@
-"""Surface normals from a depth map, by planes fitted to inverse depth."""
+"""Computes surface normals from a depth map by fitting planes to the inverse depth."""
 
 import dataclasses
 import functools
@@ -6,16 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
-from scipy import ndimage
 
 from mtan_jax.data.raw.resize import Pixels
 
 _HALF_SIDES = (7, 21)  # of the square windows, in pixels
-# What the sensor cannot tell apart: the step between two of its readings (1/8 pixel of disparity, at a baseline of
-# 7.5 cm and 580 pixels of focal length), in 1/m, and the depth error left by calibration and filling, in metres.
+# The sensor's resolution: the step between two readings (1/8 pixel of disparity, at a baseline of 7.5 cm and a focal
+# length of 580 pixels), in 1/m, and the depth error left by calibration and hole filling, in metres.
 _DISPARITY_STEP = 1 / (8 * 0.075 * 580)
 _DEPTH_ERROR = 0.01
-_STRIP = 16  # rows that are worked on at a time: what they take fits into a core's cache
+_STRIP = 16  # rows processed at a time, so that the working set fits into a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,31 +27,32 @@ class Camera:
     cy: float
 
 
-NYUV2_CAMERA = Camera(fx=518.8579, fy=519.4696, cx=325.5824, cy=253.7362)  # colour camera of the toolbox, 640x480
+NYUV2_CAMERA = Camera(fx=518.8579, fy=519.4696, cx=325.5824, cy=253.7362)  # the toolbox's colour camera, 640x480
 
 
 def normals_from_depth(
     depth: Float32[np.ndarray, "h w"], camera: Camera, pixels: Pixels | None = None
 ) -> Float32[np.ndarray, "r c 3"]:
-    r"""Unit normals that point to the camera, in the axes x right, y forward (into the scene), z up.
+    r"""Computes unit normals that point towards the camera, in the axes x right, y forward (into the scene), z up.
 
-    On a plane the inverse depth is linear in the picture: with x = (column - cx)/fx and y = (row - cy)/fy,
-    1/depth = a x + b y + c, and (a, b, c) is normal to the plane (in camera axes: x right, y down, z forward). So a, b,
-    c are fitted by least squares in windows of two sizes around each pixel. A pixel then takes the mean of the fits of
-    18 windows that hold it (nine of either size: around it and moved by half a side to all sides), each with the weight
+    On a plane the inverse depth is linear in the image coordinates: with x = (column - cx)/fx and y = (row - cy)/fy,
+    1/depth = a x + b y + c, and (a, b, c) is normal to the plane (in camera axes: x right, y down, z forward). The
+    coefficients are fitted by least squares in windows of two sizes around each pixel. The normal of a pixel is the
+    weighted mean of the fits of 18 windows that contain it: for each size, the window around the pixel and eight
+    shifted by half a side. Each fit has the weight
 
         (information / (variance about the fit + squared residual of the pixel itself + sensor noise))^4
 
-    where the information is what the window tells of a slope, number of pixels times spread. Large windows win on
-    plane surfaces; at a crease or an edge the windows on the pixel's own side win, so that edges stay sharp.
+    where the information is the number of pixels in the window times their spread. Large windows dominate on flat
+    surfaces. At a crease or an edge, windows on the pixel's own side dominate, which keeps edges sharp.
 
     Args:
         depth: in metres, 0 where undefined.
-        camera: of the depth map.
-        pixels: where normals are computed, from the depth of all pixels; None is everywhere.
+        camera: the camera of the depth map.
+        pixels: pixels to compute normals at, using the depth of all pixels; None is everywhere.
 
     Returns:
-        The normals; 0 over all channels where the depth is undefined or too few of its neighbours are defined.
+        The normals; 0 in all channels where the depth is undefined or too few neighbours are defined.
     """
     height, width = depth.shape
     if pixels is None:
@@ -74,10 +74,16 @@ def normals_from_depth(
 
 
 class _Windows(NamedTuple):
-    """What the window around each pixel is, whatever the depth: it depends on camera and defined pixels alone.
+    """Statistics of the window around each pixel that only depend on the camera and on which pixels are defined.
 
-    `x`, `y` are the pixels' coordinates; `mean_*`, `xx`, `xy`, `yy` their moments over the window's defined pixels,
-    `scale` the inverse of the determinant, 0 where the pixels tell no plane; `fraction` the share of defined pixels.
+    Attributes:
+        half_side: half the side of the windows in pixels.
+        x, y: coordinates of the pixels.
+        fraction: share of the window's pixels that are defined.
+        mean_x, mean_y: mean coordinates over the window's defined pixels.
+        xx, xy, yy: covariances of the coordinates over the window's defined pixels.
+        scale: inverse of the determinant of the covariance, 0 where the pixels do not determine a plane.
+        information: number of pixels times their spread.
     """
 
     half_side: int
@@ -95,7 +101,7 @@ class _Windows(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _complete_windows(shape: tuple[int, int], camera: Camera, half_side: int) -> _Windows:
-    """The windows of a depth map without holes, such as all of NYUv2's: once for all frames."""
+    """Returns the windows of a depth map without holes. All frames of NYUv2 share them."""
     return _windows(np.ones(shape, np.bool_), camera, half_side)
 
 
@@ -107,7 +113,7 @@ def _windows(defined: Bool[np.ndarray, "h w"], camera: Camera, half_side: int) -
     mean_x, mean_y, mxx, mxy, myy = sums[1:] / fraction
     xx, xy, yy = mxx - mean_x * mean_x, mxy - mean_x * mean_y, myy - mean_y * mean_y
     determinant = xx * yy - xy * xy
-    # Fewer than a tenth of the pixels, or pixels along a line, tell no plane.
+    # Less than a tenth of the pixels, or pixels along a line, do not determine a plane.
     solvable = (fraction > 0.1) & (determinant > 1e-3 * (xx + yy) ** 2)
     scale = solvable / np.where(solvable, determinant, 1.0)
     information = fraction * (2 * half_side + 1) ** 2 * determinant * solvable / np.maximum(xx + yy, 1e-12)
@@ -123,19 +129,21 @@ def _coordinates(shape: tuple[int, int], camera: Camera) -> tuple[Float64[np.nda
 def _window_means(
     one: Float64[np.ndarray, "h w"], x: Float64[np.ndarray, "w"], y: Float64[np.ndarray, "h 1"], half_side: int
 ) -> Float64[np.ndarray, "6 h w"]:
-    """Means over the windows of one, x, y, x^2, xy and y^2 at defined pixels; 0 outside the picture."""
+    """Returns the window means of 1, x, y, x^2, xy and y^2 over defined pixels; 0 outside the image."""
     return _mean_over_windows(np.stack([one, one * x, one * y, one * x * x, one * x * y, one * y * y]), half_side)
 
 
 def _mean_over_windows(arrays: Float64[np.ndarray, "n h w"], half_side: int) -> Float64[np.ndarray, "n h w"]:
-    # float64: the spread within a window is a small difference of large sums.
+    from scipy import ndimage
+
+    # In float64, because the spread within a window is a small difference of large sums.
     for axis in (1, 2):
         arrays = ndimage.uniform_filter1d(arrays, 2 * half_side + 1, axis=axis, mode="constant")
     return arrays
 
 
 def _fit_planes(windows: _Windows, inverse: Float64[np.ndarray, "h w"]) -> Float32[np.ndarray, "5 h w"]:
-    """The plane a, b, c fitted in the window around each pixel, the variance about it, and the information."""
+    """Returns for each window the fitted plane a, b, c, the variance about it, and the information."""
     w = windows
     means = _mean_over_windows(np.stack([inverse, inverse * w.x, inverse * w.y, inverse * inverse]), w.half_side)
     fits = np.empty((5, *inverse.shape), np.float32)
@@ -158,7 +166,7 @@ def _add_weighted_planes(
     pixels: Pixels,
     half_side: int,
 ) -> None:
-    """Adds to `total` the planes of the nine windows that hold each pixel, each with its weight."""
+    """Adds to `total` the weighted planes of the nine windows that contain each pixel."""
     height, width = inverse.shape
     x, y = (coordinate.astype(np.float32) for coordinate in _coordinates(inverse.shape, camera))
     x, y = x[pixels.columns], y[pixels.rows]
@@ -173,7 +181,7 @@ def _add_weighted_planes(
             a, b, c, variance, information = fits_of_rows.take(pixels.columns[columns] + right, axis=2)
             residual = own[here] - a * x[columns] - b * y[rows] - c
             weight = np.float32(1e-4) * information / (variance + residual * residual + noise[here])
-            # To the fourth power, a window across an edge counts for nothing beside one on the pixel's own side.
+            # The fourth power makes a window across an edge negligible beside one on the pixel's own side.
             weight *= weight
             weight *= weight
             for plane, part in zip((a, b, c), total, strict=True):
@@ -181,5 +189,5 @@ def _add_weighted_planes(
 
 
 def _inside(positions: Int[np.ndarray, "n"], size: int) -> slice:
-    """The range of ascending positions that are at least 0 and below `size`."""
+    """Returns the slice of the ascending positions that are in 0 <= position < size."""
     return slice(*np.searchsorted(positions, (0, size)).tolist())

@@ -1,9 +1,8 @@
-"""The NYUv2 data set as a builder."""
+"""The NYUv2 dataset builder."""
 
-import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -15,25 +14,33 @@ from mtan_jax.data.nyuv2.release import Release
 from mtan_jax.data.raw.npy_layout import NpyLayout
 from mtan_jax.data.raw.raw_layout import choose_layout
 
+Layout = Literal["auto", "release", "authors"]
+
 
 class NYUv2(DenseBuilder):
-    """NYU Depth v2 (Silberman et al., ECCV 2012): 1449 labelled frames of rooms, official split 795 train, 654 val.
+    """NYU Depth v2 (Silberman et al., ECCV 2012): 1449 labelled indoor frames, official split of 795 train and 654 val.
 
-    Layout "release" is `nyu_depth_v2_labeled.mat` as downloaded. Images are resized bilinearly, labels, depth and
-    normals to the nearest pixel. It holds no normals: they are computed from the depth (`normals.py`). Layout "authors"
-    is the preprocessed set of the MTAN authors at 288x384, with its own normals. Arrays of the size `image_size` are
-    kept bit for bit; others are resized in the same way (`npy_layout.py`).
+    The layout "release" is `nyu_depth_v2_labeled.mat` as downloaded. Images are resized bilinearly, labels, depth and
+    normals to the nearest pixel. The release has no normals, so they are computed from the depth (`normals.py`). The
+    layout "authors" is the MTAN authors' preprocessed dataset at 288x384, with its own normals. Its arrays are kept bit
+    for bit if they have the size `image_size`, and resized the same way otherwise (`npy_layout.py`).
 
-    Depth is in metres, 0 where undefined. Normals are unit vectors towards the camera in the axes x right, y forward
-    (into the scene), z up, so that a wall seen head-on has (0, -1, 0) and the floor (0, 0, 1); 0 where undefined.
-    An id is "nyuv2/0001", the frame's 1-based number in the release, or "nyuv2/train/0", the authors' file number.
+    Depth is in metres, 0 where undefined. Normals are unit vectors that point towards the camera, in the axes x right,
+    y forward (into the scene) and z up; 0 where undefined. A wall seen head-on has the normal (0, -1, 0), the floor
+    (0, 0, 1).
+
+    Example ids are "nyuv2/0001" with the frame's 1-based number in the release, or "nyuv2/train/0" with the authors'
+    file number.
 
     Args:
-        data_dir: where prepared data sets live; None is TFDS' default.
-        raw_dir: where the raw data lie; None once the data set is prepared.
-        layout: of the raw data; "auto" is the one that `raw_dir` holds, or in which the dataset is prepared.
-        num_classes: 13 or 40; the authors' set has 13.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: where the raw data are; None once the dataset is prepared.
+        layout: layout of the raw data; "auto" is the one found in `raw_dir`, else the one already prepared.
+        num_classes: 13 or 40; the authors' layout has 13.
         image_size: height and width in pixels.
+
+    Raises:
+        ValueError: if an argument has an unknown value, or the layout cannot provide it.
     """
 
     name = "nyuv2"
@@ -44,7 +51,7 @@ class NYUv2(DenseBuilder):
         *,
         data_dir: str | None = None,
         raw_dir: str | None = None,
-        layout: Literal["auto", "release", "authors"] = "auto",
+        layout: Layout = "auto",
         num_classes: int = 13,
         image_size: tuple[int, int] = (288, 384),
     ):
@@ -52,13 +59,16 @@ class NYUv2(DenseBuilder):
         check_choice("num_classes", num_classes, (13, 40))
         self._num_classes = num_classes
         self._image_size = height, width = check_image_size(image_size)
+
+        def is_prepared(name: str) -> bool:
+            return (name == "release" or num_classes == 13) and NYUv2(
+                data_dir=data_dir, layout=cast(Layout, name), num_classes=num_classes, image_size=image_size
+            ).is_prepared()
+
         folder = None if raw_dir is None else Path(raw_dir)
-        found: str = layout
-        if layout == "auto":
-            options = {"data_dir": data_dir, "num_classes": num_classes, "image_size": image_size}
-            found = choose_layout((RELEASE, AUTHORS), folder, functools.partial(_is_prepared, options))
+        found = choose_layout((RELEASE, AUTHORS), folder, is_prepared) if layout == "auto" else layout
         if found == "authors" and num_classes != 13:
-            raise ValueError(f"num_classes: got {num_classes!r}; the layout 'authors' holds 13 classes only.")
+            raise ValueError(f"num_classes: got {num_classes!r}; the layout 'authors' only holds 13 classes.")
         self._raw: Release | NpyLayout
         if found == "release":
             self._raw = Release(folder, num_classes, self._image_size)
@@ -71,7 +81,7 @@ class NYUv2(DenseBuilder):
                 image_size=self._image_size,
                 other=RELEASE,
             )
-            self.image_dtype = np.float32  # the authors' images are floats: kept exactly
+            self.image_dtype = np.float32  # the authors' images are floats and are kept exactly
         super().__init__(data_dir=data_dir, raw_dir=raw_dir, variant=f"{num_classes}-{height}x{width}-{found}")
 
     @property
@@ -94,14 +104,8 @@ class NYUv2(DenseBuilder):
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> dict[str, object]:
         return self._raw.example(split, index)
 
     def close_raw(self) -> None:
         self._raw.close()
-
-
-def _is_prepared(options: dict[str, Any], layout: Any) -> bool:
-    if layout == "authors" and options["num_classes"] != 13:
-        return False
-    return NYUv2(layout=layout, **options).is_prepared()

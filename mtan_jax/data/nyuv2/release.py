@@ -1,13 +1,11 @@
-"""The official release of NYUv2: `nyu_depth_v2_labeled.mat`, an HDF5 file (MATLAB v7.3), and `splits.mat`."""
+"""Reads the official release of NYUv2: `nyu_depth_v2_labeled.mat`, an HDF5 file (MATLAB v7.3), and `splits.mat`."""
 
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
-import scipy.io
 from jaxtyping import Int
 
 from mtan_jax.data.checks import check_depth, check_labels
@@ -17,10 +15,13 @@ from mtan_jax.data.nyuv2.layouts import AUTHORS, MAT, RELEASE, SPLITS_MAT
 from mtan_jax.data.nyuv2.normals import NYUV2_CAMERA, normals_from_depth
 from mtan_jax.data.raw.resize import nearest_pixels, resize_bilinear, resize_nearest
 
-# MATLAB wrote the axes in reverse: [frame, channel, column, row]; 640 columns and 480 rows, as the camera assumes.
+if TYPE_CHECKING:
+    import h5py
+
+# MATLAB reverses the axes: [frame, channel, column, row]. The camera model assumes 640 columns and 480 rows.
 _SHAPES = {"images": (3, 640, 480), "depths": (640, 480), "labels": (640, 480)}
 _DTYPES = {"images": "uint8", "depths": "float32", "labels": "uint16"}
-# Compressed chunks may span several frames: without room to keep them, each frame would unpack them anew.
+# A compressed chunk may span several frames. The cache avoids decompressing it again for each frame.
 _CHUNK_CACHE_BYTES = 64 * 2**20
 
 
@@ -28,9 +29,9 @@ class Release:
     """Reads the release frame by frame.
 
     Args:
-        raw_dir: where the files lie; None where not given.
+        raw_dir: contains the files; None if not given.
         num_classes: 13 or 40.
-        image_size: height and width of the arrays that `examples` yields.
+        image_size: height and width of the arrays in an example.
     """
 
     def __init__(self, raw_dir: Path | None, num_classes: int, image_size: tuple[int, int]):
@@ -39,12 +40,16 @@ class Release:
         self._image_size = image_size
 
     def raw_files(self) -> Iterator[str]:
-        """The files of the release that are there."""
+        """Yields the paths of the release's files that exist."""
         paths = [] if self._raw_dir is None else [self._raw_dir / MAT, self._raw_dir / SPLITS_MAT]
         return (str(path) for path in paths if path.is_file())
 
     def check(self) -> None:
-        """Raises RawDataError unless the files are there and hold what they should."""
+        """Checks the files of the release.
+
+        Raises:
+            RawDataError: if a file is missing, damaged, or has arrays of another name, type or shape.
+        """
         if not self._mat.is_file():
             if AUTHORS.lies_in(self._mat.parent):
                 raise RELEASE.wrong_layout(self._mat.parent, AUTHORS)
@@ -54,14 +59,18 @@ class Release:
     def split_sizes(self) -> dict[str, int]:
         return {split: len(numbers) for split, numbers in self._split().items()}
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        """The examples of a split go by frame number; `id` is such as "nyuv2/0001"."""
+    def example(self, split: str, index: int) -> dict[str, object]:
+        """Returns an example of a split, in the order of frame numbers, with an id like "nyuv2/0001".
+
+        Raises:
+            RawDataError: if the frame is damaged or has values out of range.
+        """
         number = self._numbers[split][index]
         name = f"{self._mat} frame {number}"
         try:
             frame = {key: self._file[key][number - 1].T for key in _SHAPES}
         except OSError as error:
-            raise RawDataError(f"{name}: damaged ({error}). Get the file anew.") from error
+            raise RawDataError(f"{name}: damaged ({error}). Download the file again.") from error
         return {"id": f"nyuv2/{number:04d}", **self._example(frame, name)}
 
     def close(self) -> None:
@@ -70,7 +79,7 @@ class Release:
             self._file.close()
             del self._file
 
-    def _example(self, frame: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+    def _example(self, frame: dict[str, np.ndarray], name: str) -> dict[str, object]:
         depth = frame["depths"].astype(np.float32)
         check_depth(depth, name)
         check_labels(frame["labels"], 0, classes.NUM_LABELS, name)
@@ -78,7 +87,7 @@ class Release:
             "image": resize_bilinear(np.ascontiguousarray(frame["images"]), self._image_size),
             "semantic": self._class_map[resize_nearest(frame["labels"], self._image_size)],
             "depth": resize_nearest(depth, self._image_size)[..., None],
-            # From the depth at full size, where neighbours in the picture are close in space.
+            # Computed at full size, where neighbouring pixels are close in space.
             "normal": normals_from_depth(depth, NYUV2_CAMERA, nearest_pixels(depth.shape, self._image_size)),
             "labelled": {"semantic": True, "depth": True, "normal": True},
         }
@@ -90,23 +99,27 @@ class Release:
         return self._raw_dir / MAT
 
     @functools.cached_property
-    def _file(self) -> h5py.File:
+    def _file(self) -> "h5py.File":
         return self._open()
 
     @functools.cached_property
     def _numbers(self) -> dict[str, Int[np.ndarray, "frames"]]:
         return self._split()
 
-    def _open(self) -> h5py.File:
+    def _open(self) -> "h5py.File":
+        import h5py
+
         try:
-            # Nobody writes to it, and some network disks have no locks.
+            # The file is only read, and some network file systems do not support locks.
             return h5py.File(self._mat, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES, locking=False)
         except PermissionError as error:
             raise RawDataError(f"{self._mat}: cannot be opened ({error.strerror or error}).") from error
         except OSError as error:
-            raise RawDataError(f"{self._mat}: truncated or damaged HDF5 file ({error}). Get it anew.") from error
+            raise RawDataError(f"{self._mat}: truncated or damaged HDF5 file ({error}). Download it again.") from error
 
     def _num_frames(self) -> int:
+        import h5py
+
         with self._open() as mat:
             for key, shape in _SHAPES.items():
                 found = mat.get(key)
@@ -119,32 +132,34 @@ class Release:
                     )
             counts = {key: len(mat[key]) for key in _SHAPES}
         if len(set(counts.values())) != 1:
-            raise RawDataError(f"{self._mat}: the arrays differ in their number of frames: {counts}.")
+            raise RawDataError(f"{self._mat}: the arrays have different numbers of frames: {counts}.")
         return counts["images"]
 
     def _split(self) -> dict[str, Int[np.ndarray, "frames"]]:
-        """The 1-based frame numbers of each split, ascending."""
+        """Returns the 1-based frame numbers of each split, in ascending order."""
         num_frames = self._num_frames()
         path = self._mat.parent / SPLITS_MAT
         if not path.is_file():
             if num_frames != classes.NUM_FRAMES:
                 raise RawDataError(
-                    f"{self._mat} holds {num_frames} frames and there is no {SPLITS_MAT} beside it. The official split "
-                    f"is for {classes.NUM_FRAMES} frames: add {SPLITS_MAT} with trainNdxs and testNdxs, counted from 1."
+                    f"{self._mat} holds {num_frames} frames, but the official split is for {classes.NUM_FRAMES}. Add "
+                    f"a {SPLITS_MAT} beside it with trainNdxs and testNdxs, counted from 1."
                 )
             return classes.official_split()
+        import scipy.io
+
         try:
             content = scipy.io.loadmat(path, variable_names=["trainNdxs", "testNdxs"])
             split = {"train": content["trainNdxs"], "val": content["testNdxs"]}
-        except Exception as error:  # loadmat raises errors of many kinds for files that are not what they should be
-            raise RawDataError(f"{path}: no trainNdxs and testNdxs could be read ({error!r}).") from error
+        except Exception as error:  # loadmat raises many kinds of errors for damaged files
+            raise RawDataError(f"{path}: cannot read trainNdxs and testNdxs ({error!r}).") from error
         split = {name: np.sort(numbers.ravel().astype(np.int64)) for name, numbers in split.items()}
         together = np.concatenate(list(split.values()))
         if len(np.unique(together)) != len(together) or not all(map(len, split.values())):
-            raise RawDataError(f"{path}: trainNdxs and testNdxs must be non-empty and name each frame at most once.")
+            raise RawDataError(f"{path}: trainNdxs and testNdxs must be non-empty and contain each frame at most once.")
         if together.min() < 1 or together.max() > num_frames:
             raise RawDataError(
-                f"{path}: frame numbers run from {together.min()} to {together.max()}, but {self._mat} holds "
-                f"frames 1 to {num_frames}."
+                f"{path}: got frame numbers from {together.min()} to {together.max()}, but {self._mat} holds frames 1 "
+                f"to {num_frames}."
             )
         return split

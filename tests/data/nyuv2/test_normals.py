@@ -1,17 +1,19 @@
+"""Normals of planes, of the corner of a room, and of noisy and incomplete depth maps."""
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from mtan_jax.data.nyuv2.normals import NYUV2_CAMERA, Camera, normals_from_depth
 
-# Planes a x + b y + c z = d (camera axes: x right, y down, z forward; metres), d > 0: the camera sees them from inside.
+# Planes a x + b y + c z = d in metres (camera axes x right, y down, z forward); with d > 0 the camera is inside.
 WALL = ((0, 0, 1), 3.0)
 FLOOR = ((0, 1, 0), 1.4)
 CORNER = [((0, 1, 0.1), 1.4), ((0.1, -0.1, 1), 3.5), ((1, 0, 0.2), 1.5)]
 
 
 def cast(planes, camera=NYUV2_CAMERA, size=(480, 640)):
-    """Depth of the nearest plane on each ray and its normal (x right, y forward, z up; towards the camera)."""
+    """Returns the depth of the nearest plane on each ray and its normal (x right, y forward, z up)."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(size)], -1)
     units = np.array([np.array(normal) / np.linalg.norm(normal) for normal, _ in planes])
@@ -27,7 +29,7 @@ def degrees(a, b):
     return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
 
 
-def test_axes():
+def test_axes_of_normals():
     depth, _ = cast([WALL])
     np.testing.assert_allclose(normals_from_depth(depth, NYUV2_CAMERA)[240, 320], (0, -1, 0), atol=1e-4)
     depth, _ = cast([FLOOR])
@@ -50,7 +52,7 @@ def test_corner_of_a_room_stays_sharp():
     error = degrees(normals_from_depth(depth, NYUV2_CAMERA), expected)
     assert np.median(error) < 0.02
     assert (error > 5).mean() < 0.01
-    # Errors lie at the creases: beyond 8 pixels from them nothing is far off.
+    # Errors are at the creases; they are small more than 8 pixels away from them.
     spread = [
         ndimage.maximum_filter(expected[..., i], 17) - ndimage.minimum_filter(expected[..., i], 17) for i in range(3)
     ]
@@ -78,5 +80,5 @@ def test_holes_are_undefined_and_do_not_spread():
     assert degrees(normal, expected)[~holes].max() < 0.1
 
 
-def test_nothing_defined():
+def test_depth_without_defined_pixels_gives_no_normals():
     assert (normals_from_depth(np.zeros((48, 64), np.float32), NYUV2_CAMERA) == 0).all()

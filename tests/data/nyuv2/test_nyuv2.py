@@ -1,3 +1,5 @@
+"""The NYUv2 builder and the reader of its official release."""
+
 import functools
 import re
 import shutil
@@ -12,7 +14,7 @@ from helpers import npy_release
 from helpers.nyuv2_release import MAT, frames, write_mat, write_splits
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2 import NYUv2, classes
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -55,7 +57,7 @@ def test_frames_are_read_upright_and_keep_their_numbers(tmp_path, release):
         assert example["labelled"] == {"semantic": True, "depth": True, "normal": True}
 
 
-# Some of the 894 names, looked up in the published list: label, class among 40, class among 13.
+# Some of the 894 labels from the published list, with their class among 40 and among 13.
 ROWS = {
     "unlabelled": (0, None, None),
     "wall": (21, "wall", "wall"),
@@ -87,7 +89,7 @@ def test_class_maps(tmp_path, release, num_classes, column):
 def test_resizing(tmp_path, release):
     small = builder(tmp_path, image_size=(240, 320)).example("train", 0)
     full = builder(tmp_path, image_size=(480, 640)).example("train", 0)
-    # of the two pixels equally near to the middle Pillow takes the second
+    # Pillow takes the second of the two pixels equally near to the centre.
     for key in ("semantic", "depth", "normal"):
         np.testing.assert_array_equal(small[key], full[key][1::2, 1::2])
     mean = full["image"].reshape(240, 2, 320, 2, 3).mean((1, 3))
@@ -110,14 +112,14 @@ def test_official_split():
     split = classes.official_split()
     assert {name: len(numbers) for name, numbers in split.items()} == {"train": 795, "val": 654}
     assert np.array_equal(np.sort(np.concatenate(list(split.values()))), np.arange(1, 1450))
-    # the first frames of the published lists
+    # The first frames of the published lists.
     assert split["train"][:6].tolist() == [3, 4, 5, 6, 7, 8]
     assert split["val"][:6].tolist() == [1, 2, 9, 14, 15, 16]
 
 
 def test_official_split_is_used_for_all_frames(tmp_path):
     (tmp_path / "raw").mkdir()
-    with h5py.File(tmp_path / "raw" / MAT, "w") as mat:  # arrays without contents take no space
+    with h5py.File(tmp_path / "raw" / MAT, "w") as mat:  # arrays without content take no space
         mat.create_dataset("images", (1449, 3, 640, 480), np.uint8)
         mat.create_dataset("depths", (1449, 640, 480), np.float32)
         mat.create_dataset("labels", (1449, 640, 480), np.uint16)
@@ -163,8 +165,8 @@ def test_authors_normals_are_checked(tmp_path):
     assert not builder(tmp_path, layout="authors").is_prepared()
 
 
-def test_authors_set_has_13_classes(tmp_path):
-    with pytest.raises(ValueError, match="num_classes: got 40; the layout 'authors' holds 13"):
+def test_authors_layout_has_13_classes(tmp_path):
+    with pytest.raises(ValueError, match="num_classes: got 40; the layout 'authors' only holds 13"):
         builder(tmp_path, layout="authors", num_classes=40)
 
 
@@ -192,7 +194,7 @@ def test_missing_raw_data(tmp_path, raw, layout):
     assert not (tmp_path / "prepared").exists()
 
 
-def test_wrong_layout_is_told(tmp_path, release):
+def test_wrong_layout_is_reported(tmp_path, release):
     with pytest.raises(RawDataError, match=r"holds the layout 'release': set --config.data.options.layout=release"):
         builder(tmp_path, layout="authors").prepare()
     write_authors(tmp_path / "authors")
@@ -222,7 +224,7 @@ def test_bad_value_is_named(tmp_path, key, value, message):
 
 def test_after_an_error_a_repaired_file_is_read(tmp_path, release):
     with h5py.File(release / MAT, "a") as mat:
-        mat["depths"][4, 9, 7] = np.nan  # the last frame that is read
+        mat["depths"][4, 9, 7] = np.nan  # the last frame to be read
     data = builder(tmp_path)
     with pytest.raises(RawDataError, match="frame 5: depth nan"):
         data.prepare()
@@ -259,7 +261,7 @@ def test_damaged_frame_is_named(tmp_path, release):
             "'depths' as float32 .*, got float32 .5, 640, 240",
         ),
         (lambda arrays: arrays.update(images=arrays["images"] / 255), "'images' as uint8 .*, got float64"),
-        (lambda arrays: arrays.update(labels=arrays["labels"][:4]), "differ in their number of frames: .*'labels': 4"),
+        (lambda arrays: arrays.update(labels=arrays["labels"][:4]), "have different numbers of frames: .*'labels': 4"),
     ],
 )
 def test_wrong_arrays(tmp_path, change, message):
@@ -273,11 +275,11 @@ def test_wrong_arrays(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (None, "holds 5 frames and there is no splits.mat beside it. The official split is for 1449 frames"),
-        ({"trainNdxs": [[1]], "testNdxs": [[6]]}, "splits.mat: frame numbers run from 1 to 6, but .* frames 1 to 5"),
-        ({"trainNdxs": [[0]], "testNdxs": [[1]]}, "splits.mat: frame numbers run from 0 to 1"),
-        ({"trainNdxs": [[1], [2]], "testNdxs": [[2]]}, "splits.mat: .* name each frame at most once"),
-        ({"trainNdxs": [[1]]}, "splits.mat: no trainNdxs and testNdxs could be read"),
+        (None, "holds 5 frames, but the official split is for 1449. Add a splits.mat beside it"),
+        ({"trainNdxs": [[1]], "testNdxs": [[6]]}, "splits.mat: got frame numbers from 1 to 6, but .* frames 1 to 5"),
+        ({"trainNdxs": [[0]], "testNdxs": [[1]]}, "splits.mat: got frame numbers from 0 to 1"),
+        ({"trainNdxs": [[1], [2]], "testNdxs": [[2]]}, "splits.mat: .* contain each frame at most once"),
+        ({"trainNdxs": [[1]]}, "splits.mat: cannot read trainNdxs and testNdxs"),
     ],
 )
 def test_wrong_split(tmp_path, release, split, message):
@@ -290,7 +292,7 @@ def test_wrong_split(tmp_path, release, split, message):
 
 def test_damaged_splits_file_is_named(tmp_path, release):
     (release / "splits.mat").write_bytes(b"<html>not found</html>")
-    with pytest.raises(RawDataError, match=r"splits.mat: no trainNdxs and testNdxs could be read"):
+    with pytest.raises(RawDataError, match=r"splits.mat: cannot read trainNdxs and testNdxs"):
         builder(tmp_path).prepare()
 
 
@@ -316,10 +318,10 @@ def test_real_frames_are_the_same_from_both_layouts(tmp_path):
             np.testing.assert_array_equal(release["semantic"], authors["semantic"])
             np.testing.assert_array_equal(release["depth"], authors["depth"])
             angles.append(np.degrees(np.arccos(np.clip((release["normal"] * authors["normal"]).sum(-1), -1, 1))))
-    # The sample's own normals are smoothed over 12 pixels and tens of degrees off at edges: this sees the axes agree.
+    # The sample's own normals are smoothed over 12 pixels and off by tens of degrees at edges. This checks the axes.
     assert np.median(angles) < 20
 
-    # 40 classes against the label pictures that the release was written from.
+    # Compare 40 classes with the label images that the release was made from.
     data = builder(tmp_path, raw_dir=str(tmp_path / "mat"), num_classes=40)
     sample = SHARED / "data" / "nyuv2_sample"
     numbers = sorted(int(path.stem) for path in (sample / "image").glob("*.jpg"))
