@@ -1,4 +1,4 @@
-"""Visual Decathlon: ten sets of labelled images, a task each; own sets in folders too."""
+"""Visual Decathlon: ten image classification datasets, one task each, or your own datasets in class folders."""
 
 from mtan_jax.data.decathlon.decathlon import Decathlon, DecathlonSet
 

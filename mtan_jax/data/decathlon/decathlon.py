@@ -1,8 +1,8 @@
-"""The Visual Decathlon as a data set: a builder a set, and all of them together."""
+"""The Visual Decathlon builders: one per dataset, and one for several datasets together."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tensorflow_datasets as tfds
 
@@ -19,27 +19,27 @@ Layout = Literal["official", "folders", "tfds", "auto"]
 
 
 class DecathlonSet(ImageSetBuilder):
-    """One set of Visual Decathlon (Rebuffi, Bilen and Vedaldi, NIPS 2017), or one of one's own in the same folders.
+    """One dataset of Visual Decathlon (Rebuffi, Bilen and Vedaldi, NIPS 2017), or your own dataset in class folders.
 
-    Images are stored as they are encoded in the raw data; those of the release have a shorter side of 72 pixels. Splits
-    are "train", "val" and, where the raw data have it, "test". Labels follow the names of the folders of classes; in
-    TFDS' copy they follow TFDS. The label of a test image is -1 where it is not known.
+    Images keep the encoding of the raw data; those of the release have a shorter side of 72 pixels. The splits are
+    "train", "val" and, if the raw data have it, "test". Labels follow the names of the class folders, or TFDS in TFDS'
+    copy. The label of a test image is -1 if unknown.
 
-    An id is "dtd/train/0001/000001.jpg"; for test images of the official layout "dtd/test/" and the image's id in the
-    challenge. The mean and standard deviation of the channels are the published ones for the ten sets, whatever the
-    layout; else they are computed from "train".
+    Example ids are like "dtd/train/0001/000001.jpg". For test images of the official layout they are "dtd/test/"
+    followed by the image's id in the challenge. The mean and standard deviation of the channels are the published ones
+    for the ten datasets, in every layout, and computed from "train" for other datasets.
 
     Args:
-        set_name: of the set; one of the ten, but for the layout "folders".
-        data_dir: where prepared data sets live; None is TFDS' default.
-        raw_dir: where the raw data lie; None once the set is prepared, or where TFDS' copy lies in `data_dir`.
-        layout: of the raw data. "auto" is the one that is found in `raw_dir`, or that the set is prepared from; sets
-            besides the ten have "folders".
-        flip: whether a mirrored image keeps its class; never of gtsrb, omniglot and svhn.
+        set_name: name of the dataset. Only the layout "folders" allows others than the ten.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: where the raw data are; None once the dataset is prepared, or if TFDS' copy is in `data_dir`.
+        layout: layout of the raw data. "auto" is the one found in `raw_dir`, else the one already prepared; it is
+            "folders" for datasets other than the ten.
+        flip: whether a flipped image keeps its class; always False for gtsrb, omniglot and svhn.
 
     Raises:
-        ValueError: on construction, for an unknown layout or set, or where "auto" finds several layouts.
-        RawDataError: from `prepare`; see the readers of the layouts.
+        ValueError: on construction, if the layout or the dataset is unknown, or "auto" finds several layouts.
+        RawDataError: from `prepare`, if raw data are missing or damaged.
     """
 
     name = "decathlon"
@@ -57,7 +57,7 @@ class DecathlonSet(ImageSetBuilder):
         check_choice("layout", layout, (*LAYOUTS, "auto"))
         folder = None if raw_dir is None else Path(raw_dir)
         prepared = Path(data_dir or home.data_dir() or tfds.core.constants.DATA_DIR).expanduser()
-        # The name of the prepared set has the layout, so it must be known from the start.
+        # The layout is part of the name of the prepared dataset, so it must be known here.
         self._layout = self._detect(set_name, folder, prepared) if layout == "auto" else layout
         if self._layout != "folders":
             check_choice("datasets", set_name, tuple(NUM_CLASSES))
@@ -72,7 +72,7 @@ class DecathlonSet(ImageSetBuilder):
         else:
             copy = TfdsSet([prepared] if folder is None else [folder, prepared], set_name)
             root = copy.root()
-            self._raw, raw_dir = copy, raw_dir if root is None else str(root)  # raw files are named below it
+            self._raw, raw_dir = copy, raw_dir if root is None else str(root)  # the base of the raw files' paths
         super().__init__(set_name=set_name, data_dir=data_dir, raw_dir=raw_dir, variant=f"{set_name}-{self._layout}")
 
     @classmethod
@@ -85,28 +85,28 @@ class DecathlonSet(ImageSetBuilder):
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The challenge's category id of each class, in the order of the labels, once the set is prepared.
+        """The challenge's category id of each class, in label order.
 
         Raises:
-            ValueError: the set is not prepared, or from a layout without these ids.
+            ValueError: if the dataset is not prepared, or prepared from a layout without these ids.
         """
         ids = dict(self.info.metadata.items()).get("category_ids") if self.is_prepared() else None
         if ids is None:
             raise ValueError(
-                f"{self.set_name} has no category ids in {self.data_dir}; they come with the annotations of the "
-                "challenge: prepare it with --config.data.options.layout=official"
+                f"{self.set_name} has no category ids in {self.data_dir}, because they are part of the official "
+                "annotations. Prepare it with --config.data.options.layout=official."
             )
         return tuple(ids)
 
     def class_names(self) -> tuple[str, ...]:
-        if self.raw_dir is None and self._layout == "official":  # so much is known without data
+        if self.raw_dir is None and self._layout == "official":  # known without data
             return tuple(map(str, range(NUM_CLASSES[self.set_name])))
         return self._raw.class_names()
 
     def known_statistics(self) -> tuple[Colour, Colour] | None:
         return statistics().get(self.set_name)
 
-    def extra_metadata(self) -> dict[str, Any]:
+    def extra_metadata(self) -> dict[str, object]:
         return self._raw.metadata()
 
     def check_raw(self) -> None:
@@ -118,24 +118,25 @@ class DecathlonSet(ImageSetBuilder):
     def split_sizes(self) -> dict[str, int]:
         return self._raw.split_sizes()
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> dict[str, object]:
         return self._raw.example(split, index)
 
 
 class Decathlon(ImageSets):
-    """The ten sets of Visual Decathlon, or some of them, or sets of one's own; each is a task.
+    """The ten datasets of Visual Decathlon, a subset of them, or your own datasets, with one task per dataset.
 
     Args:
-        data_dir: where prepared data sets live; None is TFDS' default.
-        raw_dir: where the raw data lie; see `DecathlonSet`.
-        datasets: names of the sets, in the order of the tasks; None is the ten.
-        image_size: height and width in pixels that images are brought to; they are stored as they are.
-        layout: of the raw data: "official" (the release with its annotations), "folders" (SET/{train,val}/CLASS/*.jpg),
-            "tfds" (prepared with TFDS' `visual_domain_decathlon`), or "auto"; see `DecathlonSet`.
-        unflipped: sets, besides gtsrb, omniglot and svhn, whose images are not mirrored, such as letters.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: where the raw data are; see `DecathlonSet`.
+        datasets: names of the datasets, in task order; None is the ten.
+        image_size: height and width in pixels of the images in a batch; images are stored in their original size.
+        layout: layout of the raw data: "official" (the release with its annotations), "folders"
+            (SET/{train,val}/CLASS/*.jpg), "tfds" (prepared with TFDS' `visual_domain_decathlon`), or "auto"; see
+            `DecathlonSet`.
+        unflipped: datasets, besides gtsrb, omniglot and svhn, whose images must not be flipped, such as letters.
 
     Raises:
-        ValueError: an argument is none of those.
+        ValueError: if an argument has an unknown or invalid value.
     """
 
     name = "decathlon"
@@ -153,10 +154,12 @@ class Decathlon(ImageSets):
     ):
         names = list(NUM_CLASSES) if datasets is None else datasets
         if isinstance(names, str) or not names or len(set(names)) != len(names):
-            raise ValueError(f"datasets: got {datasets!r}; expected different names of sets, such as ('dtd', 'svhn').")
+            raise ValueError(f"datasets: got {datasets!r}; expected distinct dataset names, such as ('dtd', 'svhn').")
         unknown = [name for name in unflipped if name not in names]
         if unknown:
-            raise ValueError(f"unflipped: got {unknown[0]!r}; expected some of the sets {', '.join(names)}.")
-        folders: dict[str, Any] = {"data_dir": data_dir, "raw_dir": raw_dir, "layout": layout}
-        builders = [DecathlonSet(set_name=name, flip=name not in unflipped, **folders) for name in names]
+            raise ValueError(f"unflipped: got {unknown[0]!r}; expected only names among {', '.join(names)}.")
+        builders = [
+            DecathlonSet(set_name=name, data_dir=data_dir, raw_dir=raw_dir, layout=layout, flip=name not in unflipped)
+            for name in names
+        ]
         super().__init__(builders, check_image_size(image_size))

@@ -1,4 +1,4 @@
-"""Compact lists of the pictures of a set: a million of them take some 20 MB."""
+"""Compact lists of a dataset's image files: about 20 MB per million files."""
 
 import bisect
 import dataclasses
@@ -11,22 +11,22 @@ import numpy as np
 from jaxtyping import Int
 
 
-class Picture(NamedTuple):
-    """A picture of a set; `file` is its path below the set's folder, `label` is -1 where unknown."""
+class ImageFile(NamedTuple):
+    """An image file; `file` is its path relative to the dataset's folder, `label` is -1 if unknown."""
 
     file: str
     label: int
 
 
 class Group:
-    """The pictures of one folder, which have one label.
+    """The image files of one folder, which share one label.
 
-    Their names are kept as one text: as strings they would take 90 bytes each, in every process that prepares.
+    The names are stored as one string. As separate strings they would take 90 bytes each, in every worker process.
 
     Args:
-        folder: below the set's folder, such as "train/zebra".
-        label: of the pictures; -1 where unknown.
-        names: of the files, sorted.
+        folder: path relative to the dataset's folder, such as "train/zebra".
+        label: label of the images; -1 if unknown.
+        names: sorted file names.
     """
 
     def __init__(self, folder: str, label: int, names: Sequence[str]):
@@ -40,38 +40,39 @@ class Group:
 
 
 class Split:
-    """The pictures of a split, in the order of their groups and names.
+    """The image files of a split, in the order of groups and names.
 
     Args:
-        groups: none of them empty.
+        groups: non-empty groups.
     """
 
     def __init__(self, groups: Sequence[Group]):
         self.groups = tuple(groups)
         self._ends = list(itertools.accumulate(group.count for group in groups))
-        self._opened: tuple[int, list[str]] = (-1, [])  # a group's position and names, as neighbours are asked for
+        # The index and names of the last group used, since consecutive examples are usually of one group.
+        self._cached: tuple[int, list[str]] = (-1, [])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> ImageFile:
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} pictures")
-        place = bisect.bisect_right(self._ends, index)
-        group = self.groups[place]
-        if self._opened[0] != place:
-            self._opened = (place, group.names())
-        name = self._opened[1][index - self._ends[place] + group.count]
-        return Picture(f"{group.folder}/{name}", group.label)
+            raise IndexError(f"index {index} is out of range for a split of {len(self)} images")
+        position = bisect.bisect_right(self._ends, index)
+        group = self.groups[position]
+        if self._cached[0] != position:
+            self._cached = (position, group.names())
+        name = self._cached[1][index - self._ends[position] + group.count]
+        return ImageFile(f"{group.folder}/{name}", group.label)
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        """The label of each picture."""
+        """Returns the label of each image."""
         counts = [group.count for group in self.groups]
         return np.repeat(np.array([group.label for group in self.groups], np.int64), counts)
 
 
 class Positions:
-    """Finds the pictures of a split by their paths. Takes 90 bytes per picture, so drop it after use."""
+    """Finds the image files of a split by path. Takes 90 bytes per file, so drop it after use."""
 
     def __init__(self, split: Split):
         self._names: dict[str, tuple[int, list[str]]] = {}
@@ -81,21 +82,21 @@ class Positions:
             start += group.count
 
     def find(self, file: str) -> int:
-        """The index of a picture, by its path below the set's folder; -1 where the split lacks it."""
+        """Returns the index of a file by its path relative to the dataset's folder; -1 if it is not in the split."""
         folder, _, name = file.rpartition("/")
         start, names = self._names.get(folder, (0, []))
-        place = bisect.bisect_left(names, name)
-        return start + place if place < len(names) and names[place] == name else -1
+        position = bisect.bisect_left(names, name)
+        return start + position if position < len(names) and names[position] == name else -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
-    """The pictures of a set.
+    """The image files of a dataset.
 
     Attributes:
-        folder: of the set.
-        classes: names of the classes, in the order of the labels.
-        splits: by name.
+        folder: the dataset's folder.
+        classes: class names, in label order.
+        splits: splits by name.
     """
 
     folder: Path

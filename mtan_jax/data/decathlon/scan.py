@@ -1,4 +1,4 @@
-"""Lists one folder of pictures: what can be read, what is left out, and what cannot be meant."""
+"""Lists one folder of images, and checks its links and names."""
 
 import dataclasses
 import os
@@ -10,26 +10,26 @@ from mtan_jax.data.raw.image_files import is_picture, is_stray, printable
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """Names in a folder, each list sorted. Links are followed; stray files and folders are in none of the lists.
+    """The sorted names in a folder. Links are followed; stray files and folders are omitted.
 
     Attributes:
-        pictures: files with a picture's suffix, and links of such names, whose targets are not looked at.
-        links: those of `pictures` that are links.
+        images: files with an image suffix, and links with such names, whose targets are not checked.
+        links: the `images` that are links.
         folders: folders, whatever their names.
         others: everything else.
     """
 
-    pictures: list[str]
+    images: list[str]
     links: list[str]
     folders: list[str]
     others: list[str]
 
 
 def scan(folder: str | os.PathLike[str]) -> Scan:
-    """Lists a folder without a `stat` for any picture.
+    """Lists a folder without a `stat` call per image.
 
     Raises:
-        RawDataError: the folder cannot be listed.
+        RawDataError: if the folder cannot be listed.
     """
     found = Scan([], [], [], [])
     try:
@@ -44,38 +44,46 @@ def scan(folder: str | os.PathLike[str]) -> Scan:
                     elif not entry.is_file(follow_symlinks=False):  # a pipe or a device
                         found.others.append(name)
                         continue
-                    found.pictures.append(name)
+                    found.images.append(name)
                 elif _is_folder(entry):
                     found.folders.append(name)
                 else:
                     found.others.append(name)
     except OSError as error:
         raise RawDataError(f"{printable(folder)}: the folder cannot be listed ({error.strerror}).") from error
-    for names in (found.pictures, found.links, found.folders, found.others):
+    for names in (found.images, found.links, found.folders, found.others):
         names.sort()
     return found
 
 
 def check_links(folder: str, found: Scan) -> None:
-    """Raises RawDataError for a link in a folder that leads nowhere, or that is named as a picture but no file."""
+    """Checks the links in a folder.
+
+    Raises:
+        RawDataError: if a link is dangling, or has an image's name but does not lead to a file.
+    """
     for name in found.links:
         path = os.path.join(folder, name)
-        if not stat.S_ISREG(_target(path).st_mode):
+        if not stat.S_ISREG(_stat_target(path).st_mode):
             raise _bad_link(path, "not a file")
-    for name in found.others:  # the link of a whole class may be among them
+    for name in found.others:  # may include the link of a whole class
         path = os.path.join(folder, name)
         if os.path.islink(path):
-            _target(path)
+            _stat_target(path)
 
 
 def check_names(folder: str, names: list[str]) -> None:
-    """Raises RawDataError for a name that is not valid UTF-8, as ids of examples and names of classes are."""
+    """Checks that names are valid UTF-8, because they become example ids and class names.
+
+    Raises:
+        RawDataError: if a name is not.
+    """
     try:
         "/".join(names).encode()
     except UnicodeEncodeError:
-        name = next(name for name in names if not _is_text(name))
+        name = next(name for name in names if not _is_utf8(name))
         raise RawDataError(
-            f"{printable(os.path.join(folder, name))}: the name is not valid UTF-8, but ids are stored as UTF-8 text. "
+            f"{printable(os.path.join(folder, name))}: the name is not valid UTF-8, but ids are stored as UTF-8. "
             "Rename it; `convmv -f latin1 -t utf8 -r --notest FOLDER` renames all names from Latin-1."
         ) from None
 
@@ -87,7 +95,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_text(name: str) -> bool:
+def _is_utf8(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -95,7 +103,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _target(path: str) -> os.stat_result:
+def _stat_target(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
@@ -105,5 +113,5 @@ def _target(path: str) -> os.stat_result:
 def _bad_link(path: str, reason: str | None) -> RawDataError:
     target = printable(os.readlink(path))
     return RawDataError(
-        f"{printable(path)}: a link to {target}, which cannot be read ({reason}). Remove the link or correct it."
+        f"{printable(path)}: links to {target}, which cannot be read ({reason}). Correct or remove the link."
     )

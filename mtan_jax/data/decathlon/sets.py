@@ -1,4 +1,4 @@
-"""What is known of the ten sets of Visual Decathlon."""
+"""Number of classes, flipping and published channel statistics of the ten Visual Decathlon datasets."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ from importlib import resources
 
 from mtan_jax.data.image_sets import Colour
 
-# In the order of the tasks: that of the published tables begins with ImageNet, the others follow by name.
+# In task order: ImageNet first, as in the published tables, then by name.
 NUM_CLASSES = {
     "imagenet12": 1000,
     "aircraft": 100,
@@ -20,16 +20,16 @@ NUM_CLASSES = {
     "vgg-flowers": 102,
 }
 
-# Digits, letters and signs that change their meaning in a mirror; the exceptions of the MTAN authors.
+# Digits, characters and signs, which a flip would change. The MTAN authors make the same exceptions.
 UNFLIPPED = ("gtsrb", "omniglot", "svhn")
 
 
 @functools.cache
 def statistics() -> dict[str, tuple[Colour, Colour]]:
-    """Mean and standard deviation of each channel in 0..1, by set.
+    """Returns the mean and standard deviation of each channel in 0..1, by dataset.
 
-    Source: `decathlon_mean_std` of Rebuffi et al., which the MTAN authors use too. How they were computed (over pixels
-    of which splits) is not known.
+    Source: `decathlon_mean_std` of Rebuffi et al., which the MTAN authors use too. How they were computed (over which
+    splits' pixels) is unknown.
     """
     stored = json.loads((resources.files(__package__) / "statistics.json").read_text())
     return {name: (tuple(entry["mean"]), tuple(entry["std"])) for name, entry in stored.items()}

@@ -1,8 +1,8 @@
-"""Sets of Visual Decathlon as TFDS prepares them: `visual_domain_decathlon/SET/VERSION`."""
+"""Reads Visual Decathlon datasets prepared by TFDS: `visual_domain_decathlon/DATASET/VERSION`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import tensorflow_datasets as tfds
 
@@ -11,41 +11,53 @@ from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.image_files import is_stray
 
 _NAME = "visual_domain_decathlon"
-_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our names and theirs
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # our names and those of TFDS
+
+
+class _StoredExample(TypedDict):
+    """An example as TFDS stores it; `image` is the encoded file."""
+
+    name: bytes
+    image: bytes
+    label: int
 
 
 class TfdsSet:
-    """Reads a set that was prepared with TFDS' own builder, without TensorFlow.
+    """Reads a dataset prepared with the TFDS builder, without TensorFlow.
 
-    TFDS keeps neither names of classes (they are "0", "1", ... here) nor ids of the challenge.
+    TFDS stores neither class names nor challenge ids, so the class names are "0", "1", ...
 
     Args:
-        folders: where prepared sets are looked for, in this order.
-        set_name: one of the ten.
+        folders: folders to search for prepared datasets, in this order.
+        set_name: one of the ten datasets.
     """
 
     def __init__(self, folders: Sequence[Path], set_name: str):
         self._folders = tuple(folders)
         self._set_name = set_name
-        self._sources: dict[str, Sequence[dict[str, Any]]] = {}  # the opened splits
+        self._sources: dict[str, Sequence[_StoredExample]] = {}  # the open splits
 
     def check(self) -> None:
-        """Raises RawDataError unless the set is there, in array_record files, with "train" and "validation"."""
+        """Checks the prepared dataset.
+
+        Raises:
+            RawDataError: if it is missing, not stored as array_record, or lacks "train" or "validation".
+        """
         self._sources.clear()
         self._open()
 
     def class_names(self) -> tuple[str, ...]:
         return tuple(map(str, range(self._open().info.features["label"].num_classes)))
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         return {}
 
     def split_sizes(self) -> dict[str, int]:
         splits = self._open().info.splits
         return {ours: splits[theirs].num_examples for ours, theirs in _SPLITS.items() if theirs in splits}
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        """The example `index` of a split; "image" is the bytes of the file, the id is the file's name there."""
+    def example(self, split: str, index: int) -> dict[str, object]:
+        """Returns an example of a split; "image" is the encoded file, the id is the file name stored by TFDS."""
         source = self._sources.get(split)
         if source is None:
             as_stored = {"image": tfds.decode.SkipDecoding()}
@@ -54,18 +66,18 @@ class TfdsSet:
         return {"id": example["name"].decode(), "image": example["image"], "label": int(example["label"])}
 
     def raw_files(self) -> Iterator[str]:
-        """Yields the paths of the files of TFDS; none where the set is not there."""
+        """Yields the paths of the TFDS files; none if the dataset is missing."""
         folder = self._find()
         if folder is not None:
             yield from (str(path) for path in sorted(folder.iterdir()) if path.is_file() and not is_stray(path.name))
 
     def root(self) -> Path | None:
-        """The one of the folders that holds the set."""
+        """Returns the folder, of those searched, that holds the dataset."""
         folder = self._find()
         return folder and folder.parents[2]
 
     def _find(self) -> Path | None:
-        """The folder of the newest version, if there is one."""
+        """Returns the folder of the newest version, if any."""
         for folder in self._folders:
             found = [path.parent for path in folder.glob(f"{_NAME}/{self._set_name}/*.*.*/features.json")]
             if found:
@@ -75,9 +87,9 @@ class TfdsSet:
     def _open(self) -> tfds.core.DatasetBuilder:
         folder = self._find()
         if folder is None:
-            places = " or ".join(map(str, self._folders))
+            searched = " or ".join(map(str, self._folders))
             raise RawDataError(
-                f"{TFDS.dataset}: there is no copy of {self._set_name!r} by TFDS in {places} "
+                f"{TFDS.dataset}: {searched} has no {self._set_name!r} prepared by TFDS "
                 f"(--config.data.raw_dir, --config.data.data_dir).\n  Expected there (layout {TFDS.name!r}):\n    "
                 f"{TFDS.expected[0]}\n  Source: {TFDS.source}\n"
                 f"  {TFDS.without} needs no raw data."
@@ -86,12 +98,12 @@ class TfdsSet:
         formats = sorted(kind.value for kind in builder.info.available_file_formats())
         if "array_record" not in formats:
             raise RawDataError(
-                f"{folder}: prepared as {', '.join(formats)}, which cannot be read without TensorFlow. Where it is "
-                f"installed, convert the set with\n  tfds convert_format --dataset_version_dir={folder} "
-                f"--out_file_format=array_record\nor prepare it anew with\n  tfds build {_NAME}/{self._set_name} "
+                f"{folder}: stored as {', '.join(formats)}, which cannot be read without TensorFlow. Where TensorFlow "
+                f"is installed, convert the dataset with\n  tfds convert_format --dataset_version_dir={folder} "
+                f"--out_file_format=array_record\nor prepare it again with\n  tfds build {_NAME}/{self._set_name} "
                 "--file_format=array_record --data_dir=FOLDER"
             )
         for split in ("train", "validation"):
             if split not in builder.info.splits:
-                raise RawDataError(f"{folder}: no split {split!r}; there are: {', '.join(builder.info.splits)}.")
+                raise RawDataError(f"{folder}: no split {split!r}; got {', '.join(builder.info.splits)}.")
         return builder
