@@ -1,16 +1,26 @@
-"""MTAN on the ten image sets of the Visual Decathlon, as the authors train it.
+"""MTAN on the ten datasets of the Visual Decathlon, as the authors train it (https://arxiv.org/abs/1803.10704).
 
-    python -m mtan_jax.main --config=configs/decathlon.py --workdir=runs/decathlon --config.data.raw_dir=FOLDER
+Command:
+    python -m mtan_jax.main --config=configs/decathlon.py
 
-FOLDER holds the release: decathlon-1.0-data and annotations (docs/decathlon.md). WRN-28-4, 72x72 pixels, batches of 128
-images of one set, one set after another, 400 epochs; ImageNet, the first, is left out of the last 100, in which the
-rate begins again at 0.01. Not as in the authors' scripts: no further pass with training steps before evaluation, one
-optimiser throughout, He initial values, no short batches, and sets whose turn it is not rest (docs/design.md).
-Published: mean accuracy 77.25 %, score 2941 (Liu, Johns, Davison 2019, table 5; of test images). Not run here: a GPU or
-TPU is needed, and the release. After ':' smoke, arch=, backbone=, width=, sets=dtd+svhn.
+Data: the release, that is decathlon-1.0-data and annotations (docs/decathlon.md). It is read from
+DATA_DIR/downloads/manual/decathlon, or from FOLDER with --config.data.raw_dir=FOLDER. The run is written to
+runs/decathlon, or to another folder with --workdir. For your own datasets, put them in FOLDER/mine/{train,val}/CLASS/
+*.jpg and so on, and run configs/decathlon.py:sets=mine+yours.
 
-Sets of one's own: ':sets=mine+yours', with FOLDER/mine/{train,val}/CLASS/*.jpg.
+Protocol: WRN-28-4, 72x72 pixels, batches of 128 images of one dataset, one dataset after another, 400 epochs. The last
+100 omit ImageNet and restart the learning rate at 0.01. Unlike the authors' scripts, there is no extra pass with
+training steps before evaluation, one optimizer throughout, He initialization, no partial batches, and no
+updates for absent tasks (docs/design.md).
+
+Hardware: a GPU or TPU. Time: not run here.
+
+Expected, not run here: mean accuracy 77.25 %, score 2941 on the test images (table 5 of the paper).
+
+Arguments after ':' are smoke, arch=, backbone=, width= and sets=dtd+svhn.
 """
+
+from ml_collections import ConfigDict
 
 from mtan_jax.config import Argument, default_config
 from mtan_jax.tasks.decathlon_score import FINETUNING_ERRORS
@@ -21,8 +31,8 @@ SETS = (
 )
 
 
-def get_config(arg=None):
-    """The configuration; `arg` is the text after ':'."""
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the config; `arg` is the text after ':'."""
     argument = Argument.parse(arg, keys=("arch", "backbone", "width", "sets"))
     config = default_config()
     config.tasks = argument.sets or SETS
@@ -48,7 +58,7 @@ def get_config(arg=None):
     config.log_every = "100 steps"
     config.eval.every = config.checkpoint.every = "5 epochs"
     if all(name in FINETUNING_ERRORS for name in config.tasks):
-        # For the challenge's score. They are of test images: a score on "val" only indicates.
+        # Baselines of the challenge's score. They are for test images, so a score on "val" is only indicative.
         finetuned = ((f"{name}/accuracy", round(1 - FINETUNING_ERRORS[name], 4)) for name in config.tasks)
         config.eval.single_task = tuple(finetuned)
     if argument.smoke:
