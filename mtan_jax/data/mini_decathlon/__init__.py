@@ -1,4 +1,4 @@
-"""Small, different sets of drawn images: many-to-many learning that needs no download."""
+"""Six small, varied datasets of drawn images, for many-to-many learning without a download."""
 
 from mtan_jax.data.mini_decathlon.builder import SETS, DrawnSet, MiniDecathlon
 

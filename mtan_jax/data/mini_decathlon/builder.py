@@ -1,14 +1,12 @@
-"""The builder of the `mini_decathlon` data sets."""
+"""The builders of the `mini_decathlon` datasets."""
 
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
-from PIL import Image
 
 from mtan_jax.data.checks import check_image_size
 from mtan_jax.data.image_sets import ImageSetBuilder, ImageSets
@@ -18,14 +16,14 @@ from mtan_jax.data.mini_decathlon.canvas import Canvas
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """What the program knows of a set that it draws.
+    """The definition of a drawn dataset.
 
     Attributes:
-        classes: names; a label is the position of one.
+        classes: class names, in label order.
         train: number of examples in "train".
         val: number of examples in "val".
-        flip: whether a mirrored image keeps its class.
-        draw: makes a picture, uint8 [h, w, 3], of a canvas, a label and a generator.
+        flip: whether a flipped image keeps its class.
+        draw: draws an image, uint8 [h, w, 3], given a canvas, a label and a random generator.
     """
 
     classes: tuple[str, ...]
@@ -35,7 +33,7 @@ class Drawing:
     draw: Callable[[Canvas, int, np.random.Generator], UInt8[np.ndarray, "h w 3"]]
 
 
-# A set's position here is in the seed of its pictures: new ones go to the end.
+# The position of a dataset is part of the seed of its images, so new datasets must be appended.
 SETS: dict[str, Drawing] = {
     "objects": Drawing(objects.CLASSES, 4000, 1000, True, objects.draw),
     "shapes": Drawing(shapes.CLASSES, 1000, 500, True, shapes.draw),
@@ -48,22 +46,23 @@ SPLITS = {"train": 0, "val": 1}
 
 
 class DrawnSet(ImageSetBuilder):
-    """Small pictures of one kind, drawn by the program.
+    """A dataset of small drawn images.
 
-    The classes take turns: a split has as many examples of each as of any other, or one more. An example depends on
-    the seed, its set, its split and its index alone: more examples keep the others, another image size keeps the scene.
+    Labels cycle through the classes, so the number of examples per class differs by at most one. An example only
+    depends on the seed, the dataset, the split and the index. Other examples do not change if their number does, and
+    scenes do not change with the image size.
 
     Args:
         set_name: one of `SETS`.
-        data_dir: see `ImageSetBuilder`.
-        raw_dir: not used; nothing is read.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: unused, since there are no raw data.
         image_size: height and width in pixels.
-        train_examples: number of examples in "train"; None is the set's own number, which a greater one gives too.
-        val_examples: the same of "val".
-        seed: of all pictures, 0 or greater.
+        train_examples: number of examples in "train"; at most, and by default, the number in `SETS`.
+        val_examples: number of examples in "val"; at most, and by default, the number in `SETS`.
+        seed: seed of all images, at least 0.
 
     Raises:
-        ValueError: the set is unknown, a size or a number of examples is not positive, or the seed is negative.
+        ValueError: if the dataset is unknown, a size or number of examples is not positive, or the seed is negative.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -81,7 +80,7 @@ class DrawnSet(ImageSetBuilder):
         seed: int = 0,
     ):
         if set_name not in SETS:
-            raise ValueError(f"mini_decathlon: there is no set {set_name!r}; choose from {', '.join(SETS)}")
+            raise ValueError(f"mini_decathlon: unknown dataset {set_name!r}; expected one of {', '.join(SETS)}.")
         self._canvas = Canvas(*check_image_size(image_size))
         self._drawing = SETS[set_name]
         self._examples = {
@@ -89,7 +88,7 @@ class DrawnSet(ImageSetBuilder):
             "val": _capped("val_examples", val_examples, self._drawing.val),
         }
         if seed < 0:
-            raise ValueError(f"mini_decathlon: seed is {seed}; it must be 0 or greater")
+            raise ValueError(f"mini_decathlon: got seed={seed}; expected 0 or greater.")
         self._seed = int(seed)
         self.flip = self._drawing.flip
         size = f"{self._canvas.height}x{self._canvas.width}"
@@ -104,32 +103,34 @@ class DrawnSet(ImageSetBuilder):
     def split_sizes(self) -> dict[str, int]:
         return dict(self._examples)
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        place = list(SETS).index(self.set_name)
-        rng = np.random.default_rng([self._seed, place, SPLITS[split], index])
+    def example(self, split: str, index: int) -> dict[str, object]:
+        from PIL import Image
+
+        position = list(SETS).index(self.set_name)
+        rng = np.random.default_rng([self._seed, position, SPLITS[split], index])
         label = index % len(self._drawing.classes)
-        picture = io.BytesIO()
-        # The fastest level: small pictures are hardly smaller with another one.
-        Image.fromarray(self._drawing.draw(self._canvas, label, rng)).save(picture, "PNG", compress_level=1)
-        return {"id": f"{self.set_name}/{split}/{index:06d}", "image": picture.getvalue(), "label": label}
+        encoded = io.BytesIO()
+        # The fastest level, since higher ones hardly reduce the size of small images.
+        Image.fromarray(self._drawing.draw(self._canvas, label, rng)).save(encoded, "PNG", compress_level=1)
+        return {"id": f"{self.set_name}/{split}/{index:06d}", "image": encoded.getvalue(), "label": label}
 
 
 class MiniDecathlon(ImageSets):
-    """Six sets of drawn pictures, as different as those of the Visual Decathlon, small enough for minutes on a CPU.
+    """Six datasets of drawn images, as varied as those of the Visual Decathlon, that train in minutes on a CPU.
 
-    `objects` is the largest and most varied, the one to learn features from; see `SETS` for the others.
+    `objects` is the largest and most varied, and meant for pretraining; `SETS` has the others.
 
     Args:
-        data_dir: see `Builder`.
-        raw_dir: not used; nothing is read.
-        datasets: names of the sets, in the order of the tasks; None is all, in the order of `SETS`.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: unused, since there are no raw data.
+        datasets: names of the datasets, in task order; None is all, in the order of `SETS`.
         image_size: height and width in pixels.
-        train_examples: at most so many examples in "train" of each set; None is each set's own number.
-        val_examples: the same of "val".
-        seed: of all pictures, 0 or greater.
+        train_examples: maximum number of examples in "train" of each dataset; None is no limit.
+        val_examples: maximum number of examples in "val" of each dataset; None is no limit.
+        seed: seed of all images, at least 0.
 
     Raises:
-        ValueError: `datasets` is empty, or names a set twice or an unknown one; or see `DrawnSet`.
+        ValueError: if `datasets` is empty or has duplicates, or `DrawnSet` rejects an argument.
     """
 
     name = "mini_decathlon"
@@ -149,8 +150,8 @@ class MiniDecathlon(ImageSets):
         names = tuple(SETS) if datasets is None else datasets
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise ValueError(
-                f"mini_decathlon: datasets is {datasets!r}; expected a sequence of different names from "
-                f"{', '.join(SETS)}, such as ('objects', 'glyphs'), or None for all"
+                f"mini_decathlon: got datasets={datasets!r}; expected a sequence of distinct names among "
+                f"{', '.join(SETS)}, such as ('objects', 'glyphs'), or None for all."
             )
         builders = [
             DrawnSet(
@@ -167,9 +168,9 @@ class MiniDecathlon(ImageSets):
         super().__init__(builders, check_image_size(image_size))
 
 
-def _capped(name: str, given: int | None, own: int) -> int:
-    if given is None:
-        return own
-    if given < 1:
-        raise ValueError(f"mini_decathlon: {name} is {given}; it must be at least 1, or None for each set's own number")
-    return min(int(given), own)
+def _capped(name: str, maximum: int | None, available: int) -> int:
+    if maximum is None:
+        return available
+    if maximum < 1:
+        raise ValueError(f"mini_decathlon: got {name}={maximum}; expected at least 1, or None for no limit.")
+    return min(int(maximum), available)

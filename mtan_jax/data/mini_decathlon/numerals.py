@@ -1,4 +1,4 @@
-"""Numerals as lines, 1 wide and 2 high around (0, 0)."""
+"""Numerals as polylines, 1 wide and 2 high, centred at (0, 0)."""
 
 import numpy as np
 

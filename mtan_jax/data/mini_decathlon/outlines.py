@@ -1,4 +1,4 @@
-"""Outlines of figures, about 1 in radius around (0, 0), and their placing."""
+"""Outlines with a radius of about 1 around (0, 0), and their placement."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,19 +9,19 @@ Vector = Float[np.ndarray, "2"]
 
 
 def arc(centre: tuple[float, float], radius: tuple[float, float], first: float, last: float) -> Points:
-    """Points on an ellipse from one angle in degrees to another; 0 is to the right, 90 is down."""
+    """Returns points on an elliptical arc between two angles in degrees; 0 is right, 90 is down."""
     angle = np.radians(np.linspace(first, last, max(3, round(abs(last - first) / 15) + 1)))
     return np.array(centre) + np.array(radius) * np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
 def corners(count: int) -> Points:
-    """A regular polygon with a corner on top."""
+    """Returns a regular polygon with a corner on top."""
     angle = 2 * np.pi * np.arange(count) / count
     return np.stack([np.sin(angle), -np.cos(angle)], -1)
 
 
 def star(points: int = 5, inner: float = 0.42) -> Points:
-    """A star with a point on top; `inner` is the radius of the corners between the points."""
+    """Returns a star with a point on top; `inner` is the radius of the corners between the points."""
     return corners(2 * points) * np.where(np.arange(2 * points) % 2, inner, 1.0)[:, None]
 
 
@@ -36,7 +36,7 @@ def _moon() -> Points:
 
 
 def _mirrored(*right: tuple[float, float]) -> Points:
-    """An outline from its right half, from top to bottom."""
+    """Returns the outline with this right half, given from top to bottom."""
     half = np.array(right)
     return np.concatenate([half, half[::-1] * [-1, 1]])
 
@@ -55,7 +55,7 @@ OUTLINES: dict[str, Points] = {
 }
 
 
-def placed(points: Points, centre: Vector, scale: float | Vector, angle: float) -> Points:
-    """The points scaled (in x and y before turning), turned by `angle` radians clockwise, and moved."""
+def place(points: Points, centre: Vector, scale: float | Vector, angle: float) -> Points:
+    """Scales the points (in x and y, before rotation), rotates them clockwise by `angle` radians, and moves them."""
     c, s = np.cos(angle), np.sin(angle)
     return (points * scale) @ np.array([(c, s), (-s, c)]) + centre

@@ -1,29 +1,29 @@
-"""The set `signs`: road signs seen from a car, near and far, in sun and dusk."""
+"""The dataset `signs`: road signs seen from a car, at different distances, in sunlight and at dusk."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mtan_jax.data.mini_decathlon.canvas import Canvas, Points, paint, photographed
-from mtan_jax.data.mini_decathlon.clutter import gradient, ground, scatter
-from mtan_jax.data.mini_decathlon.colours import apart, hue_colour
+from mtan_jax.data.mini_decathlon.canvas import Canvas, Points, add_sensor_noise, paint
+from mtan_jax.data.mini_decathlon.clutter import add_distractors, background, gradient
+from mtan_jax.data.mini_decathlon.colours import contrasting, hue_colour
 from mtan_jax.data.mini_decathlon.numerals import NUMERALS
-from mtan_jax.data.mini_decathlon.outlines import arc, corners, placed
+from mtan_jax.data.mini_decathlon.outlines import arc, corners, place
 
 _RED, _BLUE, _YELLOW = (0.0, 0.85, 0.75), (0.6, 0.8, 0.65), (0.13, 0.9, 0.9)  # hue, saturation, value
 _WHITE, _BLACK = (0.0, 0.0, 0.92), (0.0, 0.0, 0.1)
 _DISC = arc((0, 0), (1, 1), 0, 345)
 _WARNING = corners(3) * 1.15 + [0, 0.2]
 
-# Outline, colour of the border and of the field inside it, and the width of the border as a part of the radius.
+# Outline, colours of the border and of the field, and the width of the border as a fraction of the radius.
 _PLATES = {
     "forbidden": (_DISC, _RED, _WHITE, 0.22),
     "command": (_DISC, _WHITE, _BLUE, 0.08),
     "warning": (_WARNING, _RED, _WHITE, 0.3),
     "yield": (-_WARNING, _RED, _WHITE, 0.3),
     "closed": (_DISC, _WHITE, _RED, 0.08),
-    "stop": (placed(corners(8), np.zeros(2), 1, np.pi / 8), _WHITE, _RED, 0.1),
+    "stop": (place(corners(8), np.zeros(2), 1, np.pi / 8), _WHITE, _RED, 0.1),
     "priority": (corners(4) * 1.15, _WHITE, _YELLOW, 0.2),
 }
 _INK = {"command": _WHITE, "closed": _WHITE, "stop": _WHITE}  # black on the other plates
@@ -41,7 +41,7 @@ def _limit(tens: int) -> tuple[Points, ...]:
     return tuple(NUMERALS[digit] * [0.42, 0.42] + [x, 0] for digit, x in ((tens, -0.29), (0, 0.29)))
 
 
-# The plate and what is on it, lines inside a radius of about 0.6.
+# The plate and the lines on it, inside a radius of about 0.6.
 _SIGNS: dict[str, tuple[str, tuple[Points, ...]]] = {
     "no_left": ("forbidden", _LEFT),
     "no_right": ("forbidden", _mirrored(_LEFT)),
@@ -64,26 +64,26 @@ CLASSES = tuple(_SIGNS)
 
 
 def draw(canvas: Canvas, label: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """A sign in front of a blurred street, in any light."""
+    """Draws a sign in front of a blurred street, in random light."""
     plate, lines = _SIGNS[CLASSES[label]]
     street = hue_colour(rng.choice([0.08, 0.25, 0.6]) + rng.normal(0, 0.04), rng.uniform(0, 0.5), rng.uniform(0.3, 0.9))
-    picture = ground(canvas, rng, (street, apart(rng, street, (0.05, 0.4))), period=(0.3, 1.5))
-    picture = canvas.blurred(scatter(canvas, rng, picture, (1, 5), (0.1, 0.5)), 0.06)
+    picture = background(canvas, rng, (street, contrasting(rng, street, (0.05, 0.4))), period=(0.3, 1.5))
+    picture = canvas.blur(add_distractors(canvas, rng, picture, (1, 5), (0.1, 0.5)), 0.06)
 
     centre, angle = rng.uniform(-0.22, 0.22, 2), rng.normal(0, 0.08)
     scale = rng.uniform(0.5, 0.85) * np.array([rng.uniform(0.8, 1), 1])
     outline, border, field, width = _PLATES[plate]
-    wear = rng.uniform(0.5, 1)  # of the colours, which fade
+    wear = rng.uniform(0.5, 1)  # faded colours
     colours = [
         hue_colour(hue + rng.normal(0, 0.02), wear * saturation, value)
         for hue, saturation, value in (border, field, _INK.get(plate, _BLACK))
     ]
     inner = (outline - outline.mean(0)) * (1 - width) + outline.mean(0)
     for points, colour in zip((outline, inner), colours, strict=False):
-        picture = paint(picture, canvas.area(placed(points, centre, scale, angle)), colour)
+        picture = paint(picture, canvas.area(place(points, centre, scale, angle)), colour)
     if lines:
-        ink = canvas.strokes([placed(line, centre, scale, angle) for line in lines], 0.2 * float(scale.min()))
+        ink = canvas.strokes([place(line, centre, scale, angle) for line in lines], 0.2 * float(scale.min()))
         picture = paint(picture, ink, colours[2])
     light = np.float32(rng.choice([1, 1, 0.7, 0.4]) * rng.uniform(0.7, 1.1))
-    picture = canvas.blurred(picture * light * gradient(canvas, rng, (0, 0.5)), rng.uniform(0.02, 0.1))
-    return photographed(picture, rng, rng.uniform(0.01, 0.04))
+    picture = canvas.blur(picture * light * gradient(canvas, rng, (0, 0.5)), rng.uniform(0.02, 0.1))
+    return add_sensor_noise(picture, rng, rng.uniform(0.01, 0.04))
