@@ -1,4 +1,4 @@
-"""Rendered street scenes: the data set that needs no download."""
+"""Rendered street scenes: a dense dataset that needs no download."""
 
 from mtan_jax.data.streets.builder import Streets
 from mtan_jax.data.streets.render import render

@@ -1,6 +1,4 @@
-"""The builder of the `streets` data set."""
-
-from typing import Any
+"""The `streets` dataset builder."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,30 +16,30 @@ PALETTE = np.array(
     np.uint8,
 )
 _UNDEFINED = {"semantic": -1, "depth": 0, "normal": 0}
-_BLOCK = 20  # in each block of 20 scenes, each target is missing once
+_BLOCK = 20  # each target is missing once in each block of 20 scenes
 
 
 class Streets(DenseBuilder):
     """Rendered street scenes seen from a car, with the 7 Cityscapes categories, inverse depth and surface normals.
 
-    Depth is the inverse depth along the camera's axis in 1/m. Normals are unit vectors in camera coordinates, x to the
+    Depth is the inverse depth along the camera axis in 1/m. Normals are unit vectors in camera coordinates, x to the
     right, y up, z towards the viewer: a level road is about (0, 1, 0), a surface that faces the camera (0, 0, 1). Both
-    are undefined (0) in the sky, on the bonnet of the camera's own car and on the thin border that some images have;
-    depth also in a few holes. The class map is -1 on the bonnet, on the border and on things without a class. In every
-    20 scenes, one has no class map, another one no depth, a third no normals.
+    are undefined (0) in the sky, on the bonnet of the camera's own car and on the thin border that some images have.
+    Depth also has a few holes. The class map is -1 on the bonnet, on the border and on objects without a class. In
+    every 20 scenes, one lacks the class map, another the depth and a third the normals.
 
-    A scene depends on the seed, its split and its index alone: more examples or another image size keep its layout.
+    A scene only depends on the seed, the split and the index, and its layout does not depend on the image size.
 
     Args:
-        data_dir: see `DenseBuilder`.
-        raw_dir: not used; nothing is read.
+        data_dir: where prepared datasets are stored; None is the TFDS default.
+        raw_dir: unused, since there are no raw data.
         image_size: height and width in pixels.
         train_examples: number of scenes in "train".
         val_examples: number of scenes in "val".
-        seed: of all scenes, 0 or greater.
+        seed: seed of all scenes, at least 0.
 
     Raises:
-        ValueError: a size or a number of examples is not positive, or the seed is negative.
+        ValueError: if a size or number of examples is not positive, or the seed is negative.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -61,9 +59,9 @@ class Streets(DenseBuilder):
         height, width = check_image_size(image_size)
         for name, value in {"train_examples": train_examples, "val_examples": val_examples}.items():
             if value < 1:
-                raise ValueError(f"streets: {name} is {value}; it must be at least 1")
+                raise ValueError(f"streets: got {name}={value}; expected at least 1.")
         if seed < 0:
-            raise ValueError(f"streets: seed is {seed}; it must be 0 or greater")
+            raise ValueError(f"streets: got seed={seed}; expected 0 or greater.")
         self._image_size = (height, width)
         self._examples = {"train": int(train_examples), "val": int(val_examples)}
         self._seed = int(seed)
@@ -77,18 +75,18 @@ class Streets(DenseBuilder):
     def split_sizes(self) -> dict[str, int]:
         return dict(self._examples)
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> dict[str, object]:
         scene = render(self._seed, split, index, self._image_size)
         labelled = labelled_targets(self._seed, split, index)
+        maps = {"semantic": scene["semantic"], "depth": scene["depth"], "normal": scene["normal"].astype(np.float16)}
         targets = {
-            name: scene[name] if labelled[name] else np.full_like(scene[name], _UNDEFINED[name]) for name in _UNDEFINED
+            name: values if labelled[name] else np.full_like(values, _UNDEFINED[name]) for name, values in maps.items()
         }
-        targets["normal"] = targets["normal"].astype(np.float16)
         return {"id": f"streets/{split}/{index:06d}", "image": scene["image"], "labelled": labelled, **targets}
 
 
 def labelled_targets(seed: int, split: str, index: int) -> dict[str, bool]:
-    """Which targets a scene has labels for; in each block of 20 scenes, each target is missing in one."""
-    block, place = divmod(index, _BLOCK)
+    """Returns which targets a scene has. In each block of 20 scenes, each target is missing once."""
+    block, offset = divmod(index, _BLOCK)
     order = np.random.default_rng([seed, SPLITS[split], block, 2]).permutation(_BLOCK)
-    return {name: bool(order[i] != place) for i, name in enumerate(_UNDEFINED)}
+    return {name: bool(order[i] != offset) for i, name in enumerate(_UNDEFINED)}

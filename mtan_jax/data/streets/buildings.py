@@ -7,7 +7,7 @@ from mtan_jax.data.streets.textures import Values, facade, leaves, noise, rough,
 
 
 def wall_colour(rng: np.random.Generator) -> np.ndarray:
-    """Plaster, brick, concrete, stone; now and then painted."""
+    """Returns a random wall colour: plaster, brick, concrete or stone, occasionally painted."""
     if rng.random() < 0.08:
         return rng.uniform(0.08, 0.6, 3)
     warmth = rng.uniform(0, 1)
@@ -17,17 +17,17 @@ def wall_colour(rng: np.random.Generator) -> np.ndarray:
 def house(
     rng: np.random.Generator, frame: Frame, size: tuple[float, float, float], shadow_top: float
 ) -> list[Primitive]:
-    """A house with a flat or a pitched roof.
+    """Builds a house with a flat or pitched roof.
 
     Args:
-        rng: of the scene.
-        frame: at the middle of the bottom, `aside` away from the street or to it.
-        size: depth from the street, height to the eaves, length along the street, in metres.
-        shadow_top: height to which the front lies in the shade of the houses opposite.
+        rng: random generator of the scene.
+        frame: frame at the centre of the base, with `aside` perpendicular to the street.
+        size: depth from the street, height to the eaves, and length along the street, in metres.
+        shadow_top: height up to which the houses opposite shade the front, in metres.
     """
     depth, height, length = size
     colour = wall_colour(rng)
-    sunk = 1.5  # so that no gap shows where the ground falls
+    sunk = 1.5  # metres below ground, so that no gap shows where the ground falls
 
     def sunlit(u: Values, v: Values) -> Values:
         return np.clip((v - sunk - shadow_top) * 2 + 0.1 * noise(u, v, 20.0), 0, 1)
@@ -62,7 +62,7 @@ def _pitched_roof(
     gable: Surface,
     inside: np.ndarray,
 ) -> list[Primitive]:
-    """Two slopes with the ridge along the street, two gables, perhaps a chimney."""
+    """Builds two slopes with the ridge along the street, two gables, and sometimes a chimney."""
     depth, height, length = size
     x, z = depth / 2, length / 2
     ridge = height + x * rng.uniform(0.5, 1.1)
@@ -82,7 +82,7 @@ def _pitched_roof(
 
 
 def barrier(rng: np.random.Generator, frame: Frame, length: float, sunlit: float) -> list[Primitive]:
-    """A hedge, a wall or a fence along the street; `frame` at its middle."""
+    """Builds a hedge, wall or fence along the street, centred at `frame`."""
     kind = rng.choice(["hedge", "hedge", "hedge", "wall", "fence"])
     height = rng.uniform(1.0, 2.8)
     if kind == "hedge":
@@ -98,7 +98,7 @@ def barrier(rng: np.random.Generator, frame: Frame, length: float, sunlit: float
 
 
 def bank(rng: np.random.Generator, frame: Frame, length: float, side: float) -> list[Primitive]:
-    """A slope of grass that rises away from the street on `side` (-1 left, 1 right)."""
+    """Builds a grass slope that rises away from the street on `side` (-1 left, 1 right)."""
     width, rise = rng.uniform(4, 9), rng.uniform(2, 6)
     grass = rng.uniform(0.12, 0.32) * np.array([rng.uniform(0.35, 0.9), 1.0, rng.uniform(0.1, 0.35)])
     near, far = 0.0, side * width

@@ -13,17 +13,17 @@ Vector = Float[np.ndarray, "3"]
 class Camera:
     """A pinhole camera in a world with x to the right, y up and z along the street, in metres.
 
-    Pixel (row i, column j) has its centre at (x, y) = (j, i). Samples lie half a pixel apart, from half a pixel before
-    the first centre to half a pixel after the last: `2 h + 1` rows and `2 w + 1` columns, the pixel centres at the odd
-    ones. The image is their tent filter, the maps are the odd samples.
+    The centre of the pixel in row i and column j is (x, y) = (j, i). Samples are half a pixel apart and extend half a
+    pixel beyond the first and last centres, in `2 h + 1` rows and `2 w + 1` columns. Pixel centres have odd indices.
+    The image is a tent filter of the samples; the maps are the samples with odd indices.
 
     Attributes:
         size: height and width of the image in pixels.
         eye: position in metres; the ground below the camera is at y = 0.
-        rotation: rows are the unit vectors to the right, up and forward.
-        focal: focal length in pixels, the same for both axes.
+        rotation: the rows are the unit vectors to the right, up and forward.
+        focal: focal length in pixels, equal for both axes.
         centre: principal point (x, y) in pixels.
-        baseline: distance to an imagined second camera in metres, for files that store disparity.
+        baseline: distance to a hypothetical second camera in metres, for formats that store disparity.
     """
 
     size: tuple[int, int]
@@ -35,14 +35,14 @@ class Camera:
 
     @property
     def samples(self) -> tuple[int, int]:
-        """Rows and columns of samples."""
+        """Number of rows and columns of samples."""
         return 2 * self.size[0] + 1, 2 * self.size[1] + 1
 
     @functools.cached_property
     def ray(self) -> Float[np.ndarray, "3 3"]:
-        """Columns a, b, c: the ray through the sample (row r, column q) has the direction a + q b + r c.
+        """Columns a, b, c, so that the ray through the sample in row r and column q has the direction a + q b + r c.
 
-        Its forward component is 1, so that a point at the depth z is `eye + z (a + q b + r c)`.
+        Its forward component is 1, so that the point at depth z is `eye + z (a + q b + r c)`.
         """
         right, up, forward = self.rotation
         x, y = self.centre
@@ -50,18 +50,18 @@ class Camera:
         return np.stack([origin, right / (2 * self.focal), -up / (2 * self.focal)], axis=1)
 
     def project(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 2"]:
-        """Sample coordinates (column, row) of points in camera coordinates (right, up, forward), forward > 0."""
+        """Returns sample coordinates (column, row) of points in camera coordinates (right, up, forward > 0)."""
         scaled = points[:, :2] / points[:, 2:] * self.focal
         return 2 * np.stack([scaled[:, 0] + self.centre[0], self.centre[1] - scaled[:, 1]], axis=1) + 1
 
 
 def random_camera(rng: np.random.Generator, size: tuple[int, int], ahead: float) -> Camera:
-    """A camera as on a car: its height, direction, roll and focal length vary; the draws do not depend on `size`.
+    """Draws a car-mounted camera with random height, direction, roll and focal length, independent of `size`.
 
     Args:
-        rng: drawn from a fixed number of times.
+        rng: random generator; the number of draws is fixed.
         size: height and width in pixels.
-        ahead: heading of the street at the camera in radians, which the car follows.
+        ahead: heading of the street at the camera in radians.
     """
     height, width = size
     yaw = ahead + np.radians(rng.uniform(-4, 4))

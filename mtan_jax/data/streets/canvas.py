@@ -1,4 +1,4 @@
-"""Draws primitives into maps of colour, class, inverse depth and normal."""
+"""Rasterizes primitives into maps of colour, class, inverse depth and normals."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -7,20 +7,20 @@ from mtan_jax.data.streets.camera import Camera
 from mtan_jax.data.streets.light import Light
 from mtan_jax.data.streets.primitives import SKY, Polygon, Primitive, Quadric, Surface
 
-NEAR = 0.5  # metres; nothing is drawn nearer
+NEAR = 0.5  # metres; the near clipping distance
 
 _NEXT = {n: np.arange(1, n + 1) % n for n in range(3, 16)}  # the vertex after each of n
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
 
 class Canvas:
-    """The maps of a scene at the camera's samples, row by row.
+    """The maps of a scene at the camera's samples, flattened row by row.
 
     Attributes:
-        camera, light: of the scene.
-        inverse_depth: in 1/m along the camera's axis, 0 where nothing has been drawn.
+        camera, light: the scene's camera and light.
+        inverse_depth: in 1/m along the camera axis, 0 where nothing has been drawn.
         category: semantic class; sky where nothing has been drawn.
-        normal: unit vectors in the world.
+        normal: unit vectors in world coordinates.
         colour: linear RGB.
     """
 
@@ -37,14 +37,14 @@ class Canvas:
         self._row, self._column = row.astype(np.float32), column.astype(np.float32)
 
     def draw(self, primitive: Primitive) -> None:
-        """Draws a primitive where nothing nearer stands, polygons from both sides. Near things first is faster."""
+        """Draws a primitive where it is the nearest, polygons from both sides. Drawing near ones first is faster."""
         if isinstance(primitive, Polygon):
             self._draw_polygon(primitive)
         else:
             self._draw_quadric(primitive)
 
     def directions(self, index: Int[np.ndarray, "n"]) -> Float[np.ndarray, "3 n"]:
-        """Directions of the rays through samples, with a forward component of 1."""
+        """Returns the directions of the rays through samples, with a forward component of 1."""
         a, b, c = self.camera.ray.T.astype(np.float32)[..., None]
         return a + b * self._column[index] + c * self._row[index]
 
@@ -56,7 +56,7 @@ class Canvas:
         uv: tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]],
         surface: Surface,
     ) -> None:
-        """Writes the samples of a surface."""
+        """Shades samples of a surface and writes them to the maps."""
         u, v = uv
         if surface.keep is not None:
             kept = surface.keep(u, v)
@@ -74,7 +74,7 @@ class Canvas:
             self.colour[channel][index] = colours[channel]
 
     def _rectangle(self, points: Float[np.ndarray, "n 3"]) -> tuple[int, int, int, int] | None:
-        """Rows and columns around points in camera coordinates, None where they are out of sight."""
+        """Returns the bounding rows and columns of points in camera coordinates; None if out of view."""
         projected = self.camera.project(points)
         left, top = np.floor(projected.min(0)).astype(int)
         right, bottom = np.ceil(projected.max(0)).astype(int) + 1
@@ -90,7 +90,7 @@ class Canvas:
         if distance > 0:
             normal, distance = -normal, -distance
         if distance > -1e-6:
-            return  # seen edge on
+            return  # seen edge-on
         view = _clip_near(relative @ self.camera.rotation.T)
         rectangle = self._rectangle(view) if len(view) else None
         if rectangle is None:
@@ -101,7 +101,7 @@ class Canvas:
         inward = along @ np.array([(0, z, -y), (-z, 0, x), (y, -x, 0)])  # normal x edge
         if inward[0] @ (relative[2] - relative[0]) < 0:
             inward = -inward
-        # Inverse depth is affine in the sample coordinates: normal . ray / distance. So is each edge's side test.
+        # Inverse depth is affine in the sample coordinates: normal . ray / distance. So is the side test of each edge.
         ray = self.camera.ray
         depth_row = normal @ ray / distance
         edges = inward @ ray - (inward * relative).sum(1)[:, None] * depth_row
@@ -139,9 +139,9 @@ class Canvas:
         to_unit = np.linalg.inv(quadric.axes)
         start = to_unit @ (self.camera.eye - quadric.centre)
         ray = to_unit @ self.camera.ray
-        ray[:, 0] += left * ray[:, 1] + top * ray[:, 2]  # samples counted from the corner of the rectangle
+        ray[:, 0] += left * ray[:, 1] + top * ray[:, 2]  # sample coordinates relative to the corner of the rectangle
         used = slice(0, 2) if quadric.tube else slice(0, 3)
-        # |start + t ray|^2 = 1 has the discriminant b^2 - a c, a quadratic form in (1, column, row).
+        # The discriminant b^2 - a c of |start + t ray|^2 = 1 is a quadratic form in (1, column, row).
         round_ray, round_start = ray[used], start[used]
         outside = round_start @ round_start - 1
         if outside <= 0:
@@ -156,7 +156,7 @@ class Canvas:
         if not row.size:
             return
         linear = b[0] + b[1] * column + b[2] * row
-        # The larger root of outside w^2 + 2 b w + a = 0 is the nearer one, as an inverse depth.
+        # The larger root of outside w^2 + 2 b w + a = 0 is the inverse depth of the nearer intersection.
         w = (np.sqrt(discriminant[row, column]) - linear) / outside
         index = (row + top) * self.columns + column + left
         visible = w > self.inverse_depth[index]
@@ -175,12 +175,12 @@ class Canvas:
 
 
 def _cross(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
-    """np.cross of two vectors, 10 times faster."""
+    """Computes np.cross of two vectors 10 times faster."""
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
 def _clip_near(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 3"]:
-    """The part of a polygon in camera coordinates that lies farther than `NEAR`."""
+    """Clips a polygon in camera coordinates to the part beyond `NEAR`."""
     if points[:, 2].min() >= NEAR:
         return points
     kept = []

@@ -1,4 +1,4 @@
-"""Trees, lamps, traffic signs and lights, bollards, and things that no class is meant for."""
+"""Trees, bushes, lamps, traffic signs and lights, bollards, and objects without a class."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from mtan_jax.data.streets.textures import Colours, Texture, Values, leaves, noi
 
 
 def _ragged(rng: np.random.Generator, density: float) -> Keep:
-    """Holes between leaves."""
+    """Returns a random mask with holes between leaves."""
     shift, period = rng.uniform(0, 50), rng.uniform(3, 6)
 
     def keep(u: Values, v: Values) -> np.ndarray:
@@ -29,14 +29,14 @@ def _ragged(rng: np.random.Generator, density: float) -> Keep:
 
 
 def foliage_colour(rng: np.random.Generator) -> np.ndarray:
-    """Greens; sometimes autumn."""
+    """Returns a random green, sometimes an autumn colour."""
     if rng.random() < 0.1:
         return rng.uniform(0.12, 0.3) * np.array([1.0, rng.uniform(0.35, 0.75), rng.uniform(0.1, 0.25)])
     return rng.uniform(0.12, 0.36) * np.array([rng.uniform(0.25, 0.75), 1.0, rng.uniform(0.05, 0.25)])
 
 
 def tree(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A tree with a round crown, or a conifer."""
+    """Builds a deciduous tree with a round crown, or a conifer."""
     size = rng.uniform(0.7, 1.35)
     bark = Surface(NATURE, rough(rng.uniform(0.04, 0.2) * np.array([1.0, 0.8, 0.62]), 0.25, 3.0, 0.8), sunlit)
     crown = Surface(NATURE, leaves(rng, foliage_colour(rng)), sunlit, _ragged(rng, rng.uniform(1.1, 2.2)))
@@ -54,7 +54,7 @@ def tree(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitiv
         limb(frame, [(0, -0.3, 0), top], rng.uniform(0.1, 0.25) * size, bark, tube=True, shadow=True)
     ]
     for i in range(rng.integers(1, 4)):
-        aside, ahead = rng.normal(0, 0.4 * spread, 2) if i else (0.0, 0.0)  # the first and largest sits on the stem
+        aside, ahead = rng.normal(0, 0.4 * spread, 2) if i else (0.0, 0.0)  # the first and largest one is on the trunk
         at = (top[0] + aside, top[1] + spread * rng.uniform(-0.1, 0.4), top[2] + ahead)
         half = spread * rng.uniform(0.5, 0.75, 3) * (1.0 if i else 1.6)
         parts.append(ellipsoid(frame, at, (half[0], 0.85 * half[1], half[2]), crown, shadow=True))
@@ -62,7 +62,7 @@ def tree(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitiv
 
 
 def bush(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A low round bush."""
+    """Builds a low round bush."""
     half = rng.uniform(0.4, 1.2, 3)
     surface = Surface(NATURE, leaves(rng, foliage_colour(rng)), sunlit, _ragged(rng, 1.6))
     return [ellipsoid(frame, (0, 0.6 * half[1], 0), tuple(half), surface, shadow=True)]
@@ -74,7 +74,7 @@ def _metal(rng: np.random.Generator, sunlit: float) -> Surface:
 
 
 def lamp(rng: np.random.Generator, frame: Frame, side: float, sunlit: float) -> list[Primitive]:
-    """A street lamp; its arm reaches over the road (`side` -1: it stands on the left)."""
+    """Builds a street lamp on `side` (-1 left, 1 right) with an arm over the road."""
     metal, height, reach = _metal(rng, sunlit), rng.uniform(4.5, 8.5), rng.uniform(0, 2.2)
     head = Surface(OBJECT, rough(np.full(3, rng.uniform(0.2, 0.7))), sunlit)
     radius = rng.uniform(0.09, 0.17)
@@ -102,7 +102,7 @@ def _board(border: np.ndarray, field: np.ndarray, size: float, round_board: bool
 
 
 def sign(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A traffic sign that faces oncoming cars (against `ahead`): round, square or three-cornered."""
+    """Builds a round, square or triangular traffic sign that faces against `ahead`."""
     metal, height, size = _metal(rng, sunlit), rng.uniform(1.9, 2.9), rng.uniform(0.65, 1.1)
     red, blue, white = np.array([0.5, 0.02, 0.03]), np.array([0.02, 0.08, 0.4]), np.full(3, 0.75)
     border, field = [(red, white), (white, blue), (blue, white), (red, red), (np.full(3, 0.1), white * (1, 0.7, 0.1))][
@@ -135,7 +135,7 @@ def sign(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitiv
 
 
 def traffic_light(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A pole with a box of three lamps, one of them lit."""
+    """Builds a traffic light: a pole with a box of three lamps, one of them lit."""
     metal, height = _metal(rng, sunlit), rng.uniform(2.1, 2.8)
     lit = int(rng.choice([0, 2]))
     lamps = np.array([[0.1, 2.0, 0.4], [0.08, 0.06, 0.02], [2.2, 0.1, 0.05]], np.float32)
@@ -143,9 +143,9 @@ def traffic_light(rng: np.random.Generator, frame: Frame, sunlit: float) -> list
 
     def texture(u: Values, v: Values, footprint: Values) -> Colours:
         del footprint
-        place = np.clip((v / 0.3).astype(int), 0, 2)
-        shining = np.hypot(u - 0.17, v - 0.3 * place - 0.15) < 0.1
-        return np.where(shining, lamps[place].T, np.float32(0.03))
+        lamp = np.clip((v / 0.3).astype(int), 0, 2)
+        lit_area = np.hypot(u - 0.17, v - 0.3 * lamp - 0.15) < 0.1
+        return np.where(lit_area, lamps[lamp].T, np.float32(0.03))
 
     pole = limb(frame, [(0, -0.3, 0), (0, height + 0.9, 0)], 0.09, metal, tube=True, shadow=True)
     head = box(frame.moved(0, height, -0.2), (0.38, 0.9, 0.3), Surface(OBJECT, texture, sunlit))
@@ -153,7 +153,7 @@ def traffic_light(rng: np.random.Generator, frame: Frame, sunlit: float) -> list
 
 
 def bollard(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A short post with a round top."""
+    """Builds a bollard: a short post with a round top."""
     surface, height, radius = _metal(rng, sunlit), rng.uniform(0.7, 1.1), rng.uniform(0.06, 0.12)
     return [
         limb(frame, [(0, -0.2, 0), (0, height, 0)], radius, surface, tube=True, shadow=True),
@@ -161,7 +161,7 @@ def bollard(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primi
     ]
 
 
-def unclassed(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A bin, a crate or a cabinet: something that no class is meant for, void in the class map."""
+def void_object(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
+    """Builds a bin, crate or cabinet, which has no class and is void in the class map."""
     surface = Surface(VOID, rough(rng.uniform(0.03, 0.5, 3), 0.1), sunlit)
     return [*box(frame, (rng.uniform(0.5, 1.1), rng.uniform(0.6, 1.4), rng.uniform(0.5, 1.3)), surface, shadow=True)]

@@ -1,4 +1,4 @@
-"""The ground: road with markings, kerbs, pavements, grass."""
+"""The ground: road with markings, kerbs, pavements and grass."""
 
 import dataclasses
 
@@ -16,16 +16,16 @@ _Values = Float[np.ndarray, "n"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundLook:
-    """Colours and markings of the ground; the numbers are reflectances and metres."""
+    """Colours and markings of the ground, in reflectances and metres."""
 
     asphalt: Float[np.ndarray, "3"]
     slabs: Float[np.ndarray, "3"]
     slab_size: float
     grass: Float[np.ndarray, "3"]
-    grass_verge: tuple[bool, bool]  # left, right: grass and not paving between the pavement and the houses
-    dash: float  # length of the dashes in the middle; 0 is no line
+    grass_verge: tuple[bool, bool]  # left, right: whether there is grass between the pavement and the houses
+    dash: float  # length of the dashes of the centre line; 0 is no line
     edge_lines: bool
-    parking_line: float  # distance from the kerb; 0 is none
+    parking_line: float  # distance from the kerb; 0 is no line
     zebra: bool
     paint: float
     wear: float
@@ -33,7 +33,7 @@ class GroundLook:
 
 
 def random_ground(rng: np.random.Generator) -> GroundLook:
-    """Asphalt from dark to light, paving from grey to red, grass from green to dry."""
+    """Draws random asphalt (dark to light), paving (grey to red), grass (green to dry) and markings."""
     grey = rng.uniform(0.06, 0.24)
     paving = rng.uniform(0.12, 0.42) * np.array([1.0, rng.uniform(0.72, 1.0), rng.uniform(0.6, 1.02)])
     grass = rng.uniform(0.12, 0.34) * np.array([rng.uniform(0.4, 0.95), 1.0, rng.uniform(0.05, 0.3)])
@@ -55,8 +55,8 @@ def random_ground(rng: np.random.Generator) -> GroundLook:
 
 
 def draw_ground(canvas: Canvas, street: Street, look: GroundLook, shadows: ShadowMap) -> None:
-    """Draws the ground where nothing nearer stands. Exact but for the kerb, which is straight within its height."""
-    index, inverse_depth, normal, x, z, face = _meet(canvas, street)
+    """Draws the ground where it is the nearest surface. Exact except for the kerb, whose face is linearized."""
+    index, inverse_depth, normal, x, z, face = _intersect(canvas, street)
     if not index.size:
         return
     lateral = street.lateral(x, z)
@@ -81,17 +81,17 @@ def draw_ground(canvas: Canvas, street: Street, look: GroundLook, shadows: Shado
         canvas.colour[channel][index] = colours[channel]
 
 
-def _meet(
+def _intersect(
     canvas: Canvas, street: Street
 ) -> tuple[Int[np.ndarray, "n"], _Values, Float[np.ndarray, "3 n"], _Values, _Values, Bool[np.ndarray, "n"]]:
-    """Where rays meet the ground first: sample, inverse depth, normal, x, z, and whether it is the face of the kerb."""
+    """Returns the first ground hits: sample, inverse depth, normal, x, z, and whether on the face of the kerb."""
     index, ray, upper = _hits(canvas, street, street.kerb)
     x, z = ray[0] / upper, ray[2] / upper
     over_road = street.road(x, z)
     face = np.zeros(index.size, bool)
     normal = np.zeros((3, index.size), np.float32)
     inverse_depth = upper.copy()
-    # Over the road the ray goes on down to the road; if it has left the road by then, it met the kerb on the way.
+    # Over the road the ray continues down to road level. If it has left the road by then, it hit the kerb.
     down = np.flatnonzero(over_road > 0)
     lower = np.maximum(_inverse_depth(canvas, street, ray[:, down], 0.0), np.float32(0.5 / FAR))
     end_x, end_z = ray[0, down] / lower, ray[2, down] / lower
@@ -112,7 +112,7 @@ def _meet(
 def _hits(
     canvas: Canvas, street: Street, level: float
 ) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "3 n"], _Values]:
-    """Samples whose rays meet the ground at `level`, their rays and inverse depths."""
+    """Returns the samples whose rays hit the ground at `level`, with their rays and inverse depths."""
     free = np.flatnonzero(canvas.inverse_depth < 0.5)
     ray = canvas.directions(free)
     inverse_depth = _inverse_depth(canvas, street, ray, level)
@@ -121,16 +121,16 @@ def _hits(
 
 
 def _inverse_depth(canvas: Canvas, street: Street, ray: Float[np.ndarray, "3 n"], level: float) -> _Values:
-    """Inverse depth where rays meet y = level + profile z^2 / 2 first, 0 where they miss it."""
+    """Returns the inverse depth at which rays first hit y = level + profile z^2 / 2; 0 if they miss it."""
     above = canvas.camera.eye[1] - level
-    # above w^2 + dy w - profile dz^2 / 2 = 0, the larger root
+    # the larger root of above w^2 + dy w - profile dz^2 / 2 = 0
     inside = ray[1] ** 2 + 2 * above * street.profile * ray[2] ** 2
     root = np.sqrt(np.maximum(inside, 0)) - ray[1]
     return np.where(inside >= 0, root / (2 * above), 0).astype(np.float32)
 
 
 def _kerb_normal(street: Street, x: _Values, z: _Values) -> Float[np.ndarray, "3 n"]:
-    """Directions from the kerb to the road: up the slope of `Street.road`, level."""
+    """Returns horizontal directions from the kerb to the road: the gradient of `Street.road`."""
     step = 0.02
     along_x = street.road(x + step, z) - street.road(x - step, z)
     along_z = street.road(x, z + step) - street.road(x, z - step)

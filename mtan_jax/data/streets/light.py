@@ -1,4 +1,4 @@
-"""Sun, sky, haze and the camera's sensor: from reflectance to an image."""
+"""Sun, sky, haze and the camera's sensor: turns reflectance into an image."""
 
 import dataclasses
 
@@ -16,16 +16,16 @@ class Light:
 
     Attributes:
         to_sun: unit vector towards the sun.
-        sun: its colour, 0 under a closed cloud cover.
+        sun: colour of the sun, 0 if overcast.
         ambient: light from the whole sky.
         bounce: light from the ground.
-        canyon: how much less light from sky and ground reaches surfaces that face across the street (along x) than
-            those that face along it: houses stand before the ones, the open street before the others. 0 to 1.
+        canyon: fraction of the light from sky and ground, 0 to 1, that houses block for surfaces facing across the
+            street (along x) but not for surfaces facing along the open street.
         zenith: colour of the sky overhead.
         horizon: colour of the sky at the horizon and of the haze.
-        clouds: 0 (none) to 1.
-        cloud_shift: where in the noise the clouds are taken.
-        haze: extinction in 1/m.
+        clouds: cloud cover, 0 (none) to 1.
+        cloud_shift: offset of the clouds in the noise.
+        haze: extinction coefficient in 1/m.
     """
 
     to_sun: Float[np.ndarray, "3"]
@@ -46,13 +46,13 @@ class Light:
         sunlit: Float[np.ndarray, "n"] | float,
         open_sky: Float[np.ndarray, "n"] | float = 1.0,
     ) -> Float[np.ndarray, "3 n"]:
-        """Light that surfaces send out.
+        """Returns the radiance of surfaces.
 
         Args:
             reflectance: in 0..1.
-            normal: unit vectors in the world, one or one a column.
+            normal: unit vectors in world coordinates, one for all or one per column.
             sunlit: 0 in full shade, 1 in the sun.
-            open_sky: share of the sky's light that arrives.
+            open_sky: fraction of the sky's light that arrives.
         """
         facing = np.asarray(np.maximum(self.to_sun.astype(np.float32) @ normal, 0) * sunlit, np.float32)
         share = np.asarray((0.5 + 0.5 * normal[1]) * open_sky, np.float32)
@@ -61,7 +61,7 @@ class Light:
         return reflectance * (sun * facing + ((ambient - bounce) * share + bounce) * across)
 
     def sky_colour(self, direction: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, "3 n"]:
-        """The sky in the directions given (any length)."""
+        """Returns the sky's radiance in the given directions, which need not have unit length."""
         unit = direction / np.sqrt((direction * direction).sum(0))
         rise = np.clip(unit[1], 0, 1)
         part = 1 - np.exp(-4 * rise)
@@ -76,7 +76,7 @@ class Light:
         return colours + 0.3 * sun * (glow * (1 - cover))
 
     def through_haze(self, colours: Float[np.ndarray, "3 n"], depth: Float[np.ndarray, "n"]) -> None:
-        """Adds the haze between the camera and surfaces at `depth` metres, in place."""
+        """Adds the haze in front of surfaces at `depth` metres, in place."""
         clear = np.exp(np.float32(-self.haze) * depth)
         for channel, horizon in zip(colours, self.horizon.astype(np.float32), strict=True):
             channel -= horizon
@@ -85,7 +85,7 @@ class Light:
 
 
 def random_light(rng: np.random.Generator) -> Light:
-    """Weather and time of day: sun or clouds, high or low, clear or hazy, neutral or warm."""
+    """Draws random weather and time of day: sun or clouds, high or low sun, clear or hazy, neutral or warm."""
     overcast = rng.random() < 0.35
     low = rng.uniform(0, 1)
     elevation = np.radians(8 + 55 * low)
@@ -113,7 +113,7 @@ def random_light(rng: np.random.Generator) -> Light:
 
 
 def develop(rng: np.random.Generator, radiance: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """An image as the camera stores it: exposure, colour balance, vignetting, tone curve, noise, 8 bits."""
+    """Simulates the camera: exposure, colour balance, vignetting, tone curve, noise and 8-bit quantization."""
     height, width = radiance.shape[:2]
     exposure = np.exp(rng.normal(0, 0.15)) * 0.36 / max(float(radiance.mean()), 0.05) ** 0.9
     balance = np.exp(rng.normal(0, 0.05, 3))

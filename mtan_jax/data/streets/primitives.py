@@ -1,4 +1,4 @@
-"""What scenes are made of: flat convex polygons and round bodies."""
+"""Geometric primitives: planar convex polygons and quadrics."""
 
 import dataclasses
 import functools
@@ -17,13 +17,13 @@ Keep = Callable[[Values, Values], Bool[np.ndarray, "n"]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Surface:
-    """How a primitive looks.
+    """The appearance of a primitive.
 
     Attributes:
-        category: position of the semantic class, -1 where void.
-        texture: reflectance over the surface coordinates in metres.
-        sunlit: share of the sunlight that arrives, or a function of the surface coordinates.
-        keep: where the surface exists at all, by its surface coordinates; None is everywhere.
+        category: index of the semantic class, -1 for void.
+        texture: reflectance as a function of the surface coordinates in metres.
+        sunlit: fraction of the sunlight that arrives, constant or as a function of the surface coordinates.
+        keep: whether the surface exists, as a function of the surface coordinates; None is everywhere.
     """
 
     category: int
@@ -34,13 +34,13 @@ class Surface:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Polygon:
-    """A flat convex polygon. The surface coordinates start at its first vertex, u along its first edge.
+    """A planar convex polygon. The origin of its surface coordinates is the first vertex; u is along the first edge.
 
     Attributes:
-        vertices: at least 3, in order around the polygon, the first three not on a line.
-        surface: see `Surface`.
-        inside: a point behind the polygon, which is then seen from the other side only; None shows both sides.
-        shadow: whether it throws a shadow.
+        vertices: at least 3, in order around the polygon; the first three are not collinear.
+        surface: appearance.
+        inside: a point behind the polygon, which is then only visible from the other side; None shows both sides.
+        shadow: whether it casts a shadow.
     """
 
     vertices: Points
@@ -51,14 +51,14 @@ class Polygon:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quadric:
-    """An ellipsoid, or a tube without ends.
+    """An ellipsoid, or a tube without end caps.
 
     Attributes:
         centre: in metres.
-        axes: columns are the half axes; the third is the axis of a tube.
-        surface: see `Surface`; its coordinates are a horizontal one and the height above the centre.
+        axes: the columns are the semi-axes; the third is the axis of a tube.
+        surface: appearance; its coordinates are a horizontal one and the height above the centre.
         tube: whether it is a tube.
-        shadow: whether it throws a shadow.
+        shadow: whether it casts a shadow.
     """
 
     centre: Float[np.ndarray, "3"]
@@ -73,14 +73,14 @@ Primitive = Polygon | Quadric
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
-    """Local axes of an object on the ground: `ahead`, `aside` (to its right) and up, as unit vectors."""
+    """A local coordinate frame on the ground, with unit vectors `ahead`, `aside` (to the right) and up."""
 
     origin: Float[np.ndarray, "3"]
     ahead: Float[np.ndarray, "3"]
     aside: Float[np.ndarray, "3"]
 
     def __call__(self, points: Sequence[Sequence[float]]) -> Points:
-        """World coordinates of points (aside, up, ahead)."""
+        """Converts points (aside, up, ahead) to world coordinates."""
         return np.asarray(points, float) @ self._basis + self.origin
 
     @functools.cached_property
@@ -88,7 +88,7 @@ class Frame:
         return np.array([self.aside, (0.0, 1.0, 0.0), self.ahead])
 
     def moved(self, aside: float, up: float, ahead: float, turn: float = 0.0) -> "Frame":
-        """The frame at another place, turned by `turn` radians to the right."""
+        """Returns the frame moved to a local position and turned by `turn` radians to the right."""
         cos, sin = np.cos(turn), np.sin(turn)
         return Frame(
             self([(aside, up, ahead)])[0],
@@ -105,14 +105,14 @@ def box(
     *,
     shadow: bool = False,
 ) -> list[Polygon]:
-    """An upright box on the origin of `frame`: its four walls and its top.
+    """Builds the four walls and the top of an upright box.
 
     Args:
-        frame: at the middle of the bottom.
+        frame: frame at the centre of the base.
         size: extents aside, up and ahead in metres.
-        surface: of the walls.
-        top: of the top; None is as the walls.
-        shadow: whether it throws a shadow.
+        surface: appearance of the walls.
+        top: appearance of the top; None is that of the walls.
+        shadow: whether it casts a shadow.
     """
     x, y, z = size[0] / 2, size[1], size[2] / 2
     low = [(-x, 0.0, -z), (x, 0.0, -z), (x, 0.0, z), (-x, 0.0, z)]
@@ -126,7 +126,7 @@ def box(
 def ellipsoid(
     frame: Frame, centre: Sequence[float], half: Sequence[float], surface: Surface, *, shadow: bool = False
 ) -> Quadric:
-    """An ellipsoid with its axes along those of `frame`; `centre` and `half` axes as (aside, up, ahead)."""
+    """Builds an ellipsoid aligned with `frame`; `centre` and the semi-axes `half` are (aside, up, ahead)."""
     axes = np.array([frame.aside * half[0], (0.0, half[1], 0.0), frame.ahead * half[2]]).T
     return Quadric(frame([centre])[0], axes, surface, shadow=shadow)
 
@@ -140,12 +140,12 @@ def limb(
     tube: bool = False,
     shadow: bool = False,
 ) -> Quadric:
-    """A long round body between two points (aside, up, ahead): a tube, or an ellipsoid that reaches past both ends."""
+    """Builds a tube between two points (aside, up, ahead), or an ellipsoid that extends beyond both."""
     start, end = frame(ends)
     axis = (end - start) / 2
     unit = axis / np.linalg.norm(axis)
-    helper = np.array([1.0, 0.0, 0.0]) if abs(unit[0]) < 0.8 else np.array([0.0, 0.0, 1.0])
-    first = helper - unit * (helper @ unit)
+    other = np.array([1.0, 0.0, 0.0]) if abs(unit[0]) < 0.8 else np.array([0.0, 0.0, 1.0])
+    first = other - unit * (other @ unit)
     first /= np.linalg.norm(first)
     second = np.array(
         [

@@ -1,9 +1,10 @@
-"""From a seed, a split and an index to the image and the maps of a scene."""
+"""Renders the image and the maps of a scene from a seed, a split and an index."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Int8, UInt8
+from numpy.typing import DTypeLike
 
 from mtan_jax.data.streets.camera import Camera
 from mtan_jax.data.streets.canvas import NEAR, Canvas
@@ -15,8 +16,8 @@ from mtan_jax.data.streets.scene import Scene, random_scene
 from mtan_jax.data.streets.shadows import ShadowMap
 
 SPLITS = {"train": 0, "val": 1}
-# dtype and channels of the arrays of a scene
-ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
+# The dtype and channels of each array of a scene.
+ARRAYS: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
     "image": (np.uint8, (3,)),
     "semantic": (np.int8, ()),
     "depth": (np.float32, (1,)),
@@ -24,24 +25,39 @@ ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
-def render(seed: int, split: str, index: int, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Renders one scene, the same for the same arguments whatever else has been rendered.
+class RenderedScene(TypedDict):
+    """The image of a scene, and its maps at the pixel centres.
+
+    Attributes:
+        image: RGB.
+        semantic: class map, -1 where void.
+        depth: inverse depth along the camera axis in 1/m, 0 where undefined.
+        normal: unit vectors in camera coordinates (x to the right, y up, z towards the viewer), 0 where undefined.
+        camera: "fx", "fy", "cx", "cy" in pixels, where pixel centres have integer coordinates, and "baseline" in
+            metres.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    semantic: Int8[np.ndarray, "h w"]
+    depth: Float32[np.ndarray, "h w 1"]
+    normal: Float32[np.ndarray, "h w 3"]
+    camera: dict[str, float]
+
+
+def render(seed: int, split: str, index: int, image_size: tuple[int, int]) -> RenderedScene:
+    """Renders one scene, deterministically and independently of other scenes.
 
     Args:
-        seed: of the data set.
+        seed: seed of the dataset.
         split: "train" or "val".
-        index: of the scene in the split.
+        index: index of the scene in the split.
         image_size: height and width in pixels; the layout does not depend on it.
 
-    Returns:
-        `image` uint8 [h, w, 3]; `semantic` int8 [h, w], -1 where void; `depth` float32 [h, w, 1], the inverse depth
-        in 1/m along the camera's axis, 0 where undefined; `normal` float32 [h, w, 3], unit vectors in camera
-        coordinates (x to the right, y up, z towards the viewer), 0 where undefined; `camera`, a dict of "fx", "fy",
-        "cx", "cy" in pixels (a pixel's centre has whole coordinates) and "baseline" in metres. The maps are those of
-        the pixel centres.
+    Raises:
+        ValueError: if the split is unknown.
     """
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+        raise ValueError(f"split: got {split!r}; expected one of {', '.join(SPLITS)}.")
     stream = [seed, SPLITS[split], index]
     scene = random_scene(np.random.default_rng([*stream, 0]), image_size)
     finish = np.random.default_rng([*stream, 1])
@@ -82,9 +98,9 @@ def _draw(scene: Scene) -> Canvas:
     for i in drawing_order(scene.primitives, scene.camera, NEAR):
         canvas.draw(scene.primitives[i])
     if scene.light.sun.any():
-        throwers = [p for p in scene.primitives if p.shadow and shadows.reaches(p)]
-        for primitive, sunny in zip(throwers, faces(throwers, scene.light.to_sun, infinite=True), strict=True):
-            if sunny:  # the sunny side of a closed body throws all of its shadow
+        casters = [p for p in scene.primitives if p.shadow and shadows.reaches(p)]
+        for primitive, sunny in zip(casters, faces(casters, scene.light.to_sun, infinite=True), strict=True):
+            if sunny:  # the sunlit side of a closed body casts its whole shadow
                 shadows.add(primitive)
     draw_ground(canvas, scene.street, scene.ground, shadows)
     drawn = canvas.inverse_depth > 0
@@ -97,7 +113,7 @@ def _draw(scene: Scene) -> Canvas:
 
 
 def _tent(samples: Float[np.ndarray, "3 r q"]) -> Float[np.ndarray, "h w 3"]:
-    """The samples around each pixel centre with the weights (1, 2, 1) / 4 along both axes."""
+    """Averages the samples around each pixel centre with the weights (1, 2, 1) / 4 along both axes."""
     rows = 0.25 * (samples[:, :-2:2] + samples[:, 2::2]) + 0.5 * samples[:, 1:-1:2]
     pixels = 0.25 * (rows[..., :-2:2] + rows[..., 2::2]) + 0.5 * rows[..., 1:-1:2]
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
@@ -112,7 +128,7 @@ def _in_camera(normal: Float[np.ndarray, "3 h w"], camera: Camera) -> Float[np.n
 def _bonnet(
     rng: np.random.Generator, rows: int, columns: int, colour: Float[np.ndarray, "3 r q"]
 ) -> Bool[np.ndarray, "r q"]:
-    """Paints the bonnet of the car that carries the camera, in half of the scenes; returns where it is."""
+    """Paints the bonnet of the camera's own car in half of the scenes; returns its mask."""
     present = rng.random() < 0.5
     rise, bow, tilt = rng.uniform(0.03, 0.1), rng.uniform(0.0, 0.25), rng.uniform(-0.02, 0.02)
     paint, shine = rng.uniform(0.02, 0.5) * rng.uniform(0.85, 1.15, 3), rng.uniform(0.05, 0.4)
@@ -128,7 +144,7 @@ def _bonnet(
 def _ignored(
     rng: np.random.Generator, rows: int, columns: int
 ) -> tuple[Bool[np.ndarray, "r q"], Bool[np.ndarray, "r q"]]:
-    """A thin dark border, as rectified images have, and holes in the depth map."""
+    """Returns the masks of a thin border, as rectified images have, and of holes in the depth map."""
     width = rng.uniform(0, 0.015, 4) * (rng.random() < 0.35)
     y, x = np.linspace(0, 1, rows)[:, None], np.linspace(0, 1, columns)[None]
     border = (y < width[0]) | (y > 1 - width[1]) | (x < width[2]) | (x > 1 - width[3])

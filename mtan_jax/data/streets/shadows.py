@@ -1,4 +1,4 @@
-"""Shadows on the ground: a map seen from above."""
+"""A shadow map of the ground, seen from above."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,15 +7,15 @@ from mtan_jax.data.streets.primitives import Polygon, Primitive
 from mtan_jax.data.streets.street import Street
 
 _CELL = 0.2  # metres
-_REACH = 50.0  # metres; shadows of things farther away are left out
+_REACH = 50.0  # metres; objects farther away cast no shadow
 _LEFT, _NEAR, _COLUMNS, _ROWS = -30.0, 0.0, 300, 400
 _RING = np.linspace(0, 2 * np.pi, 8, endpoint=False)
 
 
 class ShadowMap:
-    """Share of the sunlight that reaches the ground, in cells of 0.2 m.
+    """The fraction of the sunlight that reaches the ground, in cells of 0.2 m.
 
-    Shadows fall on the level of the ground below the thing that throws them.
+    Shadows are projected onto the ground level below the object that casts them.
     """
 
     def __init__(self, street: Street, to_sun: Float[np.ndarray, "3"]):
@@ -26,12 +26,12 @@ class ShadowMap:
 
     @staticmethod
     def reaches(primitive: Primitive) -> bool:
-        """Whether a primitive is near enough for its shadow to be worth the time."""
+        """Returns whether a primitive is near enough to cast a shadow."""
         z = primitive.vertices[0, 2] if isinstance(primitive, Polygon) else primitive.centre[2]
         return z < _REACH
 
     def add(self, primitive: Primitive) -> None:
-        """Takes the sun from the ground behind a primitive."""
+        """Adds the shadow of a primitive."""
         if isinstance(primitive, Polygon):
             outline = primitive.vertices
         elif primitive.tube:
@@ -41,7 +41,7 @@ class ShadowMap:
             end = primitive.axes[:, 2]
             outline = primitive.centre + np.stack([-end - across, -end + across, end + across, end - across])
         else:
-            # The outline seen from the sun: the great circle at right angles to the sun, in the unit sphere.
+            # The outline seen from the sun is the great circle perpendicular to it on the unit sphere.
             pole = np.linalg.solve(primitive.axes, self._to_sun)
             basis = np.linalg.svd(pole[None])[2][1:]
             circle = np.cos(_RING)[:, None] * basis[0] + np.sin(_RING)[:, None] * basis[1]
@@ -51,7 +51,7 @@ class ShadowMap:
         self.darken(outline[:, [0, 2]] - height * self._away)
 
     def darken(self, outline: Float[np.ndarray, "n 2"]) -> None:
-        """Takes the sun from a convex region (x, z) of the ground."""
+        """Marks a convex region (x, z) of the ground as shaded."""
         cells = (outline - (_LEFT, _NEAR)) / _CELL - 0.5
         left, top = np.maximum(np.floor(cells.min(0)), 0).astype(int)
         right, bottom = np.minimum(np.ceil(cells.max(0)) + 1, (_COLUMNS, _ROWS)).astype(int)
@@ -67,7 +67,7 @@ class ShadowMap:
         self.sunlit[top:bottom, left:right][inside] = 0
 
     def at(self, x: Float[np.ndarray, "n"], z: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Sunlight at points of the ground, between the cells by bilinear interpolation."""
+        """Returns the sunlight at points of the ground, interpolated bilinearly."""
         column = np.clip((x - _LEFT) / _CELL - 0.5, 0, _COLUMNS - 1.001)
         row = np.clip((z - _NEAR) / _CELL - 0.5, 0, _ROWS - 1.001)
         j, i = column.astype(np.int32), row.astype(np.int32)

@@ -1,4 +1,4 @@
-"""The shape of a street: its course, its profile and who stands where along it."""
+"""The geometry of a street: its course, its profile and its cross-section."""
 
 import dataclasses
 
@@ -12,18 +12,18 @@ FAR = 250.0  # metres; the ground ends there
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Street:
-    """A curved street over a sagging or cresting ground, with one side road.
+    """A curved street over concave or convex ground, with one side road.
 
     Attributes:
         heading: slope dx/dz of the street at the camera.
-        bend: its change in 1/m.
+        bend: change of the heading in 1/m.
         profile: change of the ground's slope dy/dz in 1/m; the ground below the camera is level.
-        centre: x of the middle of the road at the camera in metres.
+        centre: x of the centre of the road at the camera in metres.
         half_road: half the width of the road in metres.
         pavement: width of each pavement in metres.
-        setback: from the pavement to the house fronts on the left and on the right, in metres.
+        setback: distances from the pavement to the house fronts on the left and on the right, in metres.
         kerb: height of the pavement above the road in metres.
-        crossing: where along the street the side road begins and ends, in metres.
+        crossing: start and end of the side road along the street in metres.
     """
 
     heading: float
@@ -37,27 +37,27 @@ class Street:
     crossing: tuple[float, float]
 
     def middle(self, z: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        """The x coordinate of the middle of the road."""
+        """Returns the x coordinate of the centre of the road."""
         return self.centre + z * (self.heading + 0.5 * self.bend * z)
 
     def lateral(self, x: Float[np.ndarray, "*n"], z: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        """Distance to the right of the middle of the road in metres."""
+        """Returns the distance to the right of the centre of the road in metres."""
         slope = self.heading + self.bend * z
         return (x - self.middle(z)) / np.sqrt(1 + slope * slope)
 
     def road(self, x: Float[np.ndarray, "*n"], z: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        """Positive on the road, negative off it: metres to the nearer edge of the street or else of the side road."""
+        """Returns the distance in metres to the nearest edge of the street or side road; negative off the road."""
         street = self.half_road - np.abs(self.lateral(x, z))
         side_road = np.minimum(z - self.crossing[0], self.crossing[1] - z)
         return np.maximum(street, side_road)
 
     def frame(self, lateral: float, z: float, *, raised: bool = True) -> Frame:
-        """Axes along the street at a point of the ground.
+        """Returns a frame along the street at a point of the ground.
 
         Args:
-            lateral: metres to the right of the middle of the road.
+            lateral: metres to the right of the centre of the road.
             z: metres along the street.
-            raised: whether the origin lies as high as the pavement where the point is off the road.
+            raised: whether the origin is raised to the height of the pavement if the point is off the road.
         """
         slope = self.heading + self.bend * z
         ahead = np.array([slope, 0.0, 1.0]) / np.hypot(slope, 1.0)
@@ -72,7 +72,7 @@ class Street:
 
 
 def random_street(rng: np.random.Generator) -> Street:
-    """A street from a narrow lane to a boulevard, straight or bending, level or not."""
+    """Draws a random street, from a narrow lane to a boulevard, straight or curved, level or not."""
     half_road = rng.uniform(3.2, 6.2)
     lane = half_road * rng.uniform(0.3, 0.6) * rng.choice([-1.0, 1.0], p=[0.2, 0.8])
     gardens = rng.random() < 0.55

@@ -1,4 +1,4 @@
-"""Procedural textures: functions from surface coordinates to reflectance."""
+"""Procedural textures: functions of surface coordinates that return reflectance."""
 
 import functools
 from collections.abc import Callable
@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 Values = Float[np.ndarray, "n"]
-Colours = Float[np.ndarray, "3 n"]  # channels first: numpy is slow on a last axis of 3
-# A texture takes the two surface coordinates in metres and the size in metres of a sample there.
+Colours = Float[np.ndarray, "3 n"]  # channels first, because NumPy is slow on a last axis of 3
+# The arguments of a texture are the two surface coordinates and the size of a sample, in metres.
 Texture = Callable[[Values, Values, Values], Colours]
 
 _SIZE = 512
@@ -16,7 +16,7 @@ _SIZE = 512
 
 @functools.cache
 def _table(exponent: float) -> Float[np.ndarray, "512 512"]:
-    """Periodic noise with the amplitude spectrum f ** -exponent, mean 0, standard deviation 1."""
+    """Returns periodic noise with amplitude spectrum f ** -exponent, mean 0 and standard deviation 1."""
     rng = np.random.default_rng([20190615, int(exponent * 1000)])
     frequency = np.fft.fftfreq(_SIZE) * _SIZE
     radius = np.hypot(frequency[:, None], frequency[None, : _SIZE // 2 + 1])
@@ -26,7 +26,7 @@ def _table(exponent: float) -> Float[np.ndarray, "512 512"]:
 
 
 def noise(u: Values, v: Values, period: float, exponent: float = 1.2) -> Values:
-    """Noise with structure at all scales down to `period / 512` metres, standard deviation 1."""
+    """Returns noise with structure at all scales down to `period / 512` metres and standard deviation 1."""
     scale = np.float32(_SIZE / period)
     column = (u * scale).astype(np.int32) & (_SIZE - 1)
     row = (v * scale).astype(np.int32) & (_SIZE - 1)
@@ -34,19 +34,19 @@ def noise(u: Values, v: Values, period: float, exponent: float = 1.2) -> Values:
 
 
 def cell_random(column: Values, row: Values, salt: int) -> Values:
-    """A number in 0..1 for each cell of a grid, the same wherever the cell is asked for."""
+    """Returns a hash in 0..1 of each grid cell."""
     mixed = column.astype(np.int64) * 73856093 ^ row.astype(np.int64) * 19349663 ^ salt * 83492791
     mixed = (mixed ^ (mixed >> 13)) * 1274126177 & 0x7FFFFFFF
     return ((mixed ^ (mixed >> 16)) & 0xFFFF).astype(np.float32) / 65535
 
 
 def detail(footprint: Values, size: float) -> Values:
-    """How much of a pattern of `size` metres survives where a sample covers `footprint` metres: 1 near, 0 far."""
+    """Returns the contrast of a pattern of `size` metres at a sample size of `footprint` metres: 1 near, 0 far."""
     return np.clip(size / footprint - 0.5, 0, 1)
 
 
 def rough(colour: Float[np.ndarray, "3"], amount: float = 0.08, period: float = 6.0, exponent: float = 1.0) -> Texture:
-    """One colour with noise in its brightness."""
+    """Returns a texture of one colour with noise in its brightness."""
     base = np.asarray(colour, np.float32)[:, None]
 
     def texture(u: Values, v: Values, footprint: Values) -> Colours:
@@ -57,7 +57,7 @@ def rough(colour: Float[np.ndarray, "3"], amount: float = 0.08, period: float = 
 
 
 def leaves(rng: np.random.Generator, colour: Float[np.ndarray, "3"]) -> Texture:
-    """Foliage: dark gaps and light leaves."""
+    """Returns a foliage texture with dark gaps and light leaves."""
     base = np.asarray(colour, np.float32)[:, None]
     period, contrast, shift = rng.uniform(2.5, 6), rng.uniform(0.25, 0.45), rng.uniform(0, 50)
 
@@ -70,7 +70,7 @@ def leaves(rng: np.random.Generator, colour: Float[np.ndarray, "3"]) -> Texture:
 
 
 def striped(first: Float[np.ndarray, "3"], second: Float[np.ndarray, "3"], pitch: float, share: float = 0.5) -> Texture:
-    """Stripes along u (planks, tiles, fence pales), the second colour on `share` of each `pitch` metres."""
+    """Returns stripes along u (planks, tiles, pales) with the second colour on the fraction `share` of each `pitch`."""
     start, step = (np.asarray(x, np.float32)[:, None] for x in (first, np.subtract(second, first)))
 
     def texture(u: Values, v: Values, footprint: Values) -> Colours:
@@ -82,7 +82,7 @@ def striped(first: Float[np.ndarray, "3"], second: Float[np.ndarray, "3"], pitch
 
 
 def facade(rng: np.random.Generator, colour: Float[np.ndarray, "3"], width: float, height: float) -> Texture:
-    """A house front of `width` x `height` metres: windows, ledges, a ground floor of its own, bricks or plaster."""
+    """Returns a house front of `width` x `height` metres with windows, ledges, a ground floor, bricks or plaster."""
     floors = max(1, round(height / rng.uniform(2.8, 3.7)))
     columns = max(1, round(width / rng.uniform(1.6, 3.4)))
     storey, bay = height / floors, width / columns

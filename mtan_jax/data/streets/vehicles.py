@@ -13,17 +13,17 @@ _TYRE, _TRIM = np.array([0.02, 0.02, 0.022]), np.array([0.25, 0.25, 0.26])
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """Half width and lengths in metres; z runs from the rear (0) to the front (`length`)."""
+    """The dimensions of a car in metres; z runs from the rear (0) to the front (`length`)."""
 
     length: float
     half: float
     clearance: float
     belt: float  # height of the lower edge of the windows
     roof: float
-    rear: tuple[float, float]  # z of the rear window's lower and upper edge
-    front: tuple[float, float]  # z of the windscreen's upper and lower edge
-    nose: float  # height of the bonnet's front edge
-    tail: float  # height of the boot's rear edge
+    rear: tuple[float, float]  # z of the lower and upper edge of the rear window
+    front: tuple[float, float]  # z of the upper and lower edge of the windscreen
+    nose: float  # height of the front edge of the bonnet
+    tail: float  # height of the rear edge of the boot
     wheel: float
 
 
@@ -53,7 +53,7 @@ def _paint(rng: np.random.Generator) -> np.ndarray:
 
 
 def _end(paint: np.ndarray, lamp: np.ndarray, width: float) -> Texture:
-    """The front or the rear: lamps at both sides, a plate in the middle, a dark lower edge."""
+    """Returns the texture of a front or rear: lamps at both sides, a number plate, a dark lower edge."""
     base = paint.astype(np.float32)[:, None]
 
     def texture(u: Values, v: Values, footprint: Values) -> Colours:
@@ -80,7 +80,7 @@ def _glass(rng: np.random.Generator) -> Texture:
 
 
 def car(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A car or a van; `frame` at its middle on the road, `ahead` where it goes."""
+    """Builds a car or van centred at `frame` on the road, driving `ahead`."""
     s = _random_shape(rng)
     frame = frame.moved(0, 0, -s.length / 2)
     paint = _paint(rng)
@@ -125,7 +125,7 @@ def car(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive
 def _side_window(
     frame: Frame, s: _Shape, side: int, share: float, top: float, glass: Surface, inside: np.ndarray
 ) -> Polygon:
-    """The side windows: the side of the cabin, made smaller about its middle, a little in front of it."""
+    """Builds the side windows: the side of the cabin, shrunk about its centre and slightly offset outwards."""
     cabin = np.array(
         [
             (s.half, s.belt, s.rear[0]),
@@ -148,7 +148,7 @@ def _wheel(frame: Frame, x: float, z: float, radius: float, inside: np.ndarray, 
 
 
 def bus(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A bus or a lorry: a large box with or without a band of windows."""
+    """Builds a bus or lorry: a large box with or without a band of windows."""
     length, width, height = rng.uniform(6.5, 11.5), rng.uniform(2.3, 2.55), rng.uniform(2.5, 3.2)
     paint = _paint(rng)
     windows = rng.random() < 0.6

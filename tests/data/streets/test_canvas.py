@@ -1,4 +1,4 @@
-"""The rasteriser against slow ray casting, one ray at a time."""
+"""Compares the rasterizer with slow ray casting, one ray at a time."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def _canvas(seed: int) -> Canvas:
 
 
 def _rays(camera: Camera) -> np.ndarray:
-    """Directions through all samples by the definition of a pinhole camera, forward component 1."""
+    """Ray directions through all samples by the definition of a pinhole camera, with forward component 1."""
     y, x = np.mgrid[0 : 2 * SIZE[0] + 1, 0 : 2 * SIZE[1] + 1]
     x, y = (x - 1) / 2 - camera.centre[0], (y - 1) / 2 - camera.centre[1]
     local = np.stack([x / camera.focal, -y / camera.focal, np.ones_like(x)], -1)
@@ -31,7 +31,7 @@ def _rays(camera: Camera) -> np.ndarray:
 
 
 def _triangle_depth(eye: np.ndarray, ray: np.ndarray, triangle: np.ndarray) -> float:
-    """Moeller and Trumbore's intersection; infinite where there is none."""
+    """Möller-Trumbore ray-triangle intersection; infinite if there is none."""
     first, second = triangle[1] - triangle[0], triangle[2] - triangle[0]
     matrix = np.stack([-ray, first, second], 1)
     if abs(np.linalg.det(matrix)) < 1e-12:
@@ -63,10 +63,10 @@ def test_polygons_equal_ray_casting():
             expected[i] = max(expected[i], 1 / depth)
     assert (expected > 0).mean() > 0.05
     near = np.abs(canvas.inverse_depth - expected) < 1e-5
-    assert near.mean() > 0.999  # float32 may decide otherwise on an edge
+    assert near.mean() > 0.999  # float32 rounding can differ at edges
 
 
-def test_a_polygon_that_reaches_behind_the_camera_is_cut():
+def test_a_polygon_that_extends_behind_the_camera_is_clipped():
     canvas = _canvas(3)
     ground = np.array([(-50.0, 0, -50), (50, 0, -50), (50, 0, 90), (-50, 0, 90)])
     canvas.draw(Polygon(ground, GREY))
@@ -80,7 +80,7 @@ def test_a_polygon_that_reaches_behind_the_camera_is_cut():
 
 
 @pytest.mark.parametrize("tube", [False, True])
-def test_round_bodies_satisfy_their_equation(tube):
+def test_quadrics_satisfy_their_equation(tube):
     canvas = _canvas(4)
     centre = np.array([0.4, 1.6, 6.0])
     axes = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0] * [0.8, 0.8 if tube else 0.5, 1.3]
@@ -107,7 +107,7 @@ def test_a_limb_reaches_both_ends():
     np.testing.assert_allclose(body.axes[:, :2].T @ body.axes, [[0.01, 0, 0], [0, 0.01, 0]], atol=1e-12)
 
 
-def test_the_order_of_drawing_and_culling_change_nothing():
+def test_drawing_order_and_culling_do_not_change_the_result():
     scene = random_scene(np.random.default_rng(6), SIZE)
     kept = drawing_order(scene.primitives, scene.camera, 0.5)
     assert 0 < len(kept) < 0.9 * len(scene.primitives)
@@ -116,12 +116,12 @@ def test_the_order_of_drawing_and_culling_change_nothing():
         culled.draw(scene.primitives[i])
     for primitive in scene.primitives[::-1]:
         backwards.draw(primitive)
-    # Only the far side of a thin or sunken body can differ, in single samples.
+    # Only single samples on the far side of thin or sunken bodies can differ.
     assert (np.abs(culled.inverse_depth - backwards.inverse_depth) < 1e-6).mean() > 0.998
     assert (culled.category == backwards.category).mean() > 0.998
 
 
-def test_a_box_throws_a_shadow_as_long_as_it_is_high_under_a_sun_at_45_degrees():
+def test_the_shadow_of_a_box_is_as_long_as_its_height_with_the_sun_at_45_degrees():
     street = random_street(np.random.default_rng(7))
     shadows = ShadowMap(street, np.array([-1.0, 1, 0]) / np.sqrt(2))
     frame = Frame(np.array([0.0, 0.5 * street.profile * 100, 10]), np.array([0.0, 0, 1]), np.array([1.0, 0, 0]))

@@ -1,3 +1,5 @@
+"""Rendered scenes: determinism, geometry, undefined pixels, diversity, and the prepared dataset."""
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def scenes():
 
 
 def _points(scene) -> np.ndarray:
-    """Camera coordinates (right, up, towards the viewer) from inverse depth and the camera given with the scene."""
+    """Returns camera coordinates (right, up, towards the viewer) from the scene's inverse depth and camera."""
     camera, (height, width) = scene["camera"], scene["semantic"].shape
     y, x = np.mgrid[0:height, 0:width]
     with np.errstate(divide="ignore"):
@@ -25,7 +27,7 @@ def _points(scene) -> np.ndarray:
     return np.where(np.isfinite(depth)[..., None], ray * depth[..., None], np.nan)
 
 
-def test_a_scene_is_the_same_each_time_and_whatever_came_before(scenes):
+def test_rendering_is_deterministic_and_independent_of_other_scenes(scenes):
     again = render(3, "train", 5, SMALL)
     for name, (dtype, channels) in ARRAYS.items():
         assert again[name].dtype == dtype
@@ -42,12 +44,12 @@ def test_seeds_splits_and_indices_share_no_layout(scenes):
         assert np.abs(other["depth"] - scenes[0]["depth"]).mean() > 0.002
 
 
-def test_unknown_splits_are_refused():
-    with pytest.raises(ValueError, match=r"split is 'test'; choose one of train, val"):
+def test_unknown_splits_are_an_error():
+    with pytest.raises(ValueError, match=r"split: got 'test'; expected one of train, val"):
         render(0, "test", 0, SMALL)
 
 
-def test_ground_points_lie_on_the_ground_of_the_layout():
+def test_ground_points_are_on_the_ground_of_the_layout():
     checked = 0
     for index in range(8):
         scene = render(3, "train", index, SMALL)
@@ -61,7 +63,7 @@ def test_ground_points_lie_on_the_ground_of_the_layout():
         rise = y[level] - 0.5 * street.profile * z[level] ** 2
         on_road = street.road(x[level], z[level]) > 0.02
         off_road = street.road(x[level], z[level]) < -0.02
-        tolerance = 1e-4 * np.maximum(z[level], 10)  # the rounding of float32 grows with the distance
+        tolerance = 1e-4 * np.maximum(z[level], 10)  # float32 rounding errors grow with distance
         assert (np.abs(rise[on_road]) < tolerance[on_road]).all()
         assert (np.abs(rise[off_road] - street.kerb) < tolerance[off_road]).all()
         expected = np.stack([0 * z[level], np.ones(level.sum()), -street.profile * z[level]], -1)
@@ -79,7 +81,7 @@ def test_normals_agree_with_differences_of_the_points(scenes):
         estimate = np.cross(down, across)
         estimate /= np.linalg.norm(estimate, axis=-1, keepdims=True)
         inner = normal[1:-1, 1:-1]
-        # Where the normal is one and the same in a window, and the semantic class too, the surface is flat there.
+        # The surface is flat where a window has a single normal and a single class.
         same = np.linalg.norm(inner, axis=-1) > 0.5
         for shift in ((0, 1), (2, 1), (1, 0), (1, 2)):
             rows, columns = (slice(s, s + n) for s, n in zip(shift, inner.shape[:2], strict=True))
@@ -120,7 +122,7 @@ def test_undefined_pixels_follow_the_contract(scenes):
     assert holes > 50
 
 
-def test_every_class_appears_and_none_rules(scenes):
+def test_every_class_appears_and_none_dominates(scenes):
     maps = np.stack([scene["semantic"] for scene in scenes])
     share = dict(zip(CLASSES, [(maps == i).mean() for i in range(len(CLASSES))], strict=True))
     assert 0.25 < share["flat"] < 0.5
@@ -149,7 +151,7 @@ def test_the_layout_does_not_depend_on_the_image_size():
         small, large = render(3, "train", index, SMALL), render(3, "train", index, (128, 256))
         assert large["camera"]["fx"] == pytest.approx(2 * small["camera"]["fx"])
         blocks = large["semantic"].reshape(64, 2, 128, 2)
-        # A small pixel's centre is the corner between four large ones.
+        # The centre of a small pixel is the corner between four large ones.
         agree = (blocks == small["semantic"][:, None, :, None]).any((1, 3))
         assert agree.mean() > 0.975
         depth = large["depth"].reshape(64, 2, 128, 2)
@@ -179,7 +181,7 @@ def test_each_target_is_missing_once_in_20_scenes():
         assert len({index for indices in missing.values() for index in indices}) == 15
 
 
-def test_the_prepared_set_holds_the_scenes(tmp_path):
+def test_the_prepared_dataset_holds_the_scenes(tmp_path):
     builder = Streets(data_dir=str(tmp_path), image_size=(32, 64), train_examples=20, val_examples=3, seed=3)
     builder.prepare()
     source = builder.as_data_source(split="train")

@@ -1,11 +1,11 @@
-"""People, on foot and on bicycles."""
+"""Pedestrians and cyclists."""
 
 import numpy as np
 
 from mtan_jax.data.streets.primitives import HUMAN, VEHICLE, Frame, Polygon, Primitive, Surface, ellipsoid, limb
 from mtan_jax.data.streets.textures import Values, rough
 
-_FAR = 30.0  # metres; people farther away have no arms
+_FAR = 30.0  # metres; people farther away are drawn without arms
 _SKIN = np.array([[0.55, 0.36, 0.27], [0.4, 0.25, 0.17], [0.2, 0.12, 0.08], [0.62, 0.42, 0.33]])
 
 
@@ -16,7 +16,7 @@ def _cloth(rng: np.random.Generator) -> np.ndarray:
 
 
 def person(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """Someone standing or walking; `frame` on the ground, `ahead` where they look."""
+    """Builds a standing or walking person at `frame` on the ground, facing `ahead`."""
     tall = rng.uniform(1.5, 1.92) if rng.random() < 0.88 else rng.uniform(1.0, 1.4)
     wide = rng.uniform(0.9, 1.2) * tall / 1.75
     step = rng.uniform(-0.13, 0.13) * tall
@@ -46,7 +46,7 @@ def person(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primit
 
 
 def cyclist(rng: np.random.Generator, frame: Frame, sunlit: float) -> list[Primitive]:
-    """A rider on a bicycle; the bicycle is a vehicle, flat, with see-through wheels."""
+    """Builds a cyclist. The bicycle is a flat polygon of class vehicle with see-through wheels."""
     coat, trousers = (Surface(HUMAN, rough(_cloth(rng), 0.1, 2.5), sunlit) for _ in range(2))
     skin = Surface(HUMAN, rough(rng.choice(_SKIN)), sunlit)
     wheel, base = 0.34, 1.05
