@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from mtan_jax.data.builder import Builder, DenseBuilder
+from mtan_jax.data.base_builder import Builder
+from mtan_jax.data.builder import DenseBuilder
 from mtan_jax.data.image_sets import Colour, ImageSet, ImageSets, ImageSetsInfo
 
 

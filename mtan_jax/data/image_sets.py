@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float
 
-from mtan_jax.data.builder import Builder
+from mtan_jax.data.base_builder import Builder
 from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.image_files import printable, read_stored, storable
 

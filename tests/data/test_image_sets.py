@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from helpers.decathlon_release import write_folders
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import DecathlonSet
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.image_sets import ImageSetBuilder, channel_statistics
 from mtan_jax.data.raw.image_files import read_rgb
 

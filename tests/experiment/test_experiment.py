@@ -19,7 +19,7 @@ from mtan_jax import main
 from mtan_jax.config import FREE_FIELDS, ArgumentError, default_config
 from mtan_jax.data import DATASETS
 from mtan_jax.data.batches.set_order import Itinerary
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import writers
 from mtan_jax.runtime.checkpoint import Checkpoints

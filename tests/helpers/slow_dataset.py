@@ -6,7 +6,7 @@ import time
 import numpy as np
 from helpers.toy_data import SIZE, ToyBuilder
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 
 SIZES = {"train": 53, "val": 17}
 

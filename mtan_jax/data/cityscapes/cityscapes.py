@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -69,7 +68,7 @@ class Cityscapes(DenseBuilder):
         self._depth = depth
         self._image_size = height, width = check_image_size(image_size)
         self._classes = read_classes(num_classes, category_ids)
-        folder = None if raw_dir is None else Path(raw_dir)
+        folder = self.find_raw(data_dir, raw_dir)
         found: str = layout
         if layout == "auto":
             options = {"num_classes": num_classes, "image_size": image_size, "depth": depth}
@@ -77,6 +76,7 @@ class Cityscapes(DenseBuilder):
             found = choose_layout((RELEASE, AUTHORS), folder, functools.partial(_is_prepared, options))
         if found == "authors" and depth != "disparity":
             raise ValueError(f"depth: got {depth!r}; the layout 'authors' holds 'disparity' only (it has no cameras).")
+        self.raw_layout = RELEASE if found == "release" else AUTHORS
         self._raw: Release | NpyLayout
         if found == "release":
             self._raw = Release(folder, self._classes.class_map, self._image_size, depth)

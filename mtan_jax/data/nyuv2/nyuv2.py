@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -52,13 +51,14 @@ class NYUv2(DenseBuilder):
         check_choice("num_classes", num_classes, (13, 40))
         self._num_classes = num_classes
         self._image_size = height, width = check_image_size(image_size)
-        folder = None if raw_dir is None else Path(raw_dir)
+        folder = self.find_raw(data_dir, raw_dir)
         found: str = layout
         if layout == "auto":
             options = {"data_dir": data_dir, "num_classes": num_classes, "image_size": image_size}
             found = choose_layout((RELEASE, AUTHORS), folder, functools.partial(_is_prepared, options))
         if found == "authors" and num_classes != 13:
             raise ValueError(f"num_classes: got {num_classes!r}; the layout 'authors' holds 13 classes only.")
+        self.raw_layout = RELEASE if found == "release" else AUTHORS
         self._raw: Release | NpyLayout
         if found == "release":
             self._raw = Release(folder, num_classes, self._image_size)

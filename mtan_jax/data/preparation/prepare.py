@@ -171,7 +171,7 @@ def _write_missing(builder: Preparable, planned: Sequence[Shard], folder: Path, 
         workers = 1  # no split has a second shard: the examples are few, and a process takes seconds to start
     workers = max(min(usable_cores() if workers is None else workers, -(-len(missing) // SHARDS_PER_WORKER)), 1)
     started = time.monotonic()
-    name = f"{builder.name}/{builder.builder_config.name}"
+    name = f"{builder.name}/{builder.info.config_name}"
     with _Progress(name, total, total - left) as progress:
         write_shards(builder, missing, folder, workers, progress.advance)
     seconds, size = time.monotonic() - started, sum((folder / shard.name).stat().st_size for shard in planned)

@@ -10,8 +10,8 @@ import pytest
 from helpers.cityscapes_release import PARTS, write_release
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.cityscapes import Cityscapes
+from mtan_jax.data.errors import RawDataError
 
 SIZE = (64, 128)
 CAMERA = {"fx": 2000.0, "baseline": 0.2}
@@ -312,11 +312,12 @@ def test_missing_raw_data(tmp_path, raw, layout):
     for part in [
         *files,
         source,
-        f"Looked in: {raw_dir}",
+        "downloads/manual/cityscapes" if raw_dir is None else f"Looked in: {raw_dir} (",
         "--config.data.raw_dir",
         "configs/streets.py needs no raw data",
     ]:
         assert part in text
+    assert "None" not in text
     assert not (tmp_path / "prepared").exists()
 
 

@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 from helpers.decathlon_release import drawn, write_official
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import DecathlonSet
+from mtan_jax.data.errors import RawDataError
 
 
 def make(tmp_path):

@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from helpers.decathlon_release import TFDSCopy, drawn, write_folders, write_official
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import Decathlon, DecathlonSet
 from mtan_jax.data.decathlon.results import coco_results, image_id, write_results
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.image_files import read_rgb
 
 SAMPLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "decathlon_sample"
@@ -294,7 +294,7 @@ def test_tfds_in_another_format(tmp_path, copy):
 def test_tfds_missing(tmp_path, copy):
     with pytest.raises(RawDataError) as error:
         make(tmp_path, "dtd", "tfds", raw_dir=None).prepare()
-    assert f"there is no copy of 'dtd' by TFDS in {tmp_path}/prepared (--config.data.raw_dir" in str(error.value)
+    assert f"the set 'dtd' is not prepared in {tmp_path}/prepared" in str(error.value)
     assert "tfds build visual_domain_decathlon/SET --file_format=array_record" in str(error.value)
 
 

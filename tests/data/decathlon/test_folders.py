@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers.decathlon_release import drawn, write_folders
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import DecathlonSet
+from mtan_jax.data.errors import RawDataError
 
 COUNTS = {"train": {"zebra": 2, "ant": 1}, "val": {"zebra": 1, "ant": 1}}
 LOGGER = "mtan_jax.data.decathlon.folders"

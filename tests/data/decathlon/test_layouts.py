@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.decathlon_release import TFDSCopy, write_folders, write_official
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import Decathlon, DecathlonSet
+from mtan_jax.data.errors import RawDataError
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "decathlon.py"
 COUNTS = {"train": {"zebra": 2, "ant": 1}, "val": {"zebra": 1}}

@@ -12,7 +12,7 @@ from helpers import npy_release
 from helpers.nyuv2_release import MAT, frames, write_mat, write_splits
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2 import NYUv2, classes
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -184,11 +184,12 @@ def test_missing_raw_data(tmp_path, raw, layout):
     for part in [
         *files,
         source,
-        f"Looked in: {raw_dir}",
+        "downloads/manual/nyuv2" if raw_dir is None else f"Looked in: {raw_dir} (",
         "--config.data.raw_dir",
         "configs/streets.py needs no raw data",
     ]:
         assert part in text
+    assert "None" not in text
     assert not (tmp_path / "prepared").exists()
 
 

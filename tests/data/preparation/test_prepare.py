@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 from helpers.slow_dataset import SIZES, Slow
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.preparation import prepare, shard_workers, shards
 
 TESTS = pathlib.Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.image_files import SUFFIXES, is_picture, is_stray, printable, read_integers, read_rgb, storable
 
 ORIENTATION = 0x0112

@@ -11,7 +11,7 @@ import pytest
 from helpers import npy_release
 
 from mtan_jax.data import DATASETS, Cityscapes
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2 import NYUv2
 from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.raw import npy_layout

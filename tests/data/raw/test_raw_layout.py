@@ -7,7 +7,7 @@ from helpers import npy_release
 from helpers.cityscapes_release import write_release
 
 from mtan_jax.data import Cityscapes, NYUv2
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.raw.raw_layout import choose_layout
 
@@ -70,7 +70,7 @@ def test_layout_without_any_data_is_the_release(tmp_path):
     assert variant(make("nyuv2", tmp_path, raw_dir=None)) == "release"
     with pytest.raises(RawDataError, match=r"There is no such folder(.|\n)*layout 'release'") as caught:
         make("nyuv2", tmp_path).prepare()
-    assert "Another layout that is read: 'authors' ({train,val}/image/*.npy" in str(caught.value)
+    assert "Another layout that can be read: 'authors' ({train,val}/image/*.npy" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nyuv2", "cityscapes"])
@@ -134,4 +134,4 @@ def test_zips_extracted_into_folders_of_their_own_are_named(tmp_path):
     with pytest.raises(RawDataError) as error:
         make("cityscapes", tmp_path).prepare()
     folders = ", ".join(str(tmp_path / "raw" / f"{part}_trainvaltest") for part in ("gtFine", "leftImg8bit"))
-    assert f"These folders look as if they held some of it: {folders}. Name one that holds all." in str(error.value)
+    assert f"These folders each appear to hold a part: {folders}. Name one that holds all parts." in str(error.value)
