@@ -490,7 +490,7 @@ def test_huge_picture_is_named(tmp_path, animals, monkeypatch):
     path = animals / "train" / "zebra" / "000002.jpg"
     Image.new("L", (30, 30)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # Pillow refuses twice as many; the others have 156 at most
-    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: too large: 900 pixels, at most 400 are read"):
+    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: too large: 900 pixels; the limit is 400"):
         make(tmp_path).prepare()
 
 

@@ -251,7 +251,7 @@ def test_huge_picture_is_one_message(tmp_path, size):
     path = tmp_path / "huge.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     pixels = {20000: "200,000,000", 10000: "100,000,000"}[size[0]]
-    message = f"^{re.escape(str(path))}: too large: {pixels} pixels, at most 89,478,485 are read .* Downscale it.$"
+    message = f"^{re.escape(str(path))}: too large: {pixels} pixels; the limit is 89,478,485 .* Downscale it.$"
     with pytest.raises(RawDataError, match=message):  # a warning that leaks would be another exception
         read_rgb(path)
 

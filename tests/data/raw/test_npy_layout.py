@@ -175,7 +175,7 @@ def test_stray_files_are_skipped(tmp_path):
 
 
 def test_other_files_are_counted_in_one_line(tmp_path, caplog):
-    # Named after a fault: arrays of mistaken names were left out without a word.
+    # A past bug: arrays with mistyped names were skipped silently.
     npy_release.write(tmp_path / "raw", SIZE, counts=(2, 1))
     reader(tmp_path / "raw").check()
     (tmp_path / "raw" / "train" / "image" / "._0.npy").write_bytes(b"")
@@ -186,8 +186,8 @@ def test_other_files_are_counted_in_one_line(tmp_path, caplog):
         (tmp_path / "raw" / "train" / "image" / name).write_bytes(b"")
     reader(tmp_path / "raw").check()
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
-        "left out 1 file or folder that is no array named by a number, such as val/depth/7.npz",
-        "left out 3 files and folders that are no arrays named by a number, such as train/image/0 (copy).npy",
+        "skipped 1 file or folder that is not an array named by a number, such as val/depth/7.npz",
+        "skipped 3 files and folders that are not arrays named by a number, such as train/image/0 (copy).npy",
     ]
 
 
