@@ -262,7 +262,7 @@ def test_leftovers_of_tfds_are_removed(make, caplog):
     with caplog.at_level(logging.INFO):
         builder.prepare(workers=1)
     assert not leftover.exists()
-    assert "which an interrupted preparation has left behind" in caplog.text
+    assert "left behind by an interrupted preparation" in caplog.text
 
 
 def test_shards_of_other_raw_data_are_not_continued(make, raw, monkeypatch, caplog):
@@ -275,7 +275,7 @@ def test_shards_of_other_raw_data_are_not_continued(make, raw, monkeypatch, capl
     (raw / "train" / "3.txt").write_text("9\n")
     with caplog.at_level(logging.INFO):
         make().prepare(workers=1)
-    assert "the raw data, the options or the program have changed since" in caplog.text
+    assert "the raw data, the options or the program have changed" in caplog.text
     assert (make().as_data_source("train")[3]["image"] == 9).all()
 
 
@@ -294,7 +294,7 @@ def test_all_unreadable_raw_files_are_named_at_once(make, raw):
         path.write_text("no number")
     with pytest.raises(RawDataError, match=r"There may be more.$") as error:
         make(strict=True).prepare(workers=1)
-    assert len(str(error.value).splitlines()) == shards.MOST_FAULTS + 1
+    assert len(str(error.value).splitlines()) == shards.MAX_FAULTS + 1
 
 
 def raise_other_error():
@@ -459,7 +459,7 @@ def corrected_in_place(raw):
     size = path.stat().st_size
     path.write_text("5\n")
     assert path.stat().st_size == size
-    return r"1 changed: train/3.txt \(2 bytes of .*, now 2 bytes of .*\)"
+    return r"1 changed: train/3.txt \(2 bytes from .*, now 2 bytes from .*\)"
 
 
 def corrected_with_its_old_time(raw):
@@ -467,7 +467,7 @@ def corrected_with_its_old_time(raw):
     status = path.stat()
     path.write_text("5\n")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    return "the content of a file changed, but neither its size nor its time"
+    return "the content of a file changed, but not its size or modification time"
 
 
 def one_more(raw):
@@ -507,7 +507,7 @@ def test_a_dataset_prepared_without_a_list_of_its_raw_files_is_not_trusted(make)
     make().prepare(workers=1)
     for name in ("preparation.json", "raw_files.tsv.gz"):
         pathlib.Path(make().data_dir, name).unlink()
-    with pytest.raises(RawDataError, match="by a version of this program that kept no list of its raw files"):
+    with pytest.raises(RawDataError, match="by an older version that stored no list of raw files"):
         make().prepare()
 
 
@@ -523,7 +523,7 @@ def test_a_full_disk_is_announced(make, monkeypatch, caplog, free):
     usage = prepare.shutil.disk_usage("/")._replace(free=free)
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
     make().prepare(workers=1)
-    found = re.search(r"may need (.*), and its disk has (.*) free. Use --config.data.data_dir", caplog.text)
+    found = re.search(r"may need (.*), but its disk has (.*) free. Use --config.data.data_dir", caplog.text)
     assert found.groups() == ("91.88 KiB", f"{free} bytes")  # 70 examples of 8 x 12 pixels of 14 bytes
 
 
