@@ -108,7 +108,7 @@ class DataRecord:
     def _classes(self) -> dict[str, object]:
         of_sets = {f"sets.{name}.classes": image_set.classes for name, image_set in self.sets.items()}
         of_variants = {f"variants.{name}": variant for name, variant in self.variants.items()}
-        return {"classes": self.classes} | of_sets | of_variants
+        return {"classes": self.classes, **of_sets, **of_variants}
 
     def _fields(self) -> dict[str, object]:
         fields: dict[str, object] = {"name": self.name, "image_size": self.image_size, "sets": tuple(self.sets)}

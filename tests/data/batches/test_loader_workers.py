@@ -42,7 +42,7 @@ def test_as_many_workers_as_fit_into_shared_memory(monkeypatch, caplog, free, st
     assert shared_memory.fit(4, 5 * MB, streams) == chosen
     assert len(caplog.records) == (chosen != Workers(4, 2))
     if caplog.records:
-        for part in ("/dev/shm has", "free, and config.data.workers = 4 needs", "--shm-size="):
+        for part in ("/dev/shm has", "free, but config.data.workers = 4 needs", "--shm-size="):
             assert part in caplog.text
 
 
@@ -106,7 +106,7 @@ def test_workers_in_a_container_do_not_die_of_a_bus_error(tmp_path):
     ended = run_in_small_shared_memory("size=16m", tmp_path / "program.py")
     assert (ended.returncode, ended.stdout) == (0, "read 60\n"), ended.stderr
     (line,) = ended.stderr.splitlines()
-    assert "/dev/shm has 16 MB free, and config.data.workers = 2 needs 20 MB: using 2 with shorter queues" in line
+    assert "/dev/shm has 16 MB free, but config.data.workers = 2 needs 20 MB: using 2 with shorter queues" in line
 
 
 @pytest.mark.slow

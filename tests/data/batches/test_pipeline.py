@@ -202,7 +202,7 @@ def test_evaluation_counts_every_example_once_over_processes(builder, process_co
     assert sorted(names) == [f"toy/val/{i}" for i in range(7)]
 
 
-@pytest.mark.parametrize(("batch_size", "message"), [(6, "6 cannot .* 4 processes; 4 or 8"), (2, "4 or 8"), (0, "0")])
+@pytest.mark.parametrize(("batch_size", "message"), [(6, "6 is not .* 4 processes; use 4"), (2, "4 or 8"), (0, "0")])
 def test_batch_size_must_be_divisible_by_the_processes(builder, batch_size, message):
     with pytest.raises(ValueError, match=message):
         train(builder, 1, global_batch_size=batch_size, process_count=4)
