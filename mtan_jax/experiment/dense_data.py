@@ -1,7 +1,7 @@
 """Datasets whose images may have a target for every task."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 import jax
 import ml_collections
@@ -93,7 +93,9 @@ class DenseData(TaskData):
             "weight": shape_of_one(dtype=np.float32),
         }
 
-    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Iterator[Batch]:
+    def train_batches(
+        self, start_step: int, *, seed: int, streams: int, total_steps: int
+    ) -> Generator[Batch, None, None]:
         change = functools.partial(augment.augment, inverse_depth=self.info.inverse_depth)
         return pipeline.train_batches(
             self.builder.as_data_source("train"),

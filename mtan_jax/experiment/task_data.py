@@ -1,7 +1,7 @@
 """The dataset of a run, as its tasks use it."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -77,7 +77,9 @@ class TaskData(Protocol):
     def abstract_batch(self) -> AbstractBatch:
         """Shapes and types of a batch of one image."""
 
-    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Iterator[Batch]:
+    def train_batches(
+        self, start_step: int, *, seed: int, streams: int, total_steps: int
+    ) -> Generator[Batch, None, None]:
         """This process' part of every training batch from a step on.
 
         Args:
