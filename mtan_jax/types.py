@@ -1,6 +1,6 @@
 """Types that several parts of the package share. Imports nothing else of the package."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict
 
 import jax
@@ -40,6 +40,7 @@ class Batch(TypedDict):
     id: NotRequired[Sequence[str] | Shaped[np.ndarray, "b"]]
 
 
+Batches: TypeAlias = Generator[Batch, None, None]  # closing one ends its threads or worker processes
 AbstractBatch: TypeAlias = dict[str, PyTree]  # a `Batch` with shapes and types in place of arrays
 
 

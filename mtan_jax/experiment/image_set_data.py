@@ -1,7 +1,7 @@
 """Sets of labelled images, each of which is one task."""
 
 import functools
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
@@ -17,7 +17,7 @@ from mtan_jax.experiment.task_data import TaskData, check_record, shape_of_one
 from mtan_jax.models import IMAGE_BACKBONES
 from mtan_jax.tasks import TASKS, build_tasks
 from mtan_jax.tasks.decathlon_score import decathlon_score
-from mtan_jax.types import AbstractBatch, Batch
+from mtan_jax.types import AbstractBatch, Batch, Batches
 
 MEAN_ACCURACY = "mean/accuracy"
 
@@ -100,9 +100,7 @@ class ImageSetData(TaskData):
             "task": shape_of_one(dtype=np.int32),
         }
 
-    def train_batches(
-        self, start_step: int, *, seed: int, streams: int, total_steps: int
-    ) -> Generator[Batch, None, None]:
+    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Batches:
         return image_set_batches.train_batches(
             {name: self.builder.builders[name].as_data_source("train") for name in self.trained},
             self.info,

@@ -1,7 +1,7 @@
 """Batches of several sets of labelled images; each depends only on the data, the seed and the step."""
 
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, cast, overload
 
 import grain
@@ -15,7 +15,7 @@ from mtan_jax.data.batches.set_order import Plan, SetOrder
 from mtan_jax.data.image_sets import ImageSet, ImageSetsInfo
 from mtan_jax.data.preparation.preparable import StoredExample
 from mtan_jax.data.raw.image_files import read_stored
-from mtan_jax.types import Batch
+from mtan_jax.types import Batch, Batches
 
 Sources: TypeAlias = Mapping[str, Sequence[StoredExample]]
 
@@ -33,7 +33,7 @@ def train_batches(
     augment: bool,
     workers: int,
     streams: int = 1,
-) -> Generator[Batch, None, None]:
+) -> Batches:
     """Iterates over this process' rows of the training batches, from a step to the last.
 
     The images of each set, reshuffled each epoch, form one endless stream. A step uses the next images of each of its

@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 import grain
@@ -14,7 +14,7 @@ from absl import flags
 from mtan_jax.data.batches import loader_workers, shared_memory
 from mtan_jax.data.batches.examples import Example, Examples, blank
 from mtan_jax.data.preparation.preparable import StoredExample
-from mtan_jax.types import Batch
+from mtan_jax.types import Batch, Batches
 
 Row = TypeVar("Row")
 
@@ -26,7 +26,7 @@ _READ_IN_WORKER = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
 _ENDLESS = 2**53
 
 # Open iterators, closed at exit: later, while the interpreter shuts down, grain can no longer do it.
-_OPEN: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+_OPEN: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 
 def train_batches(
@@ -41,7 +41,7 @@ def train_batches(
     augment: Callable[[Example, np.random.Generator], Example] | None,
     workers: int,
     streams: int = 1,
-) -> Generator[Batch, None, None]:
+) -> Batches:
     """Iterates endlessly over this process' rows of the training batches, starting at a step.
 
     The examples, reshuffled each epoch, form one endless stream. The global batch k holds its elements
@@ -80,9 +80,7 @@ def train_batches(
     return iterate(data, local_rows, stack, workers=workers, streams=streams)
 
 
-def with_second(
-    first: Generator[Batch, None, None], second: Generator[Batch, None, None]
-) -> Generator[Batch, None, None]:
+def with_second(first: Batches, second: Batches) -> Batches:
     """Adds a batch of a second stream to each batch, under the key "second" and without its "id".
 
     Args:
@@ -194,7 +192,7 @@ def iterate(
     *,
     workers: int = 0,
     streams: int = 1,
-) -> Generator[Batch, None, None]:
+) -> Batches:
     """Batches and prefetches rows; closing or dropping the iterator ends its threads or processes.
 
     Args:
@@ -223,13 +221,13 @@ def iterate(
     return iterator
 
 
-def _until_closed(data: grain.IterDataset) -> Generator[Batch, None, None]:
+def _until_closed(data: grain.IterDataset) -> Batches:
     """Ends threads and workers when it is closed or dropped, or on an exception."""
     with contextlib.closing(iter(data)) as batches:
         yield from shared_memory.own_arrays(batches)
 
 
-def _of_workers(data: grain.IterDataset, workers: int) -> Generator[Batch, None, None]:
+def _of_workers(data: grain.IterDataset, workers: int) -> Batches:
     """Like `_until_closed`, for worker processes."""
     loader_workers.prepare_start()
     try:
