@@ -1,4 +1,4 @@
-"""A dataset with raw files that takes its time and may fail."""
+"""A dataset with raw files whose preparation is slow and may fail."""
 
 import pathlib
 import time
@@ -12,7 +12,7 @@ SIZES = {"train": 53, "val": 17}
 
 
 class Slow(ToyBuilder):
-    """Toy data with raw files, one per example, and whatever `trouble` does."""
+    """Toy data with one raw file per example; `trouble` is called for the examples with index 30."""
 
     name = "slow"
 
