@@ -1,4 +1,4 @@
-"""What a builder declares of its targets, and what becomes of examples that are something else."""
+"""Declared targets, and errors for examples that do not match them."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mtan_jax.data.builder import TARGETS, Target
 
 
 class Changed(ToyBuilder):
-    """Toy examples with two targets more, and whatever else `change` does."""
+    """Toy examples with two more targets, transformed by `change`."""
 
     targets = ToyBuilder.targets | {"edges": Target(None, np.int8), "flow": Target(2, np.float16)}
     change = dict
@@ -96,4 +96,4 @@ def test_a_class_can_be_defined_twice_as_configuration_files_are_read_twice():
             """Noise."""
 
     assert Again.name == "again"
-    assert TARGETS["normal"] == Target(3, np.float32)  # what ToyBuilder changed of its own
+    assert TARGETS["normal"] == Target(3, np.float32)  # unchanged by the targets of ToyBuilder

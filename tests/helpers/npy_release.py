@@ -2,7 +2,12 @@
 
 import numpy as np
 
-KINDS = {"image": "image", "label": "semantic", "depth": "depth", "normal": "normal"}  # the kind of array in each folder
+KINDS = {
+    "image": "image",
+    "label": "semantic",
+    "depth": "depth",
+    "normal": "normal",
+}  # the kind of array in each folder
 SPLITS = ("train", "val")
 
 

@@ -1,4 +1,4 @@
-"""Batches of several sets: what is in them, and that nothing but data, seed and step decides it."""
+"""Content of the batches of several sets, and their dependence on data, seed and step only."""
 
 import itertools
 
@@ -68,7 +68,7 @@ def test_each_set_is_seen_whole_before_any_image_comes_again(toy_sets):
         assert len(set(first)) == size
         if len(second) == size:
             assert set(second) == set(first)
-            assert second != first  # shuffled anew
+            assert second != first  # reshuffled
 
 
 def test_order_of_a_set_does_not_depend_on_the_others(toy_sets):
@@ -142,12 +142,12 @@ def test_only_sets_that_allow_it_are_mirrored(toy_sets):
             mirrored[name] += is_mirrored
             seen[name] += 1
     assert mirrored["corners"] == 0
-    for name in ("hues", "bars"):  # of some 52 images half, to 4 standard deviations
+    for name in ("hues", "bars"):  # half of about 52 images, within 4 standard deviations
         assert abs(mirrored[name] / seen[name] - 0.5) < 0.28
 
 
 class Wide:
-    """Images of other proportions than the one needed, as an undecoded source."""
+    """An undecoded source of images with another aspect ratio."""
 
     def __init__(self, pictures):
         self._pictures = pictures
@@ -167,7 +167,7 @@ def test_larger_images_are_shrunk_and_cut_out(tmp_path):
     images = image_set_batches.LabelledImages(
         Wide([path.read_bytes()]), ImageSetsInfo("x", SIZE, {"wide": image_set}), "wide"
     )
-    # The shorter side is brought to 16 and the longer follows: what torchvision's Resize(16) does with a Pillow image.
+    # The shorter side becomes 16 and the aspect ratio is kept, as torchvision's Resize(16) does with a Pillow image.
     resized = np.asarray(Image.fromarray(pixels).resize((26, 16), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0]["image"], resized)
     middle = images.centre_crop(images[0])["image"]
@@ -183,7 +183,7 @@ def test_larger_images_are_shrunk_and_cut_out(tmp_path):
         ]
         places.update(fits)
         assert len(fits) == 1
-    assert {left for left, _ in places} == set(range(11))  # every place, the last too
+    assert {left for left, _ in places} == set(range(11))  # every position, including the last
     assert {mirrored for _, mirrored in places} == {False, True}
 
 

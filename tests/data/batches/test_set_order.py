@@ -1,4 +1,4 @@
-"""Which sets the steps of training visit."""
+"""The order in which training steps draw from several sets."""
 
 import dataclasses
 

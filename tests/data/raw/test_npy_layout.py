@@ -1,4 +1,4 @@
-"""The authors' layout, read through the builder of NYUv2."""
+"""The MTAN authors' layout, read through the builder of NYUv2."""
 
 import logging
 import os
@@ -98,7 +98,7 @@ def test_another_image_size_resizes(tmp_path, caplog):
         example = prepared(tmp_path, image_size=(36, 48))[0]
     assert "0.npy is 72x96 pixels: resizing to 36x48" in caplog.text
     arrays = npy_release.draw(SIZE, [0, 0])
-    # Nearest pixels: of the two equally near to the middle Pillow takes the second.
+    # Nearest pixels: Pillow chooses the second of two equally near pixels.
     for folder in ("label", "depth", "normal"):
         np.testing.assert_array_equal(
             example[npy_release.KINDS[folder]], arrays[folder][1::2, 1::2].astype(np.float32), err_msg=folder
@@ -128,7 +128,7 @@ def test_an_example_of_two_sizes_is_an_error(tmp_path):
 
 
 def settings(name):
-    """The builder's options in a configuration's run of seconds, and in the whole one."""
+    """The builder's options in a configuration's smoke run and in its full run."""
     get_config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]
     return [get_config(argument).data.options.to_dict() for argument in ("smoke", None)]
 
@@ -217,7 +217,7 @@ def test_examples_are_read_at_random_without_listing_anew(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
     for index in (10, 0, 3):
         example = raw.example("train", index)
-        assert example["id"] == f"nyuv2/train/{index}"  # by number: 10 comes last
+        assert example["id"] == f"nyuv2/train/{index}"  # sorted by number: 10 is last
         assert_kept(example, npy_release.draw(SIZE, [0, index]))
     assert raw.split_sizes() == {"train": 11, "val": 2}
     assert len(listed) == 8  # 4 folders of 2 splits, once

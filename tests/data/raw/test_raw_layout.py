@@ -1,4 +1,4 @@
-"""Which layout a raw folder holds, and which folder was meant, tried with NYUv2 and Cityscapes."""
+"""Detection of raw layouts, and suggestions of the right folder, with NYUv2 and Cityscapes."""
 
 import os
 
@@ -15,7 +15,7 @@ SIZE = (64, 128)
 
 
 def write(folder, name, layout):
-    """A small dataset, or what it is recognized by."""
+    """Writes a small dataset, or the files by which it is detected."""
     if layout == "authors":
         npy_release.write(folder, SIZE, (1, 1), lambda arrays: arrays | {"label_7": arrays["label"].clip(-1, 6)})
     elif name == "nyuv2":
@@ -61,7 +61,7 @@ def test_layout_without_raw_data_is_the_prepared_one(tmp_path, name):
         data = make(name, tmp_path, raw_dir=raw_dir)
         assert data.is_prepared()
         assert variant(data) == "authors"
-        # Options that the other layout alone has leave one choice.
+        # Options that only the other layout supports determine the layout.
         other = {"num_classes": 40} if name == "nyuv2" else {"depth": "inverse_depth"}
         assert variant(make(name, tmp_path, raw_dir=raw_dir, **other)) == "release"
 
@@ -97,7 +97,7 @@ def test_stray_files_tell_no_layout(tmp_path):
     assert variant(make("nyuv2", tmp_path)) == "release"
 
 
-# The folder above, or below
+# Folders one level too high or too low
 
 
 @pytest.mark.parametrize(
