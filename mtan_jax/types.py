@@ -1,11 +1,11 @@
 """Types that several parts of the package share. Imports nothing else of the package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, PyTree
+from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
 ArrayLike: TypeAlias = Array | np.ndarray
 Path: TypeAlias = tuple[str, ...]  # of a variable: (collection, *modules, name), or without the collection
@@ -37,9 +37,10 @@ class Batch(TypedDict):
     weight: Float[ArrayLike, "b"]
     task: NotRequired[Int32[ArrayLike, "b"]]
     second: NotRequired["Batch"]
-    id: NotRequired[list[str]]
+    id: NotRequired[Sequence[str] | Shaped[np.ndarray, "b"]]
 
 
+Batches: TypeAlias = Generator[Batch, None, None]  # closing one ends its threads or worker processes
 AbstractBatch: TypeAlias = dict[str, PyTree]  # a `Batch` with shapes and types in place of arrays
 
 

@@ -32,9 +32,10 @@ def test_missing_raw_data_end_in_one_message(tmp_path):
     result = call("--config=configs/nyuv2.py:smoke", f"--workdir={tmp_path}", f"--config.data.data_dir={tmp_path}")
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("error: NYUv2 is not prepared yet and its raw data are missing or incomplete.")
+    assert result.stderr.startswith("error: NYUv2 is not prepared in ")
     assert "nyu_depth_v2_labeled.mat" in result.stderr
     assert "--config.data.raw_dir" in result.stderr
+    assert f"{tmp_path}/downloads/manual/nyuv2" in result.stderr
     assert "configs/streets.py needs no raw data." in result.stderr
     assert "Traceback" not in result.stderr
 

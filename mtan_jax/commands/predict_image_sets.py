@@ -171,7 +171,7 @@ def _predict(
             predicted = int(scores[row].argmax())
             found[name].append(
                 {
-                    "id": batch["id"][row],
+                    "id": batch["id"][int(row)],
                     "predicted": image_set.classes[predicted],
                     "probability": round(float(np.exp(scores[row, predicted])), 4),
                     "class": image_set.classes[label] if label >= 0 else None,

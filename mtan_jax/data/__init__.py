@@ -1,4 +1,4 @@
-"""Data sets, by name."""
+"""Datasets by name."""
 
 from mtan_jax.data.builder import DataInfo, DenseBuilder, Target
 from mtan_jax.data.cityscapes import Cityscapes

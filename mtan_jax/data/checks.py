@@ -1,4 +1,4 @@
-"""Checks of raw arrays and of arguments; each error names the file or the argument and the value found."""
+"""Checks of raw arrays and arguments; errors name the file or argument and the value found."""
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -7,19 +7,19 @@ from mtan_jax.data.errors import RawDataError
 
 
 def check_labels(labels: Shaped[np.ndarray, "h w"], lowest: int, highest: int, name: str) -> None:
-    """Checks that a class map holds whole numbers from `lowest` to `highest`."""
+    """Raises `RawDataError` unless a class map holds only integers from `lowest` to `highest`."""
     wrong = ~((labels >= lowest) & (labels <= highest))
     if labels.dtype.kind == "f":
         wrong |= labels != np.floor(labels)
     if wrong.any():
         raise RawDataError(
-            f"{name}: label {labels[wrong][0]} {_where(wrong)} is outside its range; "
-            f"expected whole numbers from {lowest} to {highest}."
+            f"{name}: label {labels[wrong][0]} {_where(wrong)} is out of range; "
+            f"expected integers from {lowest} to {highest}."
         )
 
 
 def check_depth(depth: Float[np.ndarray, "h w"], name: str) -> None:
-    """Checks that a depth map is finite and nowhere negative."""
+    """Raises `RawDataError` unless a depth map is finite and non-negative."""
     wrong = ~(np.isfinite(depth) & (depth >= 0))
     if wrong.any():
         raise RawDataError(
@@ -28,7 +28,11 @@ def check_depth(depth: Float[np.ndarray, "h w"], name: str) -> None:
 
 
 def check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """Returns the height and width as a tuple of two positive integers."""
+    """Returns height and width as a tuple.
+
+    Raises:
+        ValueError: they are not two positive integers.
+    """
     size = tuple(image_size)
     if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
         raise ValueError(f"image_size: got {image_size!r}; expected height and width in pixels, such as (128, 256).")
@@ -36,7 +40,7 @@ def check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_choice(field: str, value: object, known: tuple[object, ...]) -> None:
-    """Checks that `value` is one of `known`."""
+    """Raises `ValueError` unless `value` is one of `known`."""
     if value not in known:
         raise ValueError(f"{field}: got {value!r}; expected one of {', '.join(map(repr, known))}.")
 

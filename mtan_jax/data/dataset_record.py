@@ -1,26 +1,28 @@
-"""What a run keeps of its dataset, so that its network can be used where the dataset is absent."""
+"""The properties of a dataset that a run stores, so that its network can be used without the dataset."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
-from mtan_jax.data.builder import Builder, DenseBuilder
+from mtan_jax.data.base_builder import Builder
+from mtan_jax.data.builder import DenseBuilder
 from mtan_jax.data.image_sets import Colour, ImageSet, ImageSets, ImageSetsInfo
+from mtan_jax.types import Options
 
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord:
-    """A prepared dataset in a few numbers and names.
+    """Names and sizes of a prepared dataset.
 
     Attributes:
         name: as in `config.data.name`.
-        image_size: height and width in pixels that the network sees.
+        image_size: height and width in pixels of the network's input.
         classes: names of the semantic classes of a dense dataset; empty for sets of labelled images.
         examples: number of examples per split of each set; a dense dataset is one set, under its own name.
-        sets: what is known of each set of labelled images, in the order of the tasks; empty for a dense dataset.
-        variants: names of the prepared folders, such as "13-288x384-release", which tell the layout of the raw data.
+        sets: properties of each set of labelled images, in the order of the tasks; empty for a dense dataset.
+        variants: names of the prepared folders, such as "13-288x384-release", which include the raw layout.
     """
 
     name: str
@@ -32,7 +34,7 @@ class DataRecord:
 
     @classmethod
     def of(cls, builder: DenseBuilder | ImageSets, name: str) -> "DataRecord":
-        """The record of a prepared dataset.
+        """Makes the record of a prepared dataset.
 
         Args:
             builder: of the dataset.
@@ -47,13 +49,13 @@ class DataRecord:
 
     @property
     def sets_info(self) -> ImageSetsInfo:
-        """What the other parts of the program need to know of the sets of labelled images."""
+        """Properties of the sets of labelled images."""
         return ImageSetsInfo(self.name, self.image_size, self.sets)
 
     def mismatches(self, builder: DenseBuilder | ImageSets, name: str) -> list[str]:
-        """Compares with what a configuration says of its dataset; needs no data. One line per field that differs."""
-        there: dict[str, Any] = {"name": self.name, "image_size": self.image_size}
-        here: dict[str, Any] = {"name": name, "image_size": _image_size(builder)}
+        """Compares with the dataset of a configuration, without its data. Returns one line per field that differs."""
+        there: dict[str, object] = {"name": self.name, "image_size": self.image_size}
+        here: dict[str, object] = {"name": name, "image_size": _image_size(builder)}
         if self.name == name:
             there["sets"], here["sets"] = tuple(self.sets), ()
             if isinstance(builder, ImageSets):
@@ -63,15 +65,15 @@ class DataRecord:
         return _differences(there, here)
 
     def differences(self, other: "DataRecord") -> list[str]:
-        """Compares with another record. One line per field that differs."""
+        """Compares with another record. Returns one line per field that differs."""
         return _differences(self._fields(), other._fields())
 
     def class_differences(self, other: "DataRecord") -> list[str]:
-        """Compares classes and variants, which give outputs their meaning. One line per field that differs."""
+        """Compares classes and variants, on which the meaning of outputs depends. Returns one line per difference."""
         return _differences(self._classes(), other._classes())
 
     def to_json(self) -> str:
-        """The record as text; `from_json` reads it."""
+        """Serializes the record; `from_json` reads it."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
@@ -79,7 +81,7 @@ class DataRecord:
         """Reads a record.
 
         Raises:
-            ValueError: the text is not that of a record; the message says why.
+            ValueError: a field is missing or invalid.
         """
         try:
             content = json.loads(text)
@@ -100,16 +102,16 @@ class DataRecord:
             raise ValueError(f"a field has the wrong type: {error}") from error
         for name in record.sets or (record.name,):
             if "train" not in record.examples.get(name, {}):
-                raise ValueError(f"examples has no number of training examples of {name!r}")
+                raise ValueError(f"the number of training examples of {name!r} is missing in examples")
         return record
 
-    def _classes(self) -> dict[str, Any]:
+    def _classes(self) -> dict[str, object]:
         of_sets = {f"sets.{name}.classes": image_set.classes for name, image_set in self.sets.items()}
         of_variants = {f"variants.{name}": variant for name, variant in self.variants.items()}
-        return {"classes": self.classes} | of_sets | of_variants
+        return {"classes": self.classes, **of_sets, **of_variants}
 
-    def _fields(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "sets": tuple(self.sets)}
+    def _fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {"name": self.name, "image_size": self.image_size, "sets": tuple(self.sets)}
         fields |= {
             f"examples.{name}.{split}": number
             for name, splits in self.examples.items()
@@ -121,7 +123,7 @@ class DataRecord:
 
 
 def examples_of(builder: DenseBuilder | ImageSets, name: str) -> dict[str, dict[str, int]]:
-    """Number of examples per split of each set that is prepared; a dense dataset is one set, called `name`."""
+    """Number of examples per split of each prepared set; a dense dataset is one set, called `name`."""
     return {
         key: {split: int(info.num_examples) for split, info in each.info.splits.items()}
         for key, each in builders_of(builder, name).items()
@@ -144,13 +146,13 @@ def _classes(builder: DenseBuilder) -> tuple[str, ...]:
 
 
 def _plain(image_set: ImageSet) -> ImageSet:
-    """With the types that JSON keeps, whatever a builder has in their place."""
+    """Converts the fields to types that survive JSON."""
     (red, green, blue), (red_std, green_std, blue_std) = map(float, image_set.mean), map(float, image_set.std)
     classes = tuple(map(str, image_set.classes))
     return ImageSet(image_set.name, classes, (red, green, blue), (red_std, green_std, blue_std), bool(image_set.flip))
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
     names = dict.fromkeys([*there, *here])
     return [
         f"{name}: {_difference(there.get(name), here.get(name))}"
@@ -159,18 +161,18 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     ]
 
 
-def _difference(there: Any, here: Any) -> str:
-    """Both values; of long sequences, such as the names of a thousand classes, the first place that differs."""
+def _difference(there: object, here: object) -> str:
+    """Both values; for long sequences, such as a thousand class names, only the first difference."""
     if not (isinstance(there, tuple) and isinstance(here, tuple) and max(len(there), len(here)) > 12):
         return f"{there!r} there, {here!r} here"
     if len(there) != len(here):
         return f"{len(there)} there, {len(here)} here"
-    place = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
-    return f"the one at position {place} is {there[place]!r} there, {here[place]!r} here"
+    index = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+    return f"the one at position {index} is {there[index]!r} there, {here[index]!r} here"
 
 
-def _same(there: Any, here: Any) -> bool:
-    """Whether both are equal; means and standard deviations up to the order in which they were summed."""
+def _same(there: object, here: object) -> bool:
+    """Equality; floats up to the rounding that a different order of summation causes."""
     if isinstance(there, tuple) and isinstance(here, tuple):
         return len(there) == len(here) and all(map(_same, there, here))
     if isinstance(there, float) and isinstance(here, float):
@@ -178,7 +180,7 @@ def _same(there: Any, here: Any) -> bool:
     return there == here
 
 
-def _image_set(name: str, fields: Mapping[str, Any]) -> ImageSet:
+def _image_set(name: str, fields: Options) -> ImageSet:
     classes = tuple(map(_text, fields["classes"]))
     if not classes:
         raise ValueError(f"sets.{name}.classes is empty")
@@ -190,20 +192,20 @@ def _image_set(name: str, fields: Mapping[str, Any]) -> ImageSet:
     return ImageSet(name, classes, mean, std, fields["flip"])
 
 
-def _colour(name: str, values: Any) -> Colour:
+def _colour(name: str, values: Sequence[float]) -> Colour:
     if len(values) != 3 or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         raise ValueError(f"{name} is {values!r}; expected three finite numbers")
     red, green, blue = map(float, values)
     return red, green, blue
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r}; expected a text")
+        raise TypeError(f"{value!r}; expected a string")
     return value
 
 
-def _count(value: Any) -> int:
+def _count(value: object) -> int:
     if not isinstance(value, int) or value < 0:
-        raise TypeError(f"{value!r}; expected a whole number")
+        raise TypeError(f"{value!r}; expected a non-negative integer")
     return value

@@ -1,15 +1,15 @@
-"""Errors of raw data."""
+"""Errors about raw data."""
 
 
 class RawDataError(FileNotFoundError):
-    """The raw release is missing, incomplete, damaged or another one; the message says which file and what would do."""
+    """The raw release is missing, incomplete, damaged or changed; the message names the file and a remedy."""
 
 
 class UnreadableError(RawDataError):
-    """Several examples cannot be made; the message has a line for each.
+    """Several examples cannot be read; the message has one line for each.
 
     Attributes:
-        faults: what is wrong with each.
+        faults: one message per example.
     """
 
     def __init__(self, faults: list[str]):

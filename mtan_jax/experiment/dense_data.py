@@ -14,7 +14,7 @@ from mtan_jax.experiment.lengths import Lengths
 from mtan_jax.experiment.task_data import TaskData, check_record, shape_of_one
 from mtan_jax.models import BACKBONES
 from mtan_jax.tasks import TASKS, build_tasks
-from mtan_jax.types import AbstractBatch, Batch
+from mtan_jax.types import AbstractBatch, Batch, Batches
 
 
 class DenseData(TaskData):
@@ -93,7 +93,7 @@ class DenseData(TaskData):
             "weight": shape_of_one(dtype=np.float32),
         }
 
-    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Iterator[Batch]:
+    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Batches:
         change = functools.partial(augment.augment, inverse_depth=self.info.inverse_depth)
         return pipeline.train_batches(
             self.builder.as_data_source("train"),

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from mtan_jax.data.batches import image_set_batches
-from mtan_jax.data.batches.set_order import Itinerary
+from mtan_jax.data.batches.set_order import SetOrder
 from mtan_jax.data.dataset_record import DataRecord
 from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.experiment import absent_tasks
@@ -17,7 +17,7 @@ from mtan_jax.experiment.task_data import TaskData, check_record, shape_of_one
 from mtan_jax.models import IMAGE_BACKBONES
 from mtan_jax.tasks import TASKS, build_tasks
 from mtan_jax.tasks.decathlon_score import decathlon_score
-from mtan_jax.types import AbstractBatch, Batch
+from mtan_jax.types import AbstractBatch, Batch, Batches
 
 MEAN_ACCURACY = "mean/accuracy"
 
@@ -85,11 +85,11 @@ class ImageSetData(TaskData):
         return self.record is not None
 
     def check(self) -> None:
-        self._itinerary(dict.fromkeys(self.trained, self.config.batch_size))
+        self._set_order(dict.fromkeys(self.trained, self.config.batch_size))
 
     def lengths(self) -> Lengths:
-        itinerary = self._train_itinerary
-        return Lengths(self.config.batch_size, itinerary.epochs_to_steps, itinerary.steps_to_epochs)
+        set_order = self._train_set_order
+        return Lengths(self.config.batch_size, set_order.epochs_to_steps, set_order.steps_to_epochs)
 
     def abstract_batch(self) -> AbstractBatch:
         return {
@@ -100,11 +100,11 @@ class ImageSetData(TaskData):
             "task": shape_of_one(dtype=np.int32),
         }
 
-    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Iterator[Batch]:
+    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Batches:
         return image_set_batches.train_batches(
             {name: self.builder.builders[name].as_data_source("train") for name in self.trained},
             self.info,
-            self._train_itinerary,
+            self._train_set_order,
             seed=seed,
             steps=total_steps,
             start_step=start_step,
@@ -143,14 +143,14 @@ class ImageSetData(TaskData):
         return decathlon_score(dict(accuracies), errors)
 
     @functools.cached_property
-    def _train_itinerary(self) -> Itinerary:
+    def _train_set_order(self) -> SetOrder:
         sizes = self.num_train()
         for name in self.trained:
             if name not in sizes:
                 raise ValueError(f"the number of training examples of {name} is unknown until it is prepared")
-        return self._itinerary({name: sizes[name] for name in self.trained})
+        return self._set_order({name: sizes[name] for name in self.trained})
 
-    def _itinerary(self, sizes: Mapping[str, int]) -> Itinerary:
+    def _set_order(self, sizes: Mapping[str, int]) -> SetOrder:
         mixing = self.config.mixing
         until = absent_tasks.without(absent_tasks.absent_names(self), dict(mixing.until))
         unknown = [name for name in until if name not in self.targets]
@@ -159,7 +159,7 @@ class ImageSetData(TaskData):
                 f"config.mixing.until has {unknown[0]!r}; the tasks are {', '.join(self.targets)}; "
                 "--config.mixing.until={} leaves out none"
             )
-        return Itinerary(
+        return SetOrder(
             mixing.order,
             dict(sizes),
             self.config.batch_size,

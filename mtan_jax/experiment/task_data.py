@@ -14,7 +14,7 @@ from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.experiment.lengths import Lengths
 from mtan_jax.runtime import parallel, paths
 from mtan_jax.tasks import Task
-from mtan_jax.types import AbstractBatch, Batch, Shape
+from mtan_jax.types import AbstractBatch, Batch, Batches, Shape
 
 
 class TaskData(Protocol):
@@ -77,7 +77,7 @@ class TaskData(Protocol):
     def abstract_batch(self) -> AbstractBatch:
         """Shapes and types of a batch of one image."""
 
-    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Iterator[Batch]:
+    def train_batches(self, start_step: int, *, seed: int, streams: int, total_steps: int) -> Batches:
         """This process' part of every training batch from a step on.
 
         Args:

@@ -1,4 +1,4 @@
-"""What a builder declares of its targets, and what becomes of examples that are something else."""
+"""Declared targets, and errors for examples that do not match them."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mtan_jax.data.builder import TARGETS, Target
 
 
 class Changed(ToyBuilder):
-    """Toy examples with two targets more, and whatever else `change` does."""
+    """Toy examples with two more targets, transformed by `change`."""
 
     targets = ToyBuilder.targets | {"edges": Target(None, np.int8), "flow": Target(2, np.float16)}
     change = dict
@@ -50,24 +50,24 @@ def without(example, name):
         (
             lambda example: without(example, "edges"),
             r"has the arrays depth, flow, image, normal, semantic and `labelled` for depth, edges, flow, normal, "
-            r"semantic; Changed\.targets asks for semantic, depth, normal, edges, flow in both, besides the image",
+            r"semantic; Changed\.targets declares semantic, depth, normal, edges, flow for both, besides the image",
         ),
         (lambda example: example | {"masks": 1}, r"has the arrays depth, edges, flow, image, masks, normal, semantic"),
         (
             lambda example: example | {"labelled": without(example["labelled"], "flow")},
-            r"`labelled` for depth, edges, normal, semantic; Changed\.targets asks for",
+            r"`labelled` for depth, edges, normal, semantic; Changed\.targets declares",
         ),
         (
             lambda example: example | {"edges": example["edges"].astype(int)},
-            r"edges is int64 \(8, 12\); declared is int8 \(8, 12\)",
+            r"edges is int64 \(8, 12\); declared as int8 \(8, 12\)",
         ),
         (
             lambda example: example | {"flow": example["flow"][:4]},
-            r"flow is float16 \(4, 12, 2\); declared is float16 \(8, 12, 2\)",
+            r"flow is float16 \(4, 12, 2\); declared as float16 \(8, 12, 2\)",
         ),
         (
             lambda example: example | {"image": example["image"] / 255},
-            r"image is float64 \(8, 12, 3\); declared is uint8 \(8, 12, 3\)",
+            r"image is float64 \(8, 12, 3\); declared as uint8 \(8, 12, 3\)",
         ),
     ],
 )
@@ -84,7 +84,7 @@ def test_examples_that_are_not_what_is_declared(tmp_path, monkeypatch, change, m
 )
 def test_targets_that_cannot_show_what_is_undefined(channels, dtype):
     name = np.dtype(dtype).name
-    message = rf"Target\(channels={channels}, dtype={name}\): classes are signed integers with channels=None"
+    message = rf"Target\(channels={channels}, dtype={name}\): class maps are signed integers with channels=None"
     with pytest.raises(ValueError, match=message):
         Target(channels, dtype)
 
@@ -96,4 +96,4 @@ def test_a_class_can_be_defined_twice_as_configuration_files_are_read_twice():
             """Noise."""
 
     assert Again.name == "again"
-    assert TARGETS["normal"] == Target(3, np.float32)  # what ToyBuilder changed of its own
+    assert TARGETS["normal"] == Target(3, np.float32)  # unchanged by the targets of ToyBuilder

@@ -1,4 +1,4 @@
-"""How pictures of sets of labelled images are stored, and what is computed from them."""
+"""Storage and channel statistics of sets of labelled images."""
 
 import io
 import os
@@ -10,14 +10,14 @@ import tensorflow_datasets as tfds
 from helpers.decathlon_release import write_folders
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
 from mtan_jax.data.decathlon import DecathlonSet
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.image_sets import ImageSetBuilder, channel_statistics
 from mtan_jax.data.raw.image_files import read_rgb
 
 
 class Pictures(ImageSetBuilder):
-    """A set of the pictures given."""
+    """A set made of the given pictures."""
 
     VERSION = "1.0.0"
 
@@ -36,7 +36,7 @@ class Pictures(ImageSetBuilder):
 
 
 def statistics(*images):
-    """What is kept of the channels of "train"."""
+    """Computes the channel statistics of "train"."""
     builder = Pictures(*images)
     parts = [builder.summarize("train", builder.checked(builder.example("train", i))) for i in range(len(images))]
     return channel_statistics(sum(parts))
@@ -49,7 +49,7 @@ def encode(array, form="PNG", **options):
 
 
 def awkward_files():
-    """Pictures that a plain decoder reads differently, as users have them, some under another suffix; with pixels."""
+    """Picture files that plain decoders read differently, some with a wrong suffix, and their correct pixels."""
     stored = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down

@@ -1,4 +1,4 @@
-"""The code of docs/datasets.md runs as it stands."""
+"""The code in docs/datasets.md runs as written."""
 
 import pathlib
 import re
@@ -30,7 +30,7 @@ def test_own_dataset_and_reading_it_with_plain_tfds(tmp_path, monkeypatch):
     example = tfds.builder_from_directory(builder.data_dir).as_data_source("train")[2]
     assert (example["image"] == 102).all()
     np.testing.assert_array_equal(example["depth"], np.full((96, 128, 1), 0.102, np.float32))
-    # The page's own lines, with the folder of this dataset.
+    # The code on the page, with the folder of this dataset.
     reading = reading.replace('"~/tensorflow_datasets/nyuv2/13-288x384-release/1.1.0"', repr(builder.data_dir))
     reading = reading.replace('"nyuv2/13-288x384-release:1.1.0"', '"rooms/96x128:1.0.0"')
     reading = reading.replace('"~/tensorflow_datasets"', repr(str(tmp_path / "prepared")))

@@ -18,8 +18,8 @@ from mtan_jax import experiment as experiment_module
 from mtan_jax import main
 from mtan_jax.config import FREE_FIELDS, ArgumentError, default_config
 from mtan_jax.data import DATASETS
-from mtan_jax.data.batches.set_order import Itinerary
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.batches.set_order import SetOrder
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import writers
 from mtan_jax.runtime.checkpoint import Checkpoints
@@ -386,14 +386,14 @@ def test_the_authors_schedule_of_the_decathlon():
     """Halved every 50 of 400 epochs; from epoch 300 without ImageNet, at 0.01 (their script)."""
     config = load_config("decathlon")
     sizes = dict.fromkeys(config.tasks, 1280) | {"imagenet12": 128_000}
-    itinerary = Itinerary(config.mixing.order, sizes, config.batch_size, until=dict(config.mixing.until))
-    to_steps = functools.partial(duration.to_steps, epochs_to_steps=itinerary.epochs_to_steps, batch_size=128)
+    set_order = SetOrder(config.mixing.order, sizes, config.batch_size, until=dict(config.mixing.until))
+    to_steps = functools.partial(duration.to_steps, epochs_to_steps=set_order.epochs_to_steps, batch_size=128)
     rate = build_schedule(config.optimizer, to_steps(config.duration), to_steps)
-    assert itinerary.epochs_to_steps(1) == 1000 + 9 * 10
+    assert set_order.epochs_to_steps(1) == 1000 + 9 * 10
     assert to_steps(config.duration) == 300 * 1090 + 100 * 90
     theirs = {0: 0.1, 49: 0.1, 50: 0.05, 120: 0.025, 299: 0.1 * 0.5**5, 300: 0.01, 349: 0.01, 350: 0.005, 399: 0.005}
     for epoch, expected in theirs.items():
-        assert rate(itinerary.epochs_to_steps(epoch)) == pytest.approx(expected), epoch
+        assert rate(set_order.epochs_to_steps(epoch)) == pytest.approx(expected), epoch
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))

@@ -1,4 +1,4 @@
-"""A stream of training batches that worker processes may load."""
+"""A stream of training batches that worker processes can load."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from mtan_jax.data.batches import pipeline
 
 
 class Source:
-    """Rows of 0.7 MB in a batch."""
+    """Five examples of 0.7 MB each."""
 
     def __len__(self):
         return 5

@@ -1,13 +1,18 @@
-"""Draws datasets in the layout of the MTAN authors: `{train,val}/FOLDER/I.npy`."""
+"""Writes random datasets in the MTAN authors' layout, `{train,val}/FOLDER/I.npy`."""
 
 import numpy as np
 
-KINDS = {"image": "image", "label": "semantic", "depth": "depth", "normal": "normal"}  # of each folder
+KINDS = {
+    "image": "image",
+    "label": "semantic",
+    "depth": "depth",
+    "normal": "normal",
+}  # the kind of array in each folder
 SPLITS = ("train", "val")
 
 
 def draw(size, seed, num_classes=13):
-    """The arrays of an example by folder, in the authors' types and shapes."""
+    """Draws the arrays of an example by folder, in the authors' dtypes and shapes."""
     rng = np.random.default_rng(seed)
     normal = rng.normal(size=(*size, 3))
     return {
@@ -19,7 +24,7 @@ def draw(size, seed, num_classes=13):
 
 
 def write(root, size, counts=(3, 2), change=None):
-    """Writes the arrays of NYUv2; `change` makes those of an example from the ones drawn."""
+    """Writes the arrays of NYUv2; `change` transforms the arrays of each example first."""
     for split, count in zip(SPLITS, counts, strict=True):
         for number in range(count):
             arrays = draw(size, [SPLITS.index(split), number])

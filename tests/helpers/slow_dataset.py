@@ -1,4 +1,4 @@
-"""A dataset with raw files that takes its time and may fail."""
+"""A dataset with raw files whose preparation is slow and may fail."""
 
 import pathlib
 import time
@@ -6,13 +6,13 @@ import time
 import numpy as np
 from helpers.toy_data import SIZE, ToyBuilder
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 
 SIZES = {"train": 53, "val": 17}
 
 
 class Slow(ToyBuilder):
-    """Toy data with raw files, one per example, and whatever `trouble` does."""
+    """Toy data with one raw file per example; `trouble` is called for the examples with index 30."""
 
     name = "slow"
 

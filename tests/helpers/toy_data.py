@@ -1,4 +1,4 @@
-"""A data set of noise, prepared as real ones are, for the tests of what reads data."""
+"""A dense dataset of noise, prepared like real ones."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ TARGETS = ("semantic", "depth", "normal")
 
 
 class ToyBuilder(DenseBuilder):
-    """Noise; example i is called toy/split/i and its first pixel is i."""
+    """Noise; example i has the id toy/SPLIT/i and the first pixel i."""
 
     VERSION = "1.0.0"
     targets = KNOWN | {"normal": Target(3, np.float16)}

@@ -488,7 +488,7 @@ def test_score_is_relative_to_the_values_given(make, base):
             {"eval.single_task": (("hues/accuracy", 0.4),)},
             r"single_task = .*: of every set the accuracy is need",
         ),
-        ("mtan", {"tasks": ("hues", "mean")}, r"a set cannot be called 'mean'"),
+        ("mtan", {"tasks": ("hues", "mean")}, r"'mean' is not a valid name of a set"),
         ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"the task 'again' is of the set 'hues'; of sets of labelled"),
     ],
 )

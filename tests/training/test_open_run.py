@@ -325,11 +325,11 @@ def test_a_run_takes_over_the_network_of_one_whose_data_are_gone(sets_run, tmp_p
         (lambda text: text.replace('"flip": true', '"flip": 1', 1), r"sets\.mine\.flip is 1; expected true or false"),
         (
             lambda text: text.replace('"train": 9', '"train": "9"', 1),
-            "a field has the wrong type: '9'; expected a whol",
+            "a field has the wrong type: '9'; expected a non-",
         ),
         (
             lambda text: text.replace('"train"', '"training"', 1),
-            "examples has no number of training examples",
+            "the number of training examples of",
         ),
         (lambda text: "[]", "a field has the wrong type"),
     ],

@@ -1,1 +1,1 @@
-"""Batches from prepared datasets."""
+"""Makes batches from prepared datasets."""

@@ -1,25 +1,23 @@
-"""The authors' augmentation of one example: random zoom by a crop that is resized back, and a horizontal flip."""
-
-from typing import Any
+"""The MTAN authors' augmentation: a random crop resized to the full size, and a horizontal flip."""
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-SCALES = (1.0, 1.2, 1.5)
+from mtan_jax.data.batches.examples import Example
 
-Example = dict[str, Any]
+SCALES = (1.0, 1.2, 1.5)
 
 
 def augment(example: Example, rng: np.random.Generator, *, inverse_depth: bool) -> Example:
-    """Zooms by a scale drawn from `SCALES`, at a place drawn evenly, then flips with probability 1/2.
+    """Zooms by a random scale from `SCALES` at a uniformly random position, then flips with probability 1/2.
 
     Args:
-        example: an example of `mtan_jax.data.batches.examples`; it is left as it is.
+        example: as in `mtan_jax.data.batches.examples`; not modified.
         rng: source of all randomness.
         inverse_depth: whether the target "depth" is an inverse depth.
 
     Returns:
-        A new example of the same shapes and types.
+        A new example with the same shapes and dtypes.
     """
     height, width = example["image"].shape[:2]
     scale = float(rng.choice(SCALES))
@@ -32,20 +30,19 @@ def augment(example: Example, rng: np.random.Generator, *, inverse_depth: bool) 
 
 
 def zoom(example: Example, scale: float, top: int, left: int, *, inverse_depth: bool) -> Example:
-    """Cuts out h/scale x w/scale pixels and resizes them back to h x w.
+    """Crops h/scale x w/scale pixels and resizes them to h x w.
 
-    Image and normals are interpolated; class maps, depth and targets of other names take the nearest pixel. What is
-    seen s times as large is s times as near: depth is divided by `scale` (the authors' rule, for NYUv2's metres) and
-    inverse depth multiplied by it. Normals are not brought back to unit length (as in the authors' code), but where
-    one of the pixels that would enter is undefined the result is undefined, all 0: the authors blend such pixels with
-    the zeros, and train on the result.
+    Image and normals are interpolated bilinearly; class maps, depth and other targets use the nearest pixel. A surface
+    that appears s times larger is s times nearer: depth is divided by `scale` (the authors' rule for NYUv2) and inverse
+    depth is multiplied by it. Interpolated normals are not renormalized, as in the authors' code. Unlike there, a
+    normal is undefined (all 0) if any pixel with nonzero weight is undefined; the authors blend the zeros into it.
 
     Args:
-        example: left as it is.
+        example: not modified.
         scale: at least 1.
         top: first row of the crop.
         left: first column of the crop.
-        inverse_depth: see `augment`.
+        inverse_depth: as in `augment`.
     """
     height, width = example["image"].shape[:2]
     size = (height, width)
@@ -60,24 +57,24 @@ def zoom(example: Example, scale: float, top: int, left: int, *, inverse_depth: 
             targets[name] = resized * factor if inverse_depth else resized / factor
         else:
             targets[name] = resize_nearest(crop, size)
-    return example | {"image": resize_bilinear(example["image"][rows, columns], size), "targets": targets}
+    return {**example, "image": resize_bilinear(example["image"][rows, columns], size), "targets": targets}
 
 
 def flip(example: Example) -> Example:
-    """Mirrors left and right; the x component of normals changes its sign."""
+    """Flips horizontally; the x component of normals changes its sign."""
     targets = {name: target[:, ::-1] for name, target in example["targets"].items()}
     if "normal" in targets:
         targets["normal"] = targets["normal"] * np.array([-1, 1, 1], np.float32)
-    return example | {"image": example["image"][:, ::-1], "targets": targets}
+    return {**example, "image": example["image"][:, ::-1], "targets": targets}
 
 
 def resize_bilinear(array: Float[np.ndarray, "h w c"], size: tuple[int, int]) -> Float[np.ndarray, "h2 w2 c"]:
-    """Resizes to `size` so that the corner pixels stay in the corners (`align_corners=True` in PyTorch)."""
+    """Resizes to `size` with aligned corners (`align_corners=True` in PyTorch)."""
     return _interpolate(_interpolate(array, size[1], axis=1), size[0], axis=0)
 
 
 def resize_nearest(array: Shaped[np.ndarray, "h w *c"], size: tuple[int, int]) -> Shaped[np.ndarray, "h2 w2 *c"]:
-    """Resizes to `size`; pixel i of n takes pixel floor(i * m / n) of m ("nearest" in PyTorch)."""
+    """Resizes to `size`; output pixel i of n is input pixel floor(i * m / n) of m ("nearest" in PyTorch)."""
     rows, columns = (np.arange(out) * length // out for out, length in zip(size, array.shape[:2], strict=True))
     return array[rows].take(columns, axis=1)
 
@@ -85,9 +82,9 @@ def resize_nearest(array: Shaped[np.ndarray, "h w *c"], size: tuple[int, int]) -
 def _resize_normals(normals: Float[np.ndarray, "h w 3"], size: tuple[int, int]) -> Float[np.ndarray, "h2 w2 3"]:
     resized = resize_bilinear(normals, size)
     x, y, z = np.moveaxis(normals, -1, 0) != 0
-    defined = x | y | z  # many times as fast as any(axis=-1)
+    defined = x | y | z  # much faster than any(axis=-1)
     if not defined.all():
-        # Exactly 1 where every pixel of weight above 0 is defined: interpolation between equal values does not round.
+        # Exactly 1 where all pixels with nonzero weight are defined: interpolating equal values does not round.
         resized *= resize_bilinear(defined[..., None].astype(np.float32), size) == 1
     return resized
 

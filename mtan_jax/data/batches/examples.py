@@ -1,36 +1,56 @@
-"""Prepared examples in the types of the batch contract, with errors that say what is wrong."""
+"""Reads prepared examples and converts them to the dtypes of `mtan_jax.types.Batch`."""
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 
-Example = dict[str, Any]
+from mtan_jax.data.preparation.preparable import StoredExample
+
+
+class Example(TypedDict):
+    """One row of a `mtan_jax.types.Batch`.
+
+    Attributes:
+        id: unique in the dataset; "" for padding.
+        image: float32 in 0..1; for sets of labelled images uint8 until it is cropped and normalised.
+        targets: int32 or float32, by target name.
+        labelled: whether each target is labelled.
+        weight: 0 for padding, else 1.
+        task: index of the set in the order of the tasks, for sets of labelled images.
+    """
+
+    id: str
+    image: Float[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"]
+    targets: dict[str, Shaped[np.ndarray, "..."]]
+    labelled: dict[str, np.bool_]
+    weight: np.float32
+    task: NotRequired[np.int32]
 
 
 class PreparedDataError(ValueError):
-    """A prepared data set cannot be read; the message says which and what would do."""
+    """A prepared dataset cannot be read; the message names it and a remedy."""
 
 
 class Records:
-    """The stored examples of a split; safe to share among threads and to pickle.
+    """The stored examples of a split; thread-safe and picklable.
 
     Args:
         source: `builder.as_data_source(split)`, or any sequence of examples.
-        encoded: names of pictures that are left as they are stored.
+        encoded: names of features that are not decoded.
 
     Raises:
         ValueError: the source is empty.
         PreparedDataError: the source cannot be read.
     """
 
-    def __init__(self, source: Sequence[Any], encoded: Sequence[str] = ()):
+    def __init__(self, source: Sequence[StoredExample], encoded: Sequence[str] = ()):
         info = getattr(source, "dataset_info", None)
         self._folder = None if info is None else os.fspath(info.data_dir)
-        # A TFDS source pickles its builder, which workers could not make again; these two parts are all it takes.
+        # A TFDS source pickles its builder, which workers cannot make again; these two parts are sufficient.
         self._records = source if info is None else source.data_source  # type: ignore[attr-defined]
         self._features = None if info is None else info.features
         self._decoders = {name: tfds.decode.SkipDecoding() for name in encoded}
@@ -39,13 +59,13 @@ class Records:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
-        return "The source" if self._folder is None else f"The data set prepared in {self._folder}"
+        """The name for messages."""
+        return "The source" if self._folder is None else f"The dataset prepared in {self._folder}"
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> StoredExample:
         try:
             record = self._records[index]
             if self._features is None:
@@ -54,35 +74,34 @@ class Records:
         except Exception as error:
             if self._folder is None:
                 raise
-            # array_record and TFDS raise errors of many types for damaged files; none names the way out.
+            # For damaged files array_record and TFDS raise errors of many types, none of which names a remedy.
             raise PreparedDataError(
                 f"{self.name} cannot be read: example {index} is damaged or missing ({error}). "
-                "Delete this folder and run the same command again: it prepares the data set anew."
+                "Delete this folder and run the same command again: it prepares the dataset again."
             ) from error
 
 
 class Examples:
-    """A split, read and brought to the types of the batch contract; safe to share among threads and to pickle.
+    """The examples of a split of a dense dataset; thread-safe and picklable.
 
-    Example i is `{"id": str, "image": float32 [h, w, 3] in 0..1, "targets": {name: int32 or float32 [h, w, ...]},
-    "labelled": {name: bool}, "weight": 1}`. Targets of whole numbers become int32, others float32.
+    uint8 images become float32 in 0..1, integer targets int32 and other targets float32.
 
     Args:
-        source: `builder.as_data_source(split)` of a `DenseBuilder`, or any sequence of examples as it describes them.
-        targets: names of the targets that are used.
+        source: `builder.as_data_source(split)` of a `DenseBuilder`, or any sequence of examples in that format.
+        targets: names of the targets to read.
 
     Raises:
         ValueError: the source is empty or lacks a target.
         PreparedDataError: the source cannot be read.
     """
 
-    def __init__(self, source: Sequence[Any], targets: Sequence[str]):
+    def __init__(self, source: Sequence[StoredExample], targets: Sequence[str]):
         self._records = Records(source)
         self._targets = tuple(targets)
         found = self._records[0].keys() - {"id", "image", "labelled"}
-        if lacking := [target for target in self._targets if target not in found]:
+        if missing := [target for target in self._targets if target not in found]:
             raise ValueError(
-                f"{self._records.name} has no target {lacking[0]!r}; it has {', '.join(sorted(found)) or 'none'}."
+                f"{self._records.name} has no target {missing[0]!r}; it has {', '.join(sorted(found)) or 'none'}."
             )
 
     def __len__(self) -> int:
@@ -94,7 +113,7 @@ class Examples:
         return {
             "id": name.decode() if isinstance(name, bytes) else str(name),
             "image": _unit_range(example["image"]),
-            "targets": {target: _wide(example[target]) for target in self._targets},
+            "targets": {target: _widened(example[target]) for target in self._targets},
             "labelled": {target: np.bool_(example["labelled"][target]) for target in self._targets},
             "weight": np.float32(1),
         }
@@ -104,8 +123,9 @@ class Examples:
 
 
 def blank(example: Example) -> Example:
-    """A row that pads a batch: of the same shapes, without an image, labels or weight."""
-    return example | {
+    """A padding row: the same shapes, but a black image, undefined targets and weight 0."""
+    return {
+        **example,
         "id": "",
         "image": np.zeros_like(example["image"]),
         "targets": {
@@ -123,5 +143,5 @@ def _unit_range(image: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"
     return image.astype(np.float32, copy=False)
 
 
-def _wide(target: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h w *c"]:
+def _widened(target: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h w *c"]:
     return target.astype(np.float32 if target.dtype.kind == "f" else np.int32, copy=False)

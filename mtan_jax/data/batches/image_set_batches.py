@@ -1,8 +1,8 @@
-"""Batches of several sets of labelled images, each a function of the data, the seed and the step alone."""
+"""Batches of several sets of labelled images; each depends only on the data, the seed and the step."""
 
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, cast, overload
 
 import grain
 import numpy as np
@@ -11,17 +11,19 @@ from PIL import Image
 
 from mtan_jax.data.batches import pipeline
 from mtan_jax.data.batches.examples import Example, Records
-from mtan_jax.data.batches.set_order import Itinerary, Plan
+from mtan_jax.data.batches.set_order import Plan, SetOrder
 from mtan_jax.data.image_sets import ImageSet, ImageSetsInfo
+from mtan_jax.data.preparation.preparable import StoredExample
 from mtan_jax.data.raw.image_files import read_stored
+from mtan_jax.types import Batch, Batches
 
-Sources = Mapping[str, Sequence[Any]]
+Sources: TypeAlias = Mapping[str, Sequence[StoredExample]]
 
 
 def train_batches(
     sources: Sources,
     info: ImageSetsInfo,
-    itinerary: Itinerary,
+    set_order: SetOrder,
     *,
     seed: int,
     steps: int,
@@ -31,78 +33,77 @@ def train_batches(
     augment: bool,
     workers: int,
     streams: int = 1,
-) -> Generator[pipeline.Batch, None, None]:
-    """This process' rows of the batches of training, from a step to the last.
+) -> Batches:
+    """Iterates over this process' rows of the training batches, from a step to the last.
 
-    The images of a set, shuffled anew each epoch, form one endless stream; a step takes the next of each set that it
-    visits. Row i of a batch is of the step's set i mod g, g being the number of sets a step.
+    The images of each set, reshuffled each epoch, form one endless stream. A step uses the next images of each of its
+    sets. Row i of a batch is from the step's set i mod g, where g is the number of sets per step.
 
     Args:
-        sources: of the sets that are trained on, by name; see `Records`.
+        sources: the training splits, by name of the set; see `Records`.
         info: of all sets, in the order of the tasks.
-        itinerary: which sets a step visits, of those in `sources`.
-        seed: of the order of the images and of their augmentation.
-        steps: number of steps in all.
+        set_order: the sets of each step, among those in `sources`.
+        seed: of shuffling and augmentation.
+        steps: total number of steps.
         start_step: number of batches already used.
-        process_index: of this process.
-        process_count: a divisor of the rows of a set.
-        augment: whether images are cut out at random places and mirrored, where the set allows it.
-        workers: processes that read and augment; 0 for threads of this process.
-        streams: iterators of this kind that are read at the same time; see `pipeline.with_second`.
+        process_index: index of this process.
+        process_count: a divisor of the number of rows per set.
+        augment: whether to crop at random positions and to flip, in sets that allow flips.
+        workers: number of processes that read and augment; 0 uses threads of this process.
+        streams: number of such iterators that are read concurrently; see `pipeline.with_second`.
 
     Returns:
-        An iterator over batches as the batch contract has them, with the key "task", the position of each row's task,
-        and "id" besides.
+        An iterator over batches that include "task" and "id".
 
     Raises:
-        ValueError: the rows of a set cannot be divided among the processes.
-        WorkerError: from the iterator, where a worker process died.
+        ValueError: the rows of a set are not divisible by the number of processes.
+        WorkerError: from the iterator, if a worker process died.
     """
-    rows = itinerary.rows
+    rows = set_order.rows
     local_rows = pipeline.local_batch_size(rows, process_count)
-    images = [_stream(sources[name], info, name, seed, augment) for name in itinerary.sizes]
-    data = Columns(images, itinerary.plan(steps), rows)
+    images = [_stream(sources[name], info, name, seed, augment) for name in set_order.sizes]
+    data = StepExamples(images, set_order.plan(steps), rows)
     data = data.slice(slice(start_step * rows + process_index, None, process_count))
-    return pipeline.iterate(data, local_rows, _stack_columns, workers=workers, streams=streams)
+    return pipeline.iterate(data, local_rows, _stack_steps, workers=workers, streams=streams)
 
 
 def eval_batches(
     sources: Sources, info: ImageSetsInfo, *, batch_size: int, process_index: int, process_count: int
-) -> Iterator[pipeline.Batch]:
-    """This process' rows of one pass over a split of every set, one set after the other; a batch is of one set.
+) -> Iterator[Batch]:
+    """Iterates over this process' rows of one pass over a split of each set; each batch is from one set.
 
-    The last batch of a set is filled up with rows of weight 0.
+    The last batch of a set is padded with rows of weight 0.
 
     Args:
-        sources: of the sets, by name.
+        sources: the splits, by name of the set.
         info: of all sets, in the order of the tasks.
         batch_size: rows of all processes together.
-        process_index: of this process.
+        process_index: index of this process.
         process_count: a divisor of `batch_size`.
     """
     local = pipeline.local_batch_size(batch_size, process_count)
     for name, source in sources.items():
         images = LabelledImages(source, info, name)
-        data = grain.MapDataset.source(pipeline.Padded(Finished(images), batch_size))
+        data = grain.MapDataset.source(pipeline.Padded(CentreCropped(images), batch_size))
         yield from pipeline.iterate(data.slice(slice(process_index, None, process_count)), local, stack)
 
 
-def stack(examples: Sequence[Example]) -> pipeline.Batch:
-    """Makes a batch of examples."""
-    return pipeline.stack(examples) | {"task": np.stack([example["task"] for example in examples])}
+def stack(examples: Sequence[Example]) -> Batch:
+    """Stacks examples to a batch."""
+    return {**pipeline.stack(examples), "task": np.stack([example["task"] for example in examples])}
 
 
-def _stack_columns(columns: Sequence[Sequence[Example]]) -> pipeline.Batch:
-    return stack([example for column in columns for example in column])
+def _stack_steps(rows: Sequence[Sequence[Example]]) -> Batch:
+    return stack([example for row in rows for example in row])
 
 
-class Columns(grain.MapDataset):
-    """The images of all steps: element k * rows + i holds image i of each set that step k visits.
+class StepExamples(grain.MapDataset):
+    """The examples of all steps: element k * rows + i is a list with example i of each set of step k.
 
     Args:
-        streams: endless, one a set.
-        plan: of the steps.
-        rows: images that a step takes of each of its sets.
+        streams: one endless stream of examples per set.
+        plan: the sets of each step.
+        rows: number of examples per step from each of its sets.
     """
 
     def __init__(self, streams: Sequence[grain.MapDataset], plan: Plan, rows: int):
@@ -112,33 +113,38 @@ class Columns(grain.MapDataset):
     def __len__(self) -> int:
         return len(self._plan.sets) * self._rows
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: slice) -> grain.MapDataset: ...
+    @overload
+    def __getitem__(self, index: int) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> grain.MapDataset | list[Example]:
         if isinstance(index, slice):
             return self.slice(index)
         step, row = divmod(index, self._rows)
-        places = zip(self._plan.sets[step], self._plan.starts[step], strict=True)
-        return [self._parents[position][int(start) + row] for position, start in places]
+        sets = zip(self._plan.sets[step], self._plan.starts[step], strict=True)
+        return [cast(Example, self._parents[index][int(start) + row]) for index, start in sets]
 
 
-def _stream(source: Sequence[Any], info: ImageSetsInfo, name: str, seed: int, augment: bool) -> grain.MapDataset:
-    """The images of a set without end. Its order does not depend on the other sets."""
+def _stream(
+    source: Sequence[StoredExample], info: ImageSetsInfo, name: str, seed: int, augment: bool
+) -> grain.MapDataset:
+    """The endless stream of a set's examples, whose order is independent of the other sets."""
     images = LabelledImages(source, info, name)
     own_seed = int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])
     data = grain.MapDataset.source(images).seed(own_seed).shuffle().repeat()
-    return data.random_map(images.vary) if augment else data.map(images.finish)
+    return data.random_map(images.augment) if augment else data.map(images.centre_crop)
 
 
 class LabelledImages:
-    """A split of a set, read; safe to share among threads and to pickle.
+    """The examples of a split of a set, decoded and resized; thread-safe and picklable.
 
     Args:
-        source: `builder.as_data_source(split)` of an `ImageSetBuilder`, or any sequence of examples as it describes
-            them.
+        source: `builder.as_data_source(split)` of an `ImageSetBuilder`, or any sequence of examples in that format.
         info: of all sets.
-        name: of this one.
+        name: of this set.
     """
 
-    def __init__(self, source: Sequence[Any], info: ImageSetsInfo, name: str):
+    def __init__(self, source: Sequence[StoredExample], info: ImageSetsInfo, name: str):
         self._records = Records(source, encoded=("image",))
         self._set: ImageSet = info.sets[name]
         self._names = tuple(info.sets)
@@ -148,41 +154,44 @@ class LabelledImages:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        """The image as stored, brought to a size that just covers the one needed."""
+        """Reads an example; its image is resized by `cover`, but neither cropped nor normalised."""
         example = self._records[index]
-        identity, label = example["id"], np.int32(example["label"])
-        identity = identity.decode() if isinstance(identity, bytes) else str(identity)
-        image = read_stored(example["image"], identity)
+        name, label = example["id"], np.int32(example["label"])
+        name = name.decode() if isinstance(name, bytes) else str(name)
+        image = read_stored(example["image"], name)
         own = self._set.name
         return {
-            "id": identity,
+            "id": name,
             "image": cover(image, self._size),
-            "targets": {name: label if name == own else np.int32(-1) for name in self._names},
-            "labelled": {name: np.bool_(name == own and label >= 0) for name in self._names},
+            "targets": {task: np.asarray(label if task == own else -1, np.int32) for task in self._names},
+            "labelled": {task: np.bool_(task == own and label >= 0) for task in self._names},
             "weight": np.float32(1),
             "task": np.int32(self._names.index(own)),
         }
 
-    def vary(self, example: Example, rng: np.random.Generator) -> Example:
-        """Cut out at a random place, mirrored half the time where that keeps the class, and normalised."""
+    def augment(self, example: Example, rng: np.random.Generator) -> Example:
+        """Crops at a random position, flips with probability 1/2 and normalises.
+
+        If flips would change the class, crops the centre instead, as the authors do.
+        """
         image = example["image"]
         height, width = self._size
-        if self._set.flip:  # as the authors do: no random place either for the sets that must not be mirrored
+        if self._set.flip:
             top = int(rng.integers(image.shape[0] - height, endpoint=True))
             left = int(rng.integers(image.shape[1] - width, endpoint=True))
             image = image[top : top + height, left : left + width]
             if rng.random() < 0.5:
                 image = image[:, ::-1]
-            return example | {"image": normalise(image, self._set)}
-        return self.finish(example)
+            return {**example, "image": normalise(image, self._set)}
+        return self.centre_crop(example)
 
-    def finish(self, example: Example) -> Example:
-        """Cut out of the middle and normalised."""
-        return example | {"image": normalise(centre(example["image"], self._size), self._set)}
+    def centre_crop(self, example: Example) -> Example:
+        """Crops the centre and normalises."""
+        return {**example, "image": normalise(centre(example["image"], self._size), self._set)}
 
 
-class Finished:
-    """Images as evaluation sees them."""
+class CentreCropped:
+    """Examples for evaluation: cropped to the centre and normalised."""
 
     def __init__(self, images: LabelledImages):
         self._images = images
@@ -191,11 +200,11 @@ class Finished:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
-        return self._images.finish(self._images[index])
+        return self._images.centre_crop(self._images[index])
 
 
 def cover(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Resizes so that the image just covers `size`, and keeps its proportions (bilinear, with antialiasing)."""
+    """Resizes to the smallest size that covers `size`, keeping the aspect ratio (bilinear, with antialiasing)."""
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
     height, width = (max(round(side * scale), least) for side, least in zip(image.shape[:2], size, strict=True))
     if (height, width) == image.shape[:2]:
@@ -204,18 +213,18 @@ def cover(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.
 
 
 def centre(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Crops the middle."""
+    """Crops the centre."""
     height, width = size
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
 
 def normalise(image: UInt8[np.ndarray, "h w 3"], image_set: ImageSet) -> Float[np.ndarray, "h w 3"]:
-    """Brings each channel to mean 0 and standard deviation 1 over the set."""
+    """Normalises each channel by its mean and standard deviation over the set."""
     mean, std = np.asarray(image_set.mean, np.float32), np.asarray(image_set.std, np.float32)
     return (image.astype(np.float32) / np.float32(255) - mean) / std
 
 
 def denormalise(image: Float[np.ndarray, "h w 3"], image_set: ImageSet) -> Float[np.ndarray, "h w 3"]:
-    """The image in 0..1, for pictures."""
+    """Inverts `normalise` for pictures, clipped to 0..1."""
     return np.clip(image * np.asarray(image_set.std, np.float32) + np.asarray(image_set.mean, np.float32), 0, 1)

@@ -1,4 +1,4 @@
-"""Which sets the steps of training visit, where each image belongs to one task."""
+"""The order in which training steps draw from several sets of labelled images."""
 
 import dataclasses
 import math
@@ -8,28 +8,28 @@ import numpy as np
 from jaxtyping import Int
 
 ORDERS = ("random", "in_turn", "whole_sets")
-DRAWN_AT_ONCE = 2**16
+DRAWS_PER_CHUNK = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class Itinerary:
-    """Which sets each step takes its batch from, as a function of the seed and the step alone.
+class SetOrder:
+    """The sets from which each step draws its batch; depends only on the seed and the step.
 
     Attributes:
-        order: "random": sets are drawn with probabilities proportional to n^(1 / temperature), n being their sizes;
-            "in_turn": one after the other, a step each; "whole_sets": one after the other, each for as many steps as
-            it takes to see all its images, as the authors of MTAN train on the Decathlon.
-        sizes: images of each set, by name, in the order of the tasks.
-        batch_size: images a step, of all its sets together.
-        groups: sets a step; each gets as many images as the others.
-        temperature: 1: by size; above it sets come closer to equal shares, at infinity they have equal ones. The sets
-            of one step are drawn without repetition, so with several a step small sets come more often.
-        until: by name, after how many passes over all sets a set is left out; others stay to the end. Names of sets
-            that are not trained on mean nothing.
+        order: "random" draws sets with probabilities proportional to n^(1 / temperature), where n is the set's size;
+            "in_turn" cycles through the sets, one step each; "whole_sets" cycles through the sets, each for as many
+            steps as one epoch of it takes, as the MTAN authors train on the Decathlon.
+        sizes: number of images in each set, by name, in the order of the tasks.
+        batch_size: images per step, of all its sets together.
+        groups: sets per step; each contributes the same number of images.
+        temperature: 1 samples sets in proportion to their size, infinity uniformly. The sets of one step are drawn
+            without replacement, so with several per step small sets are drawn more often.
+        until: by name, the number of passes over all sets after which a set is dropped; others remain to the end. Names
+            of sets that are not trained on are ignored.
         seed: of the draws.
 
     Raises:
-        ValueError: the message names the field.
+        ValueError: a field is invalid; the message names it.
     """
 
     order: str
@@ -45,35 +45,34 @@ class Itinerary:
             raise ValueError(f"config.mixing.order = {self.order!r} is not known; known: {', '.join(ORDERS)}")
         if not 1 <= self.groups <= len(self.sizes):
             raise ValueError(
-                f"config.mixing.tasks_per_step = {self.groups}: a number from 1 to {len(self.sizes)}, the number of "
-                "sets that are trained on, is needed"
+                f"config.mixing.tasks_per_step = {self.groups}: expected a number from 1 to {len(self.sizes)}, the "
+                "number of sets that are trained on"
             )
         if self.batch_size % self.groups:
             raise ValueError(
-                f"config.batch_size = {self.batch_size} cannot be divided among config.mixing.tasks_per_step = "
-                f"{self.groups} sets; {max(round(self.batch_size / self.groups), 1) * self.groups} would do"
+                f"config.batch_size = {self.batch_size} is not divisible by config.mixing.tasks_per_step = "
+                f"{self.groups}; use {max(round(self.batch_size / self.groups), 1) * self.groups}"
             )
         if self.order == "whole_sets" and self.groups > 1:
             raise ValueError(
-                f"config.mixing.tasks_per_step = {self.groups}: with config.mixing.order='whole_sets' a step is of one "
-                "set"
+                f"config.mixing.tasks_per_step = {self.groups}: config.mixing.order='whole_sets' needs one set per step"
             )
         if not self.temperature > 0:
-            raise ValueError(f"config.mixing.temperature = {self.temperature}: a number above 0 is needed")
+            raise ValueError(f"config.mixing.temperature = {self.temperature}: expected a number above 0")
         if self.until and self.order != "whole_sets":
             raise ValueError("config.mixing.until needs config.mixing.order='whole_sets'")
         if any(value < 1 or value != int(value) for value in self.until.values()):
-            raise ValueError(f"config.mixing.until = {dict(self.until)}: whole numbers of epochs from 1 on are needed")
+            raise ValueError(f"config.mixing.until = {dict(self.until)}: expected whole numbers of epochs, at least 1")
         if all(name in self.until for name in self.sizes):
-            raise ValueError("config.mixing.until leaves no set after the last of its epochs; {} leaves out none")
+            raise ValueError("config.mixing.until drops all sets after some epoch; keep at least one set")
 
     @property
     def rows(self) -> int:
-        """Images that a step takes of each of its sets."""
+        """Number of images per step from each of its sets."""
         return self.batch_size // self.groups
 
     def epochs_to_steps(self, epochs: float) -> float:
-        """Steps until all sets have been passed so many times in all; with `until`, the sets that still take part."""
+        """Number of steps in so many passes over all sets; with `until`, over the sets that remain."""
         if self.order != "whole_sets":
             return epochs * sum(self.sizes.values()) / self.batch_size
         whole = math.floor(epochs)
@@ -81,7 +80,7 @@ class Itinerary:
         return steps + (epochs - whole) * sum(self._visits(whole).values())
 
     def steps_to_epochs(self, steps: int) -> float:
-        """The inverse of `epochs_to_steps`."""
+        """Inverse of `epochs_to_steps`."""
         if self.order != "whole_sets":
             return steps * self.batch_size / sum(self.sizes.values())
         epoch, left = 0, float(steps)
@@ -90,7 +89,7 @@ class Itinerary:
         return epoch + left / length
 
     def plan(self, steps: int) -> "Plan":
-        """The sets of the first steps. A longer plan begins with a shorter one."""
+        """The sets of the first steps; a shorter plan is a prefix of a longer one."""
         sets = {"random": self._random, "in_turn": self._in_turn, "whole_sets": self._whole_sets}[self.order](steps)
         starts = np.zeros(sets.shape, np.int64)
         for position in range(len(self.sizes)):
@@ -101,10 +100,10 @@ class Itinerary:
     def _random(self, steps: int) -> Int[np.ndarray, "steps groups"]:
         logits = np.log(np.array(list(self.sizes.values()), float)) / self.temperature
         rng, sets = np.random.default_rng([self.seed, 3]), np.zeros((steps, self.groups), np.int16)
-        for start in range(0, steps, DRAWN_AT_ONCE):
-            part = sets[start : start + DRAWN_AT_ONCE]
-            # The largest of logits + Gumbel noise are a draw without repetition.
-            part[:] = np.argsort(-(logits + rng.gumbel(size=(len(part), len(logits)))), axis=1)[:, : self.groups]
+        for start in range(0, steps, DRAWS_PER_CHUNK):
+            chunk = sets[start : start + DRAWS_PER_CHUNK]
+            # Gumbel top-k trick: the largest of logits + Gumbel noise are draws without replacement.
+            chunk[:] = np.argsort(-(logits + rng.gumbel(size=(len(chunk), len(logits)))), axis=1)[:, : self.groups]
         return sets
 
     def _in_turn(self, steps: int) -> Int[np.ndarray, "steps groups"]:
@@ -120,7 +119,7 @@ class Itinerary:
         return np.concatenate([*parts, np.zeros(0, int)])[:steps, None]
 
     def _visits(self, epoch: int) -> dict[str, int]:
-        """Steps of each set in a pass over all."""
+        """Number of steps from each set in an epoch over all sets."""
         return {
             name: math.ceil(size / self.batch_size) if epoch < self.until.get(name, math.inf) else 0
             for name, size in self.sizes.items()
@@ -132,8 +131,8 @@ class Plan:
     """The sets of each step.
 
     Attributes:
-        sets: positions of the sets, each once a step.
-        starts: how many images of the set the steps before have used.
+        sets: indices of the sets, distinct within a step.
+        starts: number of images of each set that earlier steps have used.
     """
 
     sets: Int[np.ndarray, "steps groups"]

@@ -1,6 +1,6 @@
-"""Fits worker processes into shared memory (`/dev/shm`), through which they hand over their batches.
+"""Fits worker processes into shared memory (`/dev/shm`), through which they send their batches.
 
-Docker gives a container 64 MB of it. A worker that writes more than there is dies of SIGBUS.
+A Docker container has 64 MB of it by default. A worker that runs out of it is killed by SIGBUS.
 """
 
 import dataclasses
@@ -9,38 +9,38 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 import numpy as np
 
-Batch = dict[str, Any]
+from mtan_jax.types import Batch
 
 log = logging.getLogger(__name__)
 
 FOLDER = "/dev/shm"
-_LONGEST_WAIT = 5.0  # seconds until memory that somebody else holds is given up
-_PROCESS_BYTES = 50 * 4096  # of a worker's semaphores, each a page, as measured
-USABLE = 0.95  # of what is free; the rest is for other programs
+_MAX_WAIT = 5.0  # seconds to wait for grain to free the memory of a batch
+_PROCESS_BYTES = 50 * 4096  # measured: the semaphores of a worker, one page each
+USABLE = 0.95  # fraction of the free memory to use; the rest is left to other programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """How a stream of batches is read.
+    """The worker processes of a stream of batches.
 
     Attributes:
         count: number of worker processes; 0 for threads of this process.
-        buffer: batches that each worker may be ahead.
+        buffer: number of batches that each worker may prefetch.
     """
 
     count: int
     buffer: int = 2
 
     def bytes_needed(self, batch_bytes: int) -> int:
-        """The most that is in shared memory at a time.
+        """The peak use of shared memory.
 
-        grain keeps, for each worker, a queue of `buffer` batches and one that waits for room in it, and the same
-        again in the main process. One batch more is being copied there (`own_arrays`).
+        For each worker, grain holds a queue of `buffer` batches and one that waits to enter it, and as many again in
+        the main process. One more batch is being copied there (`own_arrays`).
         """
         if self.count == 0:
             return 0
@@ -48,12 +48,12 @@ class Workers:
 
 
 def fit(workers: int, batch_bytes: int, streams: int = 1) -> Workers:
-    """Chooses the most workers, up to those asked for, whose batches fit; logs one line where these are fewer.
+    """Chooses the largest number of workers, up to `workers`, whose batches fit; logs a warning if it is smaller.
 
     Args:
-        workers: processes asked for.
+        workers: the requested number of processes.
         batch_bytes: size of a batch.
-        streams: number of streams with as many workers each that are read at the same time.
+        streams: number of streams, with as many workers each, that are read concurrently.
     """
     wanted, free = Workers(workers), free_bytes()
     if workers == 0 or free is None:
@@ -64,51 +64,52 @@ def fit(workers: int, batch_bytes: int, streams: int = 1) -> Workers:
         needed = streams * wanted.bytes_needed(batch_bytes) / USABLE
         how = f"{chosen.count} with shorter queues" if chosen.count else "threads of this process instead"
         log.warning(
-            "%s has %d MB free, and config.data.workers = %d needs %d MB: using %s. "
-            "In a container, --shm-size=%dm makes room for all.",
+            "%s has %d MB free, but config.data.workers = %d needs %d MB: using %s. "
+            "In a container, --shm-size=%dm provides enough.",
             *(FOLDER, free // 2**20, workers, _megabytes(needed), how, _megabytes(needed)),
         )
     return chosen
 
 
 def own_arrays(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Copies batches out of shared memory, which goes with the worker; the next one is asked for when it is free again.
+    """Copies batches out of shared memory, which ends with the worker, and waits until it is freed before the next one.
 
-    grain frees it in another thread, which can fall several batches behind.
+    grain frees it in another thread, which could fall several batches behind.
     """
     for batch in batches:
         blocks: list[weakref.ref] = []
-        own = _copied(batch, blocks)
+        own = cast(Batch, _copied(batch, blocks))
         del batch
         yield own
-        _wait_for_end_of(blocks)
+        _wait_until_freed(blocks)
 
 
-def _copied(batch: Batch, blocks: list[weakref.ref]) -> Batch:
-    own: Batch = {}
-    for key, value in batch.items():
+def _copied(values: Mapping[str, object], blocks: list[weakref.ref]) -> dict[str, object]:
+    """Copies nested arrays, and adds weak references to their blocks of shared memory to `blocks`."""
+    copies: dict[str, object] = {}
+    for key, value in values.items():
         if isinstance(value, dict):
-            own[key] = _copied(value, blocks)
+            copies[key] = _copied(value, blocks)
         elif type(value) is np.ndarray:
-            own[key] = value
+            copies[key] = value
         else:
-            own[key] = np.array(value)
+            copies[key] = np.array(value)
             if (block := getattr(value, "shm", None)) is not None:
                 blocks.append(weakref.ref(block))
-    return own
+    return copies
 
 
-def _wait_for_end_of(blocks: list[weakref.ref]) -> None:
-    end = time.monotonic() + _LONGEST_WAIT
+def _wait_until_freed(blocks: list[weakref.ref]) -> None:
+    end = time.monotonic() + _MAX_WAIT
     while any(block() is not None for block in blocks) and time.monotonic() < end:
         time.sleep(0.0005)
 
 
 def free_bytes() -> int | None:
-    """Shared memory that this user can take; None where the system sets no limit of its own."""
+    """The shared memory available to this user; None if the system has no separate limit."""
     if sys.platform != "linux":
         return None
-    if not os.access(FOLDER, os.W_OK | os.X_OK):  # read-only, or not there
+    if not os.access(FOLDER, os.W_OK | os.X_OK):  # read-only or missing
         return 0
     stat = os.statvfs(FOLDER)
     return stat.f_bavail * stat.f_frsize

@@ -1,7 +1,6 @@
 """The Cityscapes dataset builder."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import ClassVar, Literal, cast
 
 import numpy as np
@@ -41,7 +40,8 @@ class Cityscapes(DenseBuilder):
 
     Args:
         data_dir: where prepared datasets are stored; None is the TFDS default.
-        raw_dir: where the raw data are; None once the dataset is prepared.
+        raw_dir: where the raw data are; None is `<data_dir>/downloads/manual/cityscapes`. Not needed once the dataset
+            is prepared.
         layout: layout of the raw data; "auto" is the one found in `raw_dir`, else the one already prepared.
         num_classes: 2, 7 or 19.
         image_size: height and width in pixels.
@@ -85,10 +85,11 @@ class Cityscapes(DenseBuilder):
                 category_ids=category_ids,
             ).is_prepared()
 
-        folder = None if raw_dir is None else Path(raw_dir)
+        folder = self.find_raw(data_dir, raw_dir)
         found = choose_layout((RELEASE, AUTHORS), folder, is_prepared) if layout == "auto" else layout
         if found == "authors" and depth != "disparity":
             raise ValueError(f"depth: got {depth!r}; the layout 'authors' has no cameras and only holds 'disparity'.")
+        self.raw_layout = RELEASE if found == "release" else AUTHORS
         self._raw: Release | NpyLayout
         if found == "release":
             self._raw = Release(folder, self._classes.class_map, self._image_size, depth)

@@ -1,10 +1,9 @@
 """The Visual Decathlon builders: one per dataset, and one for several datasets together."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
-
-import tensorflow_datasets as tfds
 
 from mtan_jax.data.checks import check_choice, check_image_size
 from mtan_jax.data.decathlon.folders import FolderSet
@@ -13,7 +12,7 @@ from mtan_jax.data.decathlon.official import OfficialSet
 from mtan_jax.data.decathlon.sets import NUM_CLASSES, UNFLIPPED, statistics
 from mtan_jax.data.decathlon.tfds_copy import TfdsSet
 from mtan_jax.data.image_sets import Colour, ImageSetBuilder, ImageSets
-from mtan_jax.runtime import home
+from mtan_jax.data.raw.manual_downloads import data_root
 
 Layout = Literal["official", "folders", "tfds", "auto"]
 
@@ -32,7 +31,8 @@ class DecathlonSet(ImageSetBuilder):
     Args:
         set_name: name of the dataset. Only the layout "folders" allows others than the ten.
         data_dir: where prepared datasets are stored; None is the TFDS default.
-        raw_dir: where the raw data are; None once the dataset is prepared, or if TFDS' copy is in `data_dir`.
+        raw_dir: where the raw data are; None is `<data_dir>/downloads/manual/decathlon`. Not needed once the dataset is
+            prepared, or if TFDS' copy is in `data_dir`.
         layout: layout of the raw data. "auto" is the one found in `raw_dir`, else the one already prepared; it is
             "folders" for datasets other than the ten.
         flip: whether a flipped image keeps its class; always False for gtsrb, omniglot and svhn.
@@ -55,8 +55,8 @@ class DecathlonSet(ImageSetBuilder):
         flip: bool = True,
     ):
         check_choice("layout", layout, (*LAYOUTS, "auto"))
-        folder = None if raw_dir is None else Path(raw_dir)
-        prepared = Path(data_dir or home.data_dir() or tfds.core.constants.DATA_DIR).expanduser()
+        folder = self.find_raw(data_dir, raw_dir)
+        prepared = data_root(data_dir)
         # The layout is part of the name of the prepared dataset, so it must be known here.
         self._layout = self._detect(set_name, folder, prepared) if layout == "auto" else layout
         if self._layout != "folders":
@@ -64,6 +64,9 @@ class DecathlonSet(ImageSetBuilder):
         elif set_name in ("", ".", "..") or Path(set_name).name != set_name:
             raise ValueError(f"datasets: got {set_name!r}; expected the name of a folder in --config.data.raw_dir.")
         self.flip = flip and set_name not in UNFLIPPED
+        self.raw_layout = dataclasses.replace(
+            LAYOUTS[self._layout], dataset=f"Visual Decathlon: the dataset {set_name!r}"
+        )
         self._raw: FolderSet | TfdsSet
         if self._layout == "official":
             self._raw = OfficialSet(folder, set_name)
@@ -99,8 +102,10 @@ class DecathlonSet(ImageSetBuilder):
         return tuple(ids)
 
     def class_names(self) -> tuple[str, ...]:
-        if self.raw_dir is None and self._layout == "official":  # known without data
-            return tuple(map(str, range(NUM_CLASSES[self.set_name])))
+        if self.raw_dir is None:
+            if self._layout != "official":
+                raise self.no_raw_release()
+            return tuple(map(str, range(NUM_CLASSES[self.set_name])))  # known without data
         return self._raw.class_names()
 
     def known_statistics(self) -> tuple[Colour, Colour] | None:

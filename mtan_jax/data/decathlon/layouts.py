@@ -51,7 +51,7 @@ FOLDERS = RawLayout(
 TFDS = RawLayout(
     dataset="Visual Decathlon",
     name="tfds",
-    expected=("visual_domain_decathlon/SET/VERSION/    in array_record files",),
+    expected=("visual_domain_decathlon/SET/VERSION/    in array_record files, there or in config.data.data_dir",),
     source="tfds build visual_domain_decathlon/SET --file_format=array_record    (needs TensorFlow)",
     signs=_signs("tfds", "*"),
     without=WITHOUT,

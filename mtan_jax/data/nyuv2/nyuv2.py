@@ -1,7 +1,6 @@
 """The NYUv2 dataset builder."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -34,7 +33,8 @@ class NYUv2(DenseBuilder):
 
     Args:
         data_dir: where prepared datasets are stored; None is the TFDS default.
-        raw_dir: where the raw data are; None once the dataset is prepared.
+        raw_dir: where the raw data are; None is `<data_dir>/downloads/manual/nyuv2`. Not needed once the dataset is
+            prepared.
         layout: layout of the raw data; "auto" is the one found in `raw_dir`, else the one already prepared.
         num_classes: 13 or 40; the authors' layout has 13.
         image_size: height and width in pixels.
@@ -65,10 +65,11 @@ class NYUv2(DenseBuilder):
                 data_dir=data_dir, layout=cast(Layout, name), num_classes=num_classes, image_size=image_size
             ).is_prepared()
 
-        folder = None if raw_dir is None else Path(raw_dir)
+        folder = self.find_raw(data_dir, raw_dir)
         found = choose_layout((RELEASE, AUTHORS), folder, is_prepared) if layout == "auto" else layout
         if found == "authors" and num_classes != 13:
             raise ValueError(f"num_classes: got {num_classes!r}; the layout 'authors' only holds 13 classes.")
+        self.raw_layout = RELEASE if found == "release" else AUTHORS
         self._raw: Release | NpyLayout
         if found == "release":
             self._raw = Release(folder, num_classes, self._image_size)

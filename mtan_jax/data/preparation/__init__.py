@@ -1,1 +1,1 @@
-"""Prepares datasets: raw files to shards."""
+"""Prepares datasets: converts raw files to ArrayRecord shards."""

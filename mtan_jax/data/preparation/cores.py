@@ -1,20 +1,20 @@
-"""How many processor cores this process may use."""
+"""The number of CPU cores that this process may use."""
 
 import math
 import os
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
+CGROUP = Path("/sys/fs/cgroup")  # where a container's limits are mounted
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, and no more than its container's share of time (`docker run --cpus`)."""
+    """The number of cores in the CPU affinity mask, capped by the container's CPU quota (`docker run --cpus`)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(math.ceil(min(cores, _quota(CGROUP))), 1)
 
 
 def _quota(folder: Path) -> float:
-    """The cores' worth of time that a control group allows, of either version; infinity where it sets no limit."""
+    """The CPU quota of a cgroup (v1 or v2) in cores; infinity without a limit."""
     for read in (
         lambda: (folder / "cpu.max").read_text().split(),
         lambda: [(folder / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")],

@@ -1,4 +1,4 @@
-"""Fingerprints of raw files: they tell whether a prepared dataset still is that of its raw data, and what changed."""
+"""Fingerprints of raw files, which detect that a prepared dataset is out of date and what changed."""
 
 import contextlib
 import dataclasses
@@ -15,21 +15,21 @@ from pathlib import Path
 from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.image_files import printable
 
-MANIFEST = "raw_files.tsv.gz"  # in a prepared folder: name, size and time of each raw file
+MANIFEST = "raw_files.tsv.gz"  # in a prepared folder: name, size and modification time of each raw file
 
-_SAMPLED_FILES = 256  # whose content is looked at, in as many files or fewer
-_SAMPLED_BLOCKS = 256  # of all sampled files together
+_SAMPLED_FILES = 256  # the maximum number of files whose content is sampled
+_SAMPLED_BLOCKS = 256  # in all sampled files together
 _BLOCK_BYTES = 16 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class RawFile:
-    """A raw file as its folder lists it, links followed.
+    """The `stat` of a raw file, links followed.
 
     Attributes:
-        name: below the raw folder, "/" between its parts; bytes that are no UTF-8 are escaped.
+        name: path relative to the raw folder, with "/" as separator; bytes that are not UTF-8 are escaped.
         size: in bytes.
-        modified: time of the last change, in nanoseconds since 1970.
+        modified: modification time in nanoseconds since 1970.
     """
 
     name: str
@@ -38,35 +38,35 @@ class RawFile:
 
     def __str__(self) -> str:
         when = dt.datetime.fromtimestamp(self.modified / 1e9).isoformat(" ", "milliseconds")
-        return f"{self.size:,} bytes of {when}"
+        return f"{self.size:,} bytes from {when}"
 
     def to_line(self) -> str:
-        """The line of the manifest."""
+        """Formats a line of the manifest."""
         return f"{self.name}\t{self.size}\t{self.modified}\n"
 
     @classmethod
     def from_line(cls, line: str) -> "RawFile":
-        """Reads a line of the manifest."""
+        """Parses a line of the manifest."""
         name, size, modified = line.rstrip("\n").rsplit("\t", 2)
         return cls(name, int(size), int(modified))
 
 
 def fingerprint(paths: Iterable[str], root: str | None, manifest: Path | None = None) -> str | None:
-    """A digest of names, sizes, times of change and a sample of the content of raw files.
+    """Computes a digest of the names, sizes, modification times and a sample of the content of raw files.
 
-    At most 256 files are sampled, chosen by a checksum of their names, 16 KiB blocks spread over each, so a million
-    files cost one `stat` each.
+    At most 256 files, chosen by a checksum of their names, are sampled in 16 KiB blocks spread over each. All others
+    only cost a `stat`.
 
     Args:
         paths: of the files, in a fixed order.
         root: the raw folder.
-        manifest: where to write the list of the files.
+        manifest: the file to which the list of raw files is written, if any.
 
     Returns:
-        The digest; None without any file.
+        The digest; None if there are no files.
 
     Raises:
-        RawDataError: a file is listed but cannot be read, such as a dangling link.
+        RawDataError: a listed file cannot be read, for example because it is a dangling link.
     """
     digest, count = hashlib.blake2b(digest_size=16), 0
     sampled: list[tuple[int, str]] = []
@@ -84,19 +84,19 @@ def fingerprint(paths: Iterable[str], root: str | None, manifest: Path | None = 
 
 
 def changes(paths: Iterable[str], root: str | None, manifest: Path, listed: int = 3) -> str:
-    """Names the raw files that differ from those in a manifest.
+    """Describes which raw files differ from those in a manifest.
 
     Args:
-        paths: as of `fingerprint`.
-        root: the raw folder.
+        paths: as in `fingerprint`.
+        root: as in `fingerprint`.
         manifest: written by `fingerprint`.
-        listed: how many of each kind are named.
+        listed: the maximum number of files named as changed, new and gone.
     """
     try:
         with gzip.open(manifest, "rt", encoding="utf-8", errors="strict", newline="\n") as file:
             before = {entry.name: entry for entry in map(RawFile.from_line, file)}
     except (OSError, EOFError, ValueError, zlib.error):
-        return "it was prepared by a version of this program that kept no list of its raw files"
+        return "it was prepared by an older version that stored no list of raw files"
     kinds: dict[str, list[str]] = {"changed": [], "new": [], "gone": []}
     for path in paths:
         now = _stat(path, root)
@@ -111,7 +111,7 @@ def changes(paths: Iterable[str], root: str | None, manifest: Path, listed: int 
         for kind, names in kinds.items()
         if names
     ]
-    return "; ".join(parts) or "the content of a file changed, but neither its size nor its time"
+    return "; ".join(parts) or "the content of a file changed, but not its size or modification time"
 
 
 def _stat(path: str, root: str | None) -> RawFile:
@@ -119,14 +119,14 @@ def _stat(path: str, root: str | None) -> RawFile:
         status = os.stat(path)
     except OSError as error:
         raise RawDataError(
-            f"{printable(path)}: cannot be read ({error.strerror}). Remove it or put the file in its place."
+            f"{printable(path)}: cannot be read ({error.strerror}). Remove it or restore the file."
         ) from error
     name = path.removeprefix(os.path.join(root, "")) if root else path
     return RawFile(printable(name).replace("\t", "\\t").replace("\n", "\\n"), status.st_size, status.st_mtime_ns)
 
 
 def _keep_smallest(heap: list[tuple[int, str]], entry: tuple[int, str]) -> None:
-    """Adds to a heap that holds the `_SAMPLED_FILES` entries with the largest (negated) keys."""
+    """Adds to a heap of at most `_SAMPLED_FILES` entries, those with the largest (negated) keys."""
     if len(heap) < _SAMPLED_FILES:
         heapq.heappush(heap, entry)
     else:
@@ -134,7 +134,7 @@ def _keep_smallest(heap: list[tuple[int, str]], entry: tuple[int, str]) -> None:
 
 
 def _sample(path: str, blocks: int) -> bytes:
-    """A digest of blocks spread over a file, from its first to its last bytes."""
+    """Computes a digest of blocks spread evenly over a file, from its first to its last byte."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         with open(path, "rb") as file:
@@ -143,13 +143,15 @@ def _sample(path: str, blocks: int) -> bytes:
                 file.seek(start)
                 digest.update(file.read(_BLOCK_BYTES))
     except OSError as error:
-        raise RawDataError(f"{printable(path)}: cannot be read ({error.strerror}). Get this file anew.") from error
+        raise RawDataError(
+            f"{printable(path)}: cannot be read ({error.strerror}). Download or copy this file again."
+        ) from error
     return digest.digest()
 
 
 @contextlib.contextmanager
 def _writer(path: Path | None) -> Iterator[Callable[[str], object]]:
-    """Gives a function that writes text to a compressed file, the same bytes for the same text; or nowhere."""
+    """Yields a function that writes text to a gzip file, deterministically; without a path it writes nothing."""
     if path is None:
         yield len
         return

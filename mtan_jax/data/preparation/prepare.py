@@ -1,7 +1,7 @@
-"""Prepares a dataset: from raw data to sharded ArrayRecord files that TFDS reads.
+"""Prepares a dataset: converts raw data to sharded ArrayRecord files that TFDS reads.
 
-The shards are written to a folder beside the final one, which gets its name when everything is there. A process that
-is killed loses the shards that it was writing; the next one continues with those that are missing.
+The shards are written to a temporary folder next to the final one, which is renamed once it is complete. A process
+that is killed loses only the shards that it was writing; the next one continues with the missing ones.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -30,26 +30,43 @@ from mtan_jax.runtime import lock
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
-SECONDS_OF_A_WAIT = 60.0  # for another process, after which the raw data are looked at again
-SHARDS_PER_WORKER = 2  # that make a process worth its start
+SECONDS_BETWEEN_LINES = 10.0  # between lines of progress, if stderr is not a terminal
+LONG_WAIT_SECONDS = 60.0  # a wait for another process after which the raw data are checked again
+SHARDS_PER_WORKER = 2  # the minimum that makes up for the start of a process
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-RECORD = "preparation.json"  # in a prepared folder: what its shards were made from
+RECORD = "preparation.json"  # in a prepared folder: a `Record`
+
+
+class Record(TypedDict):
+    """The inputs of a preparation; shards are reused only if all of these are equal.
+
+    Attributes:
+        version: of the dataset.
+        code: digest of the code that makes examples.
+        raw: fingerprint of the raw files; None without raw files.
+        shards: the fields of each `Shard`.
+    """
+
+    version: str
+    code: str
+    raw: str | None
+    shards: list[list[str | int]]
 
 
 def prepare(builder: Preparable, *, workers: int | None, again: bool) -> None:
-    """Prepares a dataset, unless another process does so first; waits for one that does.
+    """Prepares a dataset; if another process is already preparing it, waits for that one instead.
 
     Args:
         builder: of the dataset.
-        workers: processes that make examples; None is one per core.
-        again: whether a dataset that is prepared already is replaced.
+        workers: number of processes that make examples; None is one per core.
+        again: whether to replace a dataset that is already prepared.
 
     Raises:
         RawDataError: the raw data are missing, incomplete or damaged.
-        WorkerError: a worker failed in another way.
-        OSError: the files cannot be written; where the disk is full or the folder closed, the message names the option.
+        WorkerError: a worker failed for another reason.
+        OSError: the files cannot be written. If the disk is full or access is denied, the message names the option to
+            change.
     """
     target = Path(builder.data_dir)
     before = stamp(target)
@@ -60,15 +77,15 @@ def prepare(builder: Preparable, *, workers: int | None, again: bool) -> None:
         lock.hold(target.with_name(f"{target.name}.lock"), f"the preparation of {target}", wait=True),
     ):
         if builder.reload() and (not again or stamp(target) != before):
-            builder.check_same_raw()  # another process has prepared it meanwhile
+            builder.check_same_raw()  # another process prepared it in the meantime
             return
-        if time.monotonic() - started > SECONDS_OF_A_WAIT:
-            builder.check_raw()  # again: this process has waited for one that failed
+        if time.monotonic() - started > LONG_WAIT_SECONDS:
+            builder.check_raw()  # again: the process that this one waited for has failed
         folder = target.with_name(f"incomplete.{target.name}")
         old = target.with_name(f"incomplete.old.{target.name}")
         for path in (old, *target.parent.glob(f"incomplete.*_{target.name}")):  # the latter as TFDS names its own
             if path.exists():
-                log.info("removing %s, which an interrupted preparation has left behind", path)
+                log.info("removing %s, left behind by an interrupted preparation", path)
                 shutil.rmtree(path, ignore_errors=True)  # NFS keeps files that are open elsewhere
         planned = _continue_or_start(builder, folder)
         _write_missing(builder, planned, folder, workers)
@@ -85,7 +102,7 @@ def prepare(builder: Preparable, *, workers: int | None, again: bool) -> None:
 
 @contextlib.contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Makes a full disk, and a folder of `target` that cannot be written, one message that names the option."""
+    """Adds the option to change to the error for a full disk or for a folder of `target` that is not writable."""
     try:
         yield
     except OSError as error:
@@ -103,13 +120,13 @@ def _explained(target: Path) -> Iterator[None]:
 
 
 def _is_in_path(name: str | None, target: Path) -> bool:
-    """Whether a file lies beside or below `target`, or is a folder above it; raw files are elsewhere."""
+    """Whether a file is next to or below `target`, or is a folder above it, unlike a raw file."""
     path, folder = (Path(os.path.realpath(each)) for each in (name or target, target.parent))
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 def stamp(folder: Path) -> int | None:
-    """Differs between two preparations of the same folder; None where there is none."""
+    """A number that changes with each preparation of a folder; None if there is none."""
     try:
         return (folder / RECORD).stat().st_mtime_ns
     except OSError:
@@ -117,16 +134,17 @@ def stamp(folder: Path) -> int | None:
 
 
 def raw_digest(folder: Path) -> str | None:
-    """The fingerprint of the raw data that a prepared folder was made from; "" where it is not known."""
-    return _read_record(folder).get("raw", "")
+    """The fingerprint of the raw data that a prepared folder was made from; "" if unknown."""
+    record = _read_record(folder)
+    return record["raw"] if record else ""
 
 
 def _continue_or_start(builder: Preparable, folder: Path) -> list[Shard]:
-    """The shards to make. `folder` keeps those of an earlier attempt if they are of the very same plan."""
+    """Returns the shards to make. Keeps those of an interrupted preparation in `folder` if its record is the same."""
     folder.mkdir(parents=True, exist_ok=True)
     planned = shards.plan_shards(builder, builder.split_sizes())
     manifest = folder / fingerprint.MANIFEST
-    record = {
+    record: Record = {
         "version": str(builder.version),
         "code": shards.code_digest(builder),
         "raw": fingerprint.fingerprint(builder.raw_files(), builder.raw_dir, manifest),
@@ -141,7 +159,7 @@ def _continue_or_start(builder: Preparable, folder: Path) -> list[Shard]:
     if before == record:
         log.info("continuing the preparation of %s", builder.data_dir)
     elif before:
-        log.info("preparing %s anew: the raw data, the options or the program have changed since", builder.data_dir)
+        log.info("preparing %s from scratch: the raw data, the options or the program have changed", builder.data_dir)
     else:
         log.info("preparing %s in %s", builder.name, builder.data_dir)
     partial = folder / f"{shards.UNFINISHED}{RECORD}"
@@ -150,11 +168,12 @@ def _continue_or_start(builder: Preparable, folder: Path) -> list[Shard]:
     return planned
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> Record | None:
     try:
-        return json.loads((folder / RECORD).read_text())
+        content = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
-        return {}
+        return None
+    return cast(Record, content) if isinstance(content, dict) and "raw" in content else None
 
 
 def _write_missing(builder: Preparable, planned: Sequence[Shard], folder: Path, workers: int | None) -> None:
@@ -163,15 +182,15 @@ def _write_missing(builder: Preparable, planned: Sequence[Shard], folder: Path, 
     needed, free = left * builder.example_bytes(), shutil.disk_usage(folder).free
     if needed > free:
         log.warning(
-            "%s may need %s, and its disk has %s free. "
+            "%s may need %s, but its disk has %s free. "
             "Use --config.data.data_dir=FOLDER to prepare it on another disk.",
             *(builder.data_dir, tfds.core.units.Size(needed), tfds.core.units.Size(free) if free else "0 bytes"),
         )
     if all(shard.start == 0 for shard in missing):
-        workers = 1  # no split has a second shard: the examples are few, and a process takes seconds to start
+        workers = 1  # no split has a second shard: for so few examples, starting a process takes longer
     workers = max(min(usable_cores() if workers is None else workers, -(-len(missing) // SHARDS_PER_WORKER)), 1)
     started = time.monotonic()
-    name = f"{builder.name}/{builder.builder_config.name}"
+    name = f"{builder.name}/{builder.info.config_name}"
     with _Progress(name, total, total - left) as progress:
         write_shards(builder, missing, folder, workers, progress.advance)
     seconds, size = time.monotonic() - started, sum((folder / shard.name).stat().st_size for shard in planned)
@@ -183,7 +202,7 @@ def _write_missing(builder: Preparable, planned: Sequence[Shard], folder: Path, 
 
 
 def _write_info(builder: Preparable, planned: Sequence[Shard], folder: Path) -> None:
-    """Writes the files by which TFDS knows a dataset."""
+    """Writes the files that describe the dataset to TFDS."""
     info = builder.new_info()
     info.metadata.update(builder.metadata(shards.add_summaries(planned, folder)))
     splits = []
@@ -202,12 +221,12 @@ def _write_info(builder: Preparable, planned: Sequence[Shard], folder: Path) -> 
 
 
 class _Progress:
-    """Shows how many examples are made: a bar on a terminal, a line now and then elsewhere. Safe to share by threads.
+    """Reports progress, as a bar on a terminal and as a line every 10 s elsewhere. Thread-safe.
 
     Args:
         name: of the dataset.
         total: number of examples.
-        done: how many were made before.
+        done: number of examples already made.
     """
 
     def __init__(self, name: str, total: int, done: int):

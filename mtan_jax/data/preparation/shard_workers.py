@@ -1,11 +1,12 @@
-"""Processes that write shards.
+"""Writes shards in worker processes.
 
-Each is a fresh Python interpreter that runs `main`. So nothing of the main process is copied (JAX may run threads
-in it), its main module is not imported again, as `multiprocessing` would do, and no shared memory is used.
+Each worker is a new Python interpreter that runs `main`. Unlike `multiprocessing`, this does not fork the main process
+(in which JAX may run threads), does not import its main module again, and uses no shared memory.
 """
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import pathlib
 import queue
@@ -15,16 +16,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
-from typing import Any
-
-import cloudpickle
 
 import mtan_jax
 from mtan_jax.data.errors import UnreadableError
 from mtan_jax.data.preparation.preparable import Preparable
-from mtan_jax.data.preparation.shards import MOST_FAULTS, Shard, write_shard
+from mtan_jax.data.preparation.shards import MAX_FAULTS, Shard, write_shard
 
-# Ctrl-C is for the main process alone, which ends its workers.
+# Workers ignore Ctrl-C: the main process ends them.
 _MAIN = """import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 from mtan_jax.data.preparation import shard_workers
@@ -32,7 +30,7 @@ shard_workers.main(int(sys.argv[1]))"""
 
 
 class WorkerError(RuntimeError):
-    """A process that prepares data failed; the message has its traceback, or says how it ended."""
+    """A process that prepares data failed; the message has its traceback or exit status."""
 
 
 def write_shards(
@@ -42,49 +40,51 @@ def write_shards(
 
     Args:
         builder: of the dataset.
-        shards: to write, in this order.
-        folder: to write them to.
-        workers: number of processes; 1 writes them in this one.
-        written: is called after each example, in any thread.
+        shards: the shards to write, in this order.
+        folder: the folder to write them to.
+        workers: number of processes; 1 writes in this process.
+        written: called after each example, from any thread.
 
     Raises:
-        UnreadableError: raw files of some examples are damaged or missing. All other shards are written first, unless
-            there are `MOST_FAULTS` of them.
-        WorkerError: a process failed in another way.
+        UnreadableError: raw files are damaged or missing. All other shards are written first, unless `MAX_FAULTS`
+            examples are unreadable.
+        WorkerError: a process failed for another reason.
     """
     waiting: queue.SimpleQueue[Shard] = queue.SimpleQueue()
     for shard in shards:
         waiting.put(shard)
     faults: list[str] = []
 
-    def write_all(write: Callable[..., None], *first: Any) -> None:
+    def write_all(write: Callable[[Shard, pathlib.Path, Callable[[], None]], None]) -> None:
         """Writes shards until none is left."""
         with contextlib.suppress(queue.Empty):
-            while len(faults) < MOST_FAULTS:
+            while len(faults) < MAX_FAULTS:
                 try:
-                    write(*first, waiting.get_nowait(), folder, written)
+                    write(waiting.get_nowait(), folder, written)
                 except UnreadableError as error:
                     faults.extend(error.faults)
 
     if workers == 1:
         try:
-            write_all(write_shard, builder)
+            write_all(functools.partial(write_shard, builder))
         finally:
             builder.close_raw()
     else:
         builder.close_raw()
         with contextlib.ExitStack() as stack:
             threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
-            started = [stack.enter_context(_started(builder)) for _ in range(workers)]  # are killed before threads end
+            started = [
+                stack.enter_context(_started(builder)) for _ in range(workers)
+            ]  # killed before the threads are joined
             for future in concurrent.futures.as_completed([threads.submit(write_all, each.write) for each in started]):
                 future.result()
     if faults:
-        more = ["There may be more."] if len(faults) >= MOST_FAULTS else []
-        raise UnreadableError([*faults[:MOST_FAULTS], *more])
+        more = ["There may be more."] if len(faults) >= MAX_FAULTS else []
+        raise UnreadableError([*faults[:MAX_FAULTS], *more])
 
 
 class _Worker:
-    """The main process' side of a worker."""
+    """The main process' handle of a worker."""
 
     def __init__(self, process: subprocess.Popen, channel: connection.Connection):
         self._process, self._channel = process, channel
@@ -102,13 +102,15 @@ class _Worker:
             reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise WorkerError(
                 f"a process that prepared {shard.split} {shard.start} to {shard.stop - 1} ended with {reason}"
-                + (" (out of memory? fewer --config.data.prepare_workers need less)" if code == -signal.SIGKILL else "")
+                + (" (out of memory? use fewer --config.data.prepare_workers)" if code == -signal.SIGKILL else "")
             ) from error
 
 
 @contextlib.contextmanager
 def _started(builder: Preparable) -> Iterator[_Worker]:
-    """A worker, which is killed at the end."""
+    """Starts a worker, and kills it on exit."""
+    import cloudpickle
+
     ours, theirs = connection.Pipe()
     packages = [str(pathlib.Path(mtan_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -121,7 +123,7 @@ def _started(builder: Preparable) -> Iterator[_Worker]:
                 env={**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(filter(None, packages))},
             )
         try:
-            ours.send(sys.path)  # where the module of a user's own builder may lie
+            ours.send(sys.path)  # the module of a user's own builder may be found there
             ours.send_bytes(cloudpickle.dumps(builder))
             yield _Worker(process, ours)
         finally:
@@ -130,7 +132,9 @@ def _started(builder: Preparable) -> Iterator[_Worker]:
 
 
 def main(descriptor: int) -> None:
-    """A worker: makes the builder that it is sent, and writes the shards that it is sent, until nobody sends any."""
+    """Runs a worker: receives a builder, then writes the shards that it receives until the connection closes."""
+    import cloudpickle
+
     with connection.Connection(descriptor) as channel:
         try:
             sys.path[:] = channel.recv()
@@ -140,17 +144,19 @@ def main(descriptor: int) -> None:
                 try:
                     write_shard(builder, shard, folder, lambda: channel.send(1))
                 except UnreadableError as error:
-                    channel.send(error)  # the other shards may be whole
+                    channel.send(error)  # other shards may be readable
                 else:
                     channel.send(None)
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            return  # the main process has ended, or ends this one
+            return  # the main process ended or is ending this one
         except Exception as error:
             channel.send(_as_message(error))
 
 
 def _as_message(error: Exception) -> Exception:
-    """The error as it is if its message says enough, and can be sent; otherwise its traceback."""
+    """Returns the error itself if it explains itself and can be pickled; otherwise its traceback."""
+    import cloudpickle
+
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     raised_here = type(error).__module__.startswith("mtan_jax") or (
         isinstance(error, ValueError) and frame.f_globals["__name__"].startswith("mtan_jax")

@@ -1,4 +1,4 @@
-"""Shards: the files of a prepared dataset, each written as a whole."""
+"""Shards: the files of a prepared dataset, each written atomically."""
 
 import contextlib
 import functools
@@ -17,10 +17,10 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from mtan_jax.data.errors import RawDataError, UnreadableError
 from mtan_jax.data.preparation.preparable import Preparable
 
-SHARD_BYTES = 64 * 2**20  # of the examples in a shard, about
-UNFINISHED = "unfinished."  # begins the name of a shard that is being written
-MOST_FAULTS = 20  # raw files that cannot be read, after which a preparation gives up
-SUMMARY = "summary.npy"  # ends the names of files beside the folder, with each shard's share of `Builder.summarize`
+SHARD_BYTES = 64 * 2**20  # approximate size of a shard
+UNFINISHED = "unfinished."  # prefix of files that are being written
+MAX_FAULTS = 20  # unreadable examples after which a preparation stops
+SUMMARY = "summary.npy"  # suffix of files next to the folder with the sum of `Builder.summarize` over each shard
 
 
 class Shard(NamedTuple):
@@ -33,20 +33,20 @@ class Shard(NamedTuple):
 
 
 def plan_shards(builder: Preparable, sizes: dict[str, int]) -> list[Shard]:
-    """Divides the splits into shards of about `SHARD_BYTES`, the same for the same raw data, whoever writes them.
+    """Divides the splits into shards of about `SHARD_BYTES`; deterministic for the same raw data.
 
     Args:
         builder: of the dataset.
         sizes: number of examples of each split.
     """
-    most = max(SHARD_BYTES // max(builder.example_bytes(), 1), 1)
+    max_examples = max(SHARD_BYTES // max(builder.example_bytes(), 1), 1)
     if builder.max_shard_examples is not None:
-        most = min(most, builder.max_shard_examples)
+        max_examples = min(max_examples, builder.max_shard_examples)
     shards = []
     for split, size in sizes.items():
         if size < 1:
             raise RawDataError(f"{builder.name}: the split {split!r} has no examples; at least 1 is needed")
-        count = -(-size // most)
+        count = -(-size // max_examples)
         template = file_template(builder, split)
         bounds = [size * i // count for i in range(count + 1)]
         for i in range(count):
@@ -56,23 +56,23 @@ def plan_shards(builder: Preparable, sizes: dict[str, int]) -> list[Shard]:
 
 
 def file_template(builder: Preparable, split: str) -> tfds.core.ShardedFileTemplate:
-    """How TFDS names the files of a split."""
+    """The template by which TFDS names the files of a split."""
     return tfds.core.ShardedFileTemplate(
         data_dir=builder.data_path, dataset_name=builder.name, split=split, filetype_suffix="array_record"
     )
 
 
 def write_shard(builder: Preparable, shard: Shard, folder: Path, written: Callable[[], None]) -> None:
-    """Writes a shard. Its file has its name only once it is complete.
+    """Writes a shard, under a temporary name until it is complete.
 
     Args:
         builder: of the dataset.
-        shard: to write.
-        folder: to write it to.
-        written: is called after each example.
+        shard: the shard to write.
+        folder: the folder to write it to.
+        written: called after each example.
 
     Raises:
-        UnreadableError: raw files of some examples are damaged or missing; it lists all of them up to `MOST_FAULTS`.
+        UnreadableError: raw files are damaged or missing; lists up to `MAX_FAULTS` examples.
     """
     serializer = ExampleSerializer(builder.info.features.get_serialized_info())
     summary: np.ndarray | None = None
@@ -85,20 +85,22 @@ def write_shard(builder: Preparable, shard: Shard, folder: Path, written: Callab
                     example = builder.checked(builder.example(shard.split, index))
                 except RawDataError as error:
                     faults.append(str(error))
-                    if len(faults) >= MOST_FAULTS:
+                    if len(faults) >= MAX_FAULTS:
                         break
                     continue
                 if (part := builder.summarize(shard.split, example)) is not None:
                     summary = part if summary is None else summary + part
                 message = serializer.get_tf_example(builder.info.features.encode_example(example))
-                write(message.SerializeToString(deterministic=True))  # a map, else in an order of the process
+                write(
+                    message.SerializeToString(deterministic=True)
+                )  # otherwise the order of features varies by process
                 written()
         if faults:
             raise UnreadableError(faults)
         if summary is not None:
             np.save(_summary_path(shard.name, folder), summary, allow_pickle=False)
         with unfinished.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut could leave an empty file of that name
+            os.fsync(file.fileno())  # otherwise a power failure could leave an empty file under the final name
         os.replace(unfinished, folder / shard.name)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -106,7 +108,7 @@ def write_shard(builder: Preparable, shard: Shard, folder: Path, written: Callab
 
 @contextlib.contextmanager
 def _writer(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Gives a function that writes a record; what the library raises becomes an OSError that names the folder."""
+    """Yields a function that writes a record; errors of the library become an OSError that names the folder."""
 
     def checked(function: Callable[..., None], *arguments: bytes) -> None:
         try:
@@ -128,7 +130,7 @@ def _writer(path: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def missing(shards: Sequence[Shard], folder: Path) -> list[Shard]:
-    """The shards without all their examples, or without a summary where others of the split have one."""
+    """The shards that are incomplete, or lack a summary although others of their split have one."""
     summed = {shard.split for shard in shards if _summary_path(shard.name, folder).exists()}
     return [
         shard
@@ -139,7 +141,7 @@ def missing(shards: Sequence[Shard], folder: Path) -> list[Shard]:
 
 
 def _num_examples(path: Path) -> int:
-    """The number of examples in a file; 0 where it is damaged or not there."""
+    """The number of examples in a file; 0 if it is damaged or missing."""
     if not path.exists():
         return 0
     try:
@@ -153,7 +155,7 @@ def _num_examples(path: Path) -> int:
 
 
 def add_summaries(shards: Sequence[Shard], folder: Path) -> np.ndarray | None:
-    """The sum of what `Builder.summarize` gave for all examples; None where it gave nothing."""
+    """The sum of `Builder.summarize` over all examples; None if it always returned None."""
     total: np.ndarray | None = None
     for shard in shards:
         path = _summary_path(shard.name, folder)
@@ -174,7 +176,7 @@ def _summary_path(shard: str, folder: Path) -> Path:
 
 
 def code_digest(builder: Preparable) -> str:
-    """A digest of the code that makes examples: of this package, and of the files that define the builder's class."""
+    """Computes a digest of the code that makes examples: `mtan_jax.data` and the files that define the builder."""
     files = set(Path(__file__).parents[1].rglob("*.py"))
     for cls in type(builder).__mro__:
         if not cls.__module__.startswith("tensorflow_datasets"):

@@ -1,1 +1,1 @@
-"""Readers of raw files and layouts."""
+"""Reads raw files and detects raw layouts."""

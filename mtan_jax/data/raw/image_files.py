@@ -1,4 +1,4 @@
-"""Reads picture files of every format and pixel type as RGB, and raw label and depth maps as integers."""
+"""Reads picture files of any raster format and pixel type as RGB, and label and depth maps as integers."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable
-from typing import BinaryIO, Literal, TypeVar
+from typing import BinaryIO, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -17,63 +17,63 @@ from mtan_jax.data.raw.image_pixels import orientation, to_rgb
 
 Image.init()  # registers all formats
 
-# Formats of vector graphics, documents, videos and containers, and formats that need a program besides Pillow.
+# Vector graphics, documents, videos and containers, and formats that need a program besides Pillow.
 _EXCLUDED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 _EXTENSIONS = {
     suffix: name
     for suffix, name in Image.registered_extensions().items()
-    if (name in Image.OPEN or name == "MPO") and name not in _EXCLUDED  # the reader of JPEG opens MPO
+    if (name in Image.OPEN or name == "MPO") and name not in _EXCLUDED  # MPO files are opened by the JPEG reader
 }
-# A file without a signature, such as a TGA file, is recognised by its suffix alone: any text would pass for one.
+# Formats without a signature, such as TGA, are recognized by suffix only: almost any file would match them.
 _SIGNED = tuple(name for name in Image.ID if name in _EXTENSIONS.values() and Image.OPEN[name][1] is not None)
 
-SUFFIXES = tuple(sorted(_EXTENSIONS))  # of the formats that can be read, such as ".png"; lower case
+SUFFIXES = tuple(sorted(_EXTENSIONS))  # of all formats that can be read, such as ".png"; lower case
 KNOWN_FORMATS = "PNG, JPEG, WebP, TIFF, BMP, GIF and other raster formats that Pillow reads"  # for messages
 
 _STRAY = {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "icon\r"}
 _STRAY |= {"$recycle.bin", "#recycle", "@recycle", "#snapshot", "system volume information", "lost+found"}
 
-# Above `Image.MAX_IMAGE_PIXELS` Pillow warns, above twice as many it raises.
+# Pillow warns above `Image.MAX_IMAGE_PIXELS` pixels and raises above twice as many.
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-Picture = bytes | str | os.PathLike[str]
+Picture: TypeAlias = bytes | str | os.PathLike[str]
 Result = TypeVar("Result")
 
 
 def is_picture(name: str) -> bool:
-    """Whether the file name has a picture's suffix and is not stray."""
+    """Whether a file name has a picture's suffix and is not that of a stray file."""
     return os.path.splitext(name)[1].lower() in _EXTENSIONS and not is_stray(name)
 
 
 def is_stray(name: str) -> bool:
-    """Whether a desktop, a notebook or a disk leaves files or folders of this name: dot-files, `__MACOSX`, bins."""
+    """Whether a name is that of a hidden, desktop or disk file or folder, such as `.DS_Store` or `__MACOSX`."""
     return name.startswith(".") or name.lower() in _STRAY
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    r"""The name for logs and messages: bytes that are not UTF-8 are escaped, as in `caf\xe9.png`."""
+    r"""Escapes bytes that are not UTF-8 for logs and messages, as in `caf\xe9.png`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_rgb(picture: Picture, name: str = "") -> UInt8[np.ndarray, "h w 3"]:
     """Reads a picture as RGB, upright.
 
-    - The EXIF orientation is applied. Of several frames the first is read. Colour profiles are ignored.
+    - The EXIF orientation is applied. The first of several frames is read. Colour profiles are ignored.
     - Transparent pixels are composited over white.
-    - Colour samples of 16 bits keep their upper 8.
-    - Greyscale samples of 12 and 16 bits (unsigned) keep their upper 8: black is 0, white is 65535 for 16 bits.
+    - 16-bit colour samples keep their upper 8 bits.
+    - Unsigned 12-bit and 16-bit greyscale samples keep their upper 8 bits: black is 0, white is 65535 for 16 bits.
     - Greyscale of signed or 32-bit integers and of floats has no fixed white. White is the smallest value that no pixel
-      exceeds out of 255, 65535 and the type's maximum for integers, and out of 1, 255 and 65535 for floats. Negative
+      exceeds, out of 255, 65535 and the dtype's maximum for integers, and out of 1, 255 and 65535 for floats. Negative
       values and NaN are black, infinity is white. Floats above 65535 are an error.
 
-    Not for several threads of a process at once, as it silences Pillow's warnings; see `read_stored`.
+    Not thread-safe, because it silences Pillow's warnings; `read_stored` is.
 
     Args:
         picture: the path of a file, or its bytes.
-        name: of the picture, for messages; a path names itself.
+        name: of the picture, for messages; ignored if `picture` is a path.
 
     Raises:
-        RawDataError: the file is missing, no picture, damaged, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+        RawDataError: the file is missing, not a picture or damaged, or exceeds `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -81,18 +81,18 @@ def read_rgb(picture: Picture, name: str = "") -> UInt8[np.ndarray, "h w 3"]:
 
 
 def read_stored(picture: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a picture of a prepared set, to the same pixels as `read_rgb`; safe in several threads."""
+    """Reads a picture of a prepared set to the same pixels as `read_rgb`; thread-safe."""
     return _read(picture, name, to_rgb)
 
 
 def storable(picture: Picture, name: str = "") -> bytes:
     """Returns a picture as the bytes of a JPEG or PNG file that plain decoders read to the pixels of `read_rgb`.
 
-    Upright JPEG and PNG files, RGB or greyscale of 8 bits without transparency, are returned as they are. All else is
-    converted and returned as PNG.
+    Upright JPEG and PNG files in 8-bit RGB or greyscale without transparency are returned unchanged. All others are
+    converted to PNG.
 
     Raises:
-        RawDataError: see `read_rgb`.
+        RawDataError: as in `read_rgb`.
     """
     where = _where(picture, name)
     if not isinstance(picture, bytes):
@@ -101,7 +101,7 @@ def storable(picture: Picture, name: str = "") -> bytes:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pixels = _read(picture, where, lambda image: None if _is_plain(image, picture) else to_rgb(image))
-    if pixels is None and not caught:  # what Pillow warns of now it would warn of each time the prepared set is read
+    if pixels is None and not caught:  # Pillow would repeat a warning each time the set is read
         return picture
     encoded = io.BytesIO()
     Image.fromarray(read_rgb(picture, where) if pixels is None else pixels).save(encoded, "PNG")
@@ -109,10 +109,12 @@ def storable(picture: Picture, name: str = "") -> bytes:
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:
-    """Loads the image; whether its file can be stored as it is."""
+    """Loads the image; returns whether its file can be stored unchanged."""
     image.load()
     return (
-        (image.format in ("JPEG", "MPO") or (image.format == "PNG" and data[24] == 8))  # bits of a PNG's samples
+        (
+            image.format in ("JPEG", "MPO") or (image.format == "PNG" and data[24] == 8)
+        )  # byte 24 of a PNG file is its bit depth
         and image.mode in ("L", "RGB")
         and "transparency" not in image.info
         and orientation(image) == 1
@@ -120,10 +122,10 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
 
 
 def read_integers(picture: Picture, name: str, kind: Literal["uint8", "uint16"]) -> Shaped[np.ndarray, "h w"]:
-    """Reads the values of a picture of one channel, such as labels, as they are; of a palette, the indices.
+    """Reads the unscaled values of a one-channel picture, such as labels; for a palette, its indices.
 
     Raises:
-        RawDataError: see `read_rgb`; also where the picture is of another kind.
+        RawDataError: as in `read_rgb`, or the picture has another number of channels or another dtype.
     """
     modes = {"uint8": ("L", "P"), "uint16": ("I;16", "I;16L", "I;16B", "I")}[kind]
 
@@ -138,7 +140,7 @@ def read_integers(picture: Picture, name: str, kind: Literal["uint8", "uint16"])
 
 
 def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result]) -> Result:
-    """Opens a picture and converts it; every error of Pillow becomes a `RawDataError` that names the picture."""
+    """Opens and converts a picture; any error of Pillow becomes a `RawDataError` that names the picture."""
     where = _where(picture, name)
     limit = Image.MAX_IMAGE_PIXELS
     with _open(picture, where) as file:
@@ -152,7 +154,7 @@ def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result])
         except _TOO_LARGE as error:
             pixels = re.search(r"\d+", str(error))
             raise RawDataError(
-                f"{where}: too large: {int(pixels[0]) if pixels else 'more':,} pixels, at most {limit:,} are read "
+                f"{where}: too large: {int(pixels[0]) if pixels else 'more':,} pixels; the limit is {limit:,} "
                 "(PIL.Image.MAX_IMAGE_PIXELS). Downscale it."
             ) from error
         except UnidentifiedImageError as error:
@@ -160,8 +162,8 @@ def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result])
             reason = "the file is empty" if empty else f"expected {KNOWN_FORMATS}"
             raise RawDataError(f"{where}: cannot be read as a picture: {reason}. Replace or remove it.") from error
         except MemoryError as error:
-            raise RawDataError(f"{where}: does not fit into memory. Downscale it.") from error
-        except Exception as error:  # damaged files make Pillow raise anything from SyntaxError to RuntimeError
+            raise RawDataError(f"{where}: does not fit in memory. Downscale it.") from error
+        except Exception as error:  # for damaged files Pillow raises anything from SyntaxError to RuntimeError
             reason = f"truncated or damaged ({error or type(error).__name__})"
             raise RawDataError(f"{where}: cannot be read as a picture: {reason}. Replace or remove it.") from error
 
@@ -177,7 +179,7 @@ def _open(picture: Picture, where: str) -> BinaryIO:
         raise RawDataError(f"{where}: a folder, not a picture. Rename or remove it.") from error
     except (OSError, ValueError) as error:
         raise RawDataError(f"{where}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
-    # Opening a pipe would wait for its writer; some devices never end.
+    # Opening a pipe would wait for its writer, and some devices never end.
     raise RawDataError(f"{where}: a pipe, a socket or a device, not a picture. Remove it.")
 
 

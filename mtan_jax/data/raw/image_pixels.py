@@ -11,7 +11,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Converts an opened image by the rules of `mtan_jax.data.raw.image_files.read_rgb`.
 
     Raises:
-        ValueError: greyscale floats above 65535. Pillow raises many more errors.
+        ValueError: greyscale floats exceed 65535. Pillow raises errors of many other types for damaged files.
     """
     bits, fixed = _sample_bits(image)
     white_is_zero = _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
@@ -36,32 +36,32 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 def make_upright(image: Image.Image) -> None:
     """Loads the image and applies its EXIF orientation in place; damaged EXIF is ignored."""
     image.load()  # may raise: damaged pixels are an error
-    with contextlib.suppress(Exception):  # whatever the parser of EXIF stumbles over
+    with contextlib.suppress(Exception):  # the EXIF parser raises errors of many types
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded image, 1 (upright) to 8; 1 where there is none or EXIF is damaged."""
+    """The EXIF orientation of a loaded image, 1 (upright) to 8; 1 if it is absent or EXIF is damaged."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever the parser of EXIF stumbled over
+    except Exception:  # the EXIF parser raises errors of many types
         return 1
     return value if value in range(1, 9) else 1
 
 
 def _tag(image: Image.Image, tag: int, default: int) -> int:
-    """The first value of a TIFF tag; the default for images of other formats."""
+    """The first value of a TIFF tag; `default` for images in other formats."""
     value = image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
     return value[0] if isinstance(value, tuple) else value
 
 
 def _sample_bits(image: Image.Image) -> tuple[int, bool]:
-    """Bits of the magnitude of an integer sample, and whether the full range is the one from black to white."""
+    """Bits of an integer sample without its sign, and whether white is the maximum that these bits can hold."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = _tag(image, TiffImagePlugin.BITSPERSAMPLE, 1)
         signed = _tag(image, TiffImagePlugin.SAMPLEFORMAT, 1) == 2
         return bits - signed, bits <= 16 and not signed
-    # Pillow opens 16-bit PNG and PPM files as "I;16" or "I", by its version, and scales PPM to 16 bits.
+    # Depending on its version, Pillow opens 16-bit PNG and PPM files as "I;16" or "I"; it scales PPM to 16 bits.
     if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
         return 16, True
     return 31, False

@@ -1,4 +1,4 @@
-"""The MTAN authors' preprocessed datasets: `{train,val}/FOLDER/I.npy`, one file per array."""
+"""Reads the MTAN authors' preprocessed datasets: `{train,val}/FOLDER/I.npy`, one file per array."""
 
 import dataclasses
 import functools
@@ -6,42 +6,42 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int8, Shaped
 
 from mtan_jax.data.checks import check_depth, check_labels
 from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.preparation.preparable import StoredExample
 from mtan_jax.data.raw.image_files import is_stray, printable
 from mtan_jax.data.raw.raw_layout import RawLayout
 from mtan_jax.data.raw.resize import resize_bilinear, resize_nearest
 
 SPLITS = ("train", "val")
-CHANNELS = {"image": 3, "semantic": None, "depth": 1, "normal": 3}  # None: a map [h, w] of classes
-VOID = 255  # of label maps stored as uint8, which cannot hold -1
+CHANNELS = {"image": 3, "semantic": None, "depth": 1, "normal": 3}  # None: a class map [h, w]
+VOID = 255  # in label maps stored as uint8, which cannot hold -1
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class NpyLayout:
-    """Reads the authors' arrays, and resizes those of another size than `image_size`.
+    """Reads the authors' arrays, and resizes them if their size is not `image_size`.
 
-    Arrays of the right size are kept bit for bit (as float32 and int8). Others are resized as the releases are: images
+    Arrays of the right size are kept bit-identical (as float32 and int8). Others are resized like the releases: images
     bilinearly, labels, depth and normals to the nearest pixel.
 
-    Arrays are [h, w, channels] as the authors store them, or [channels, h, w]; the one channel of depth may be left
-    out. Numbers are of any type: images hold 0..1, or 0..255 as uint8; label maps hold -1 where void, or 255 as uint8.
-    Files that are not named by a number are left out and counted in the log, stray ones such as `._0.npy` silently.
+    Arrays are [h, w, channels] as the authors store them, or [channels, h, w]; the channel axis of depth is optional.
+    Any numeric dtype is read: images hold 0..1, or 0..255 as uint8; label maps hold -1 where void, or 255 as uint8.
+    Files whose name is not a number are skipped and counted in the log, hidden ones such as `._0.npy` silently.
 
     Attributes:
-        layout: for messages.
-        raw_dir: holds `train` and `val`; None where not given.
+        layout: this layout, for messages.
+        raw_dir: the folder that holds `train` and `val`; None where there is none.
         folders: the folder of "image" and of each target.
         num_classes: label maps hold -1 (void) to num_classes - 1.
         image_size: height and width of the arrays of an example.
-        other: the other layout of this dataset, to recognize it when it was given instead.
+        other: the other layout of this dataset, detected for the error if it is found instead.
     """
 
     layout: RawLayout
@@ -52,7 +52,7 @@ class NpyLayout:
     other: RawLayout
 
     def raw_files(self) -> Iterator[str]:
-        """Yields the paths of all arrays, by split, folder and number; nothing where there are none."""
+        """Yields the paths of all arrays, by split, folder and number."""
         if self.raw_dir is None or not self.raw_dir.is_dir():
             return
         self._forget()
@@ -62,33 +62,33 @@ class NpyLayout:
                     yield os.path.join(self.raw_dir, split, folder, name)
 
     def check(self) -> None:
-        """Raises RawDataError unless all folders of a split hold the same numbers; logs what will be resized."""
+        """Raises `RawDataError` unless all folders of a split hold the same numbers; logs any resizing."""
         if self.raw_dir is None or not self.raw_dir.is_dir():
             raise self.layout.missing(self.raw_dir)
         if self.other.lies_in(self.raw_dir) and not self.layout.lies_in(self.raw_dir):
             raise self.layout.wrong_layout(self.raw_dir, self.other)
         self._forget()
         for split, folders in self._files.items():
-            everything = set[int]().union(*folders.values())
-            if not everything:
+            numbers = set[int]().union(*folders.values())
+            if not numbers:
                 raise self.layout.missing(
                     self.raw_dir, f"{split}/{self.folders['image']} holds no arrays named by a number, such as 0.npy."
                 )
             for folder, found in folders.items():
-                if lacking := sorted(everything - found.keys()):
+                if absent := sorted(numbers - found.keys()):
                     raise self.layout.missing(
                         self.raw_dir,
-                        f"{split}/{folder}/{lacking[0]}.npy is missing: {split}/{folder} holds {len(found)} arrays, "
-                        f"the folders of {split} together have {len(everything)} numbers.",
+                        f"{split}/{folder}/{absent[0]}.npy is missing: {split}/{folder} holds {len(found)} arrays, "
+                        f"the folders of {split} together have {len(numbers)} numbers.",
                     )
-        self._log_left_out()
+        self._log_skipped()
         self._log_resizing()
 
     def split_sizes(self) -> dict[str, int]:
         return {split: len(numbers) for split, numbers in self._numbers.items()}
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
-        """Returns an example of a split, in the order of the file numbers; `id` is such as "nyuv2/train/12"."""
+    def example(self, split: str, index: int) -> StoredExample:
+        """Reads an example; examples are ordered by file number, and an id is such as "nyuv2/train/12"."""
         number = self._numbers[split][index]
         paths = {kind: self._path(split, folder, number) for kind, folder in self.folders.items()}
         arrays = {kind: self._read(path, kind) for kind, path in paths.items()}
@@ -105,10 +105,10 @@ class NpyLayout:
         }
 
     def close(self) -> None:
-        """Does nothing: `example` leaves no file open."""
+        """Does nothing; `example` leaves no file open."""
 
     def _read(self, path: Path, kind: str) -> Float32[np.ndarray, "h w c"] | Int8[np.ndarray, "h w"]:
-        """An array as it is in an example, of the size in which it is stored."""
+        """Reads and checks an array without resizing it."""
         array = _channels_last(_load(path), CHANNELS[kind], str(path))
         if array.dtype == np.uint8 and kind == "image":
             array = array / 255
@@ -120,24 +120,26 @@ class NpyLayout:
     def _resized(self, array: Shaped[np.ndarray, "h w *c"], kind: str) -> Shaped[np.ndarray, "h2 w2 *c"]:
         return (resize_bilinear if kind == "image" else resize_nearest)(array, self.image_size)
 
-    def _log_left_out(self) -> None:
-        """Counts in one line what else lies beside the arrays."""
-        left_out = [
+    def _log_skipped(self) -> None:
+        """Logs the number of other files and folders next to the arrays, in one line."""
+        skipped = [
             os.path.join(split, folder, name)
             for split, folders in self._files.items()
             for folder, found in folders.items()
             for name in sorted({*os.listdir(self._root / split / folder)} - {*found.values()})
             if not is_stray(name)
         ]
-        if left_out:
-            what = "file or folder that is no array" if len(left_out) == 1 else "files and folders that are no arrays"
+        if skipped:
+            what = (
+                "file or folder that is not an array" if len(skipped) == 1 else "files and folders that are not arrays"
+            )
             log.warning(
-                "%s: left out %d %s named by a number, such as %s",
-                *(self.raw_dir, len(left_out), what, printable(left_out[0])),
+                "%s: skipped %d %s named by a number, such as %s",
+                *(self.raw_dir, len(skipped), what, printable(skipped[0])),
             )
 
     def _log_resizing(self) -> None:
-        """Says so where the first image has another size than it will be given."""
+        """Logs the resizing if the first image does not have the size `image_size`."""
         path = self._path(SPLITS[0], self.folders["image"], self._numbers[SPLITS[0]][0])
         found = _channels_last(_load(path, header_only=True), CHANNELS["image"], str(path))
         if found.shape[:2] != self.image_size:
@@ -154,7 +156,7 @@ class NpyLayout:
 
     @functools.cached_property
     def _files(self) -> dict[str, dict[str, dict[int, str]]]:
-        """File names by split, folder and number, ascending."""
+        """File names by split, folder and number, in ascending order."""
         return {
             split: {folder: _numbered(self._root / split / folder) for folder in self.folders.values()}
             for split in SPLITS
@@ -165,13 +167,13 @@ class NpyLayout:
         return {split: list(folders[self.folders["image"]]) for split, folders in self._files.items()}
 
     def _forget(self) -> None:
-        """Drops the listing, so that files added since are seen."""
+        """Drops the cached listing, so that files added since are found."""
         for name in ("_files", "_numbers"):
             self.__dict__.pop(name, None)
 
 
 def _numbered(folder: Path) -> dict[int, str]:
-    """The arrays of a folder by number, ascending; others are skipped."""
+    """The file names of the arrays in a folder by number, in ascending order; other files are skipped."""
     found: dict[int, str] = {}
     if not folder.is_dir():
         return found
@@ -191,14 +193,16 @@ def _load(path: Path, *, header_only: bool = False) -> Shaped[np.ndarray, "..."]
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r" if header_only else None)
     except (OSError, ValueError, EOFError) as error:
-        raise RawDataError(f"{path}: truncated or damaged array ({error}). Get this file anew.") from error
+        raise RawDataError(
+            f"{path}: truncated or damaged array ({error}). Download or copy this file again."
+        ) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise RawDataError(f"{path}: expected numbers, got an array of type {getattr(array, 'dtype', type(array))}.")
+        raise RawDataError(f"{path}: expected a numeric array, got {getattr(array, 'dtype', type(array))}.")
     return array
 
 
 def _channels_last(array: Shaped[np.ndarray, "..."], channels: int | None, name: str) -> Shaped[np.ndarray, "h w *c"]:
-    """The array as [h, w, channels], or [h, w] for a map of classes."""
+    """The array as [h, w, channels], or [h, w] for a class map."""
     count, shape = channels or 1, array.shape
     if count == 1 and array.ndim == 2:
         planes = array[..., None]
@@ -220,7 +224,7 @@ def _check(array: Shaped[np.ndarray, "h w ..."], kind: str, num_classes: int, na
     elif kind == "depth":
         check_depth(array, name)
     else:
-        # Rounding while the set was made may leave a value a hair outside; anything more is another convention.
+        # A value may be slightly out of range by rounding; more than that is another convention.
         lowest = 0.0 if kind == "image" else -1.0
         wrong = ~((array >= lowest - 1e-3) & (array <= 1 + 1e-3))
         if wrong.any():

@@ -11,7 +11,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Pixels(NamedTuple):
-    """A grid of pixels: those at the crossings of `rows` and `columns`, both ascending."""
+    """A subgrid of pixels: the intersections of `rows` and `columns`, both ascending."""
 
     rows: Int[np.ndarray, "r"]
     columns: Int[np.ndarray, "c"]
@@ -20,7 +20,7 @@ class Pixels(NamedTuple):
 def resize_bilinear(
     image: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"] | Float32[np.ndarray, "h2 w2 3"]:
-    """Resizes to `size` (height, width) bilinearly; where it shrinks, the filter widens with it (no aliasing)."""
+    """Resizes to `size` (height, width) bilinearly, with antialiasing where it shrinks."""
     height, width = size
     if image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -29,15 +29,15 @@ def resize_bilinear(
 
 
 def resize_nearest(array: np.ndarray[tuple[int, ...], np.dtype[Scalar]], size: tuple[int, int]) -> np.ndarray:
-    """Resizes an array [h, w, ...] of any type to `size` (height, width): the pixel that Pillow takes as nearest."""
+    """Resizes an array [h, w, ...] of any dtype to `size` (height, width) with Pillow's nearest-pixel rule."""
     rows, columns = nearest_pixels((array.shape[0], array.shape[1]), (size[0], size[1]))
     return array[rows[:, None], columns]
 
 
 @functools.lru_cache(maxsize=8)
 def nearest_pixels(shape: tuple[int, int], size: tuple[int, int]) -> Pixels:
-    """The rows and columns of a picture of `shape` that `resize_nearest` takes for one of `size`."""
+    """The rows and columns that `resize_nearest` selects from an array of `shape` for one of `size`."""
     height, width = size
     positions = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape)
-    taken = np.asarray(Image.fromarray(positions).resize((width, height), Image.Resampling.NEAREST))
-    return Pixels(taken[:, 0] // shape[1], taken[0] % shape[1])
+    selected = np.asarray(Image.fromarray(positions).resize((width, height), Image.Resampling.NEAREST))
+    return Pixels(selected[:, 0] // shape[1], selected[0] % shape[1])

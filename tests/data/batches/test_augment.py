@@ -5,7 +5,7 @@ import pytest
 
 from mtan_jax.data.batches import augment
 
-REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "augment.npz"  # by make_augment.py beside it
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "augment.npz"  # made by make_augment.py next to it
 TOP, LEFT = 2, 3
 
 
@@ -59,9 +59,9 @@ def test_undefined_normals_stay_exactly_undefined_and_spread_to_what_touches_the
     normals[..., 2] = 1
     normals[1, 1] = 0
     example = {"image": np.zeros((4, 6, 3), np.float32), "targets": {"normal": normals}}
-    # A crop of 2 x 4 pixels, to 4 x 6: row i stands at i / 3, column j at j * 3 / 5 of the crop.
+    # A crop of 2 x 4 pixels, to 4 x 6: row i maps to row i / 3 of the crop, column j to j * 3 / 5.
     zoomed = augment.zoom(example, 1.5, 0, 0, inverse_depth=False)["targets"]["normal"]
-    # Row 0 stands on the crop's row 0 and never sees the undefined pixel, nor do columns from 2 * 5 / 3 on.
+    # Row 0 maps to the crop's row 0, so the undefined pixel has no weight there, nor in columns from 2 * 5 / 3 on.
     touched = np.zeros((4, 6), bool)
     touched[1:, 1:4] = True
     np.testing.assert_array_equal((zoomed == 0).all(axis=-1), touched)
@@ -85,7 +85,7 @@ def test_flip_mirrors_the_scene():
 
 
 def coded_example(height=12, width=18):
-    """Every pixel of every array tells its row and column."""
+    """An example whose pixels encode their row and column in every array."""
     rows, columns = np.indices((height, width))
     code = rows * 100 + columns
     return {
@@ -114,7 +114,7 @@ def test_draws_have_the_published_distribution():
     for scale in (1.0, 1.2, 1.5):
         assert abs((scales == scale).mean() - 1 / 3) < 0.08
     assert abs(flips.mean() - 0.5) < 0.08
-    # 12 x 18 pixels: crops of 10 x 15 and 8 x 12; the last place possible must come up too.
+    # 12 x 18 pixels: crops of 10 x 15 and 8 x 12; the last possible position must occur too.
     for scale, last_top, last_left in ((1.0, 0, 0), (1.2, 2, 3), (1.5, 4, 6)):
         assert set(tops[scales == scale]) == set(range(last_top + 1))
         assert set(lefts[scales == scale]) == set(range(last_left + 1))
@@ -132,7 +132,7 @@ def test_same_generator_state_same_result_and_the_example_stays():
 
 
 def test_image_and_targets_stay_together():
-    """Labels equal the code that the interpolated image shows at the nearest pixel, to less than one pixel."""
+    """Checks that labels agree with the interpolated image to less than one pixel."""
     for seed in range(20):
         result = augment.augment(coded_example(), np.random.default_rng(seed), inverse_depth=False)
         semantic = result["targets"]["semantic"]

@@ -1,4 +1,4 @@
-"""Batches of several sets: what is in them, and that nothing but data, seed and step decides it."""
+"""Content of the batches of several sets, and their dependence on data, seed and step only."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from helpers.toy_sets import CLASSES, EXAMPLES, SIZE, ToySets, draw
 from PIL import Image
 
 from mtan_jax.data.batches import image_set_batches
-from mtan_jax.data.batches.set_order import Itinerary
+from mtan_jax.data.batches.set_order import SetOrder
 from mtan_jax.data.image_sets import ImageSet, ImageSetsInfo
 
 SIZES = EXAMPLES["train"]
@@ -28,8 +28,8 @@ def sources(toy_sets, split):
 def train(toy_sets, order="random", groups=1, batch_size=4, **changes):
     options = {"seed": 7, "steps": 40, "start_step": 0, "process_index": 0, "process_count": 1}
     options |= {"augment": True, "workers": 0} | changes
-    itinerary = Itinerary(order, SIZES, batch_size, groups=groups, seed=7)
-    return image_set_batches.train_batches(sources(toy_sets, "train"), toy_sets.data_info, itinerary, **options)
+    set_order = SetOrder(order, SIZES, batch_size, groups=groups, seed=7)
+    return image_set_batches.train_batches(sources(toy_sets, "train"), toy_sets.data_info, set_order, **options)
 
 
 def assert_equal(a, b):
@@ -41,7 +41,7 @@ def assert_equal(a, b):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_rows_take_turns_among_the_sets_of_a_step(toy_sets, groups):
-    plan = Itinerary("random", SIZES, 4, groups=groups, seed=7).plan(40)
+    plan = SetOrder("random", SIZES, 4, groups=groups, seed=7).plan(40)
     batches = list(train(toy_sets, groups=groups))
     assert len(batches) == 40
     for batch, sets in zip(batches, plan.sets, strict=True):
@@ -68,15 +68,15 @@ def test_each_set_is_seen_whole_before_any_image_comes_again(toy_sets):
         assert len(set(first)) == size
         if len(second) == size:
             assert set(second) == set(first)
-            assert second != first  # shuffled anew
+            assert second != first  # reshuffled
 
 
 def test_order_of_a_set_does_not_depend_on_the_others(toy_sets):
     alone = ToySets(data_dir=toy_sets.builders["bars"].data_dir, datasets=("bars",))
     alone.builders = {"bars": toy_sets.builders["bars"]}
-    itinerary = Itinerary("in_turn", {"bars": SIZES["bars"]}, 2)
+    set_order = SetOrder("in_turn", {"bars": SIZES["bars"]}, 2)
     options = {"seed": 7, "steps": 5, "start_step": 0, "process_index": 0, "process_count": 1, "augment": True}
-    batches = image_set_batches.train_batches(sources(alone, "train"), alone.data_info, itinerary, workers=0, **options)
+    batches = image_set_batches.train_batches(sources(alone, "train"), alone.data_info, set_order, workers=0, **options)
     found = [identity for batch in batches for identity in batch["id"]]
     among = [i for b in train(toy_sets, order="in_turn", batch_size=2, steps=15) for i in b["id"] if "bars" in i]
     assert found == among
@@ -142,12 +142,12 @@ def test_only_sets_that_allow_it_are_mirrored(toy_sets):
             mirrored[name] += is_mirrored
             seen[name] += 1
     assert mirrored["corners"] == 0
-    for name in ("hues", "bars"):  # of some 52 images half, to 4 standard deviations
+    for name in ("hues", "bars"):  # half of about 52 images, within 4 standard deviations
         assert abs(mirrored[name] / seen[name] - 0.5) < 0.28
 
 
 class Wide:
-    """Images of other proportions than the one needed, as an undecoded source."""
+    """An undecoded source of images with another aspect ratio."""
 
     def __init__(self, pictures):
         self._pictures = pictures
@@ -167,14 +167,14 @@ def test_larger_images_are_shrunk_and_cut_out(tmp_path):
     images = image_set_batches.LabelledImages(
         Wide([path.read_bytes()]), ImageSetsInfo("x", SIZE, {"wide": image_set}), "wide"
     )
-    # The shorter side is brought to 16 and the longer follows: what torchvision's Resize(16) does with a Pillow image.
+    # The shorter side becomes 16 and the aspect ratio is kept, as torchvision's Resize(16) does with a Pillow image.
     resized = np.asarray(Image.fromarray(pixels).resize((26, 16), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0]["image"], resized)
-    middle = images.finish(images[0])["image"]
+    middle = images.centre_crop(images[0])["image"]
     np.testing.assert_allclose(middle, resized[:, 5:21] / 255.0, atol=1e-6)
     places = set()
     for seed in range(60):
-        varied = images.vary(images[0], np.random.default_rng(seed))["image"]
+        varied = images.augment(images[0], np.random.default_rng(seed))["image"]
         fits = [
             (left, mirrored)
             for left in range(11)
@@ -183,10 +183,10 @@ def test_larger_images_are_shrunk_and_cut_out(tmp_path):
         ]
         places.update(fits)
         assert len(fits) == 1
-    assert {left for left, _ in places} == set(range(11))  # every place, the last too
+    assert {left for left, _ in places} == set(range(11))  # every position, including the last
     assert {mirrored for _, mirrored in places} == {False, True}
 
 
 def test_rows_that_cannot_be_shared_are_named(toy_sets):
-    with pytest.raises(ValueError, match="batch size 2 cannot be divided among 3 processes"):
+    with pytest.raises(ValueError, match="batch size 2 is not divisible by 3 processes"):
         train(toy_sets, groups=2, process_count=3)

@@ -1,4 +1,4 @@
-"""Worker processes that find little shared memory, that die, or that a script starts by mistake."""
+"""Worker processes with little shared memory, that die, or that a script starts by mistake."""
 
 import itertools
 import multiprocessing
@@ -27,10 +27,10 @@ MB = 2**20
 @pytest.mark.parametrize(
     ("free", "streams", "chosen"),
     [
-        (None, 1, Workers(4, 2)),  # the system has no limit of its own
+        (None, 1, Workers(4, 2)),  # the system has no separate limit
         (1000 * MB, 1, Workers(4, 2)),  # 4 workers x 6 batches, and 1: 125 MB
         (100 * MB, 1, Workers(4, 1)),  # 4 workers x 4 batches, and 1: 85 MB
-        (64 * MB, 1, Workers(2, 1)),  # as Docker gives; 3 workers need 65 MB
+        (64 * MB, 1, Workers(2, 1)),  # Docker's default; 3 workers need 65 MB
         (100 * MB, 2, Workers(2, 1)),
         (64 * MB, 2, Workers(1, 1)),
         (20 * MB, 1, Workers(0)),
@@ -42,7 +42,7 @@ def test_as_many_workers_as_fit_into_shared_memory(monkeypatch, caplog, free, st
     assert shared_memory.fit(4, 5 * MB, streams) == chosen
     assert len(caplog.records) == (chosen != Workers(4, 2))
     if caplog.records:
-        for part in ("/dev/shm has", "free, and config.data.workers = 4 needs", "--shm-size="):
+        for part in ("/dev/shm has", "free, but config.data.workers = 4 needs", "--shm-size="):
             assert part in caplog.text
 
 
@@ -75,7 +75,7 @@ def test_batches_do_not_depend_on_shared_memory(monkeypatch, caplog):
 
 
 def run_in_small_shared_memory(options, program, *arguments):
-    """Runs a program that sees a /dev/shm with these options, as in a container."""
+    """Runs a program whose /dev/shm is mounted with these options, as in a container."""
     mount = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs in a namespace of its own (unshare -m)")
@@ -106,14 +106,14 @@ def test_workers_in_a_container_do_not_die_of_a_bus_error(tmp_path):
     ended = run_in_small_shared_memory("size=16m", tmp_path / "program.py")
     assert (ended.returncode, ended.stdout) == (0, "read 60\n"), ended.stderr
     (line,) = ended.stderr.splitlines()
-    assert "/dev/shm has 16 MB free, and config.data.workers = 2 needs 20 MB: using 2 with shorter queues" in line
+    assert "/dev/shm has 16 MB free, but config.data.workers = 2 needs 20 MB: using 2 with shorter queues" in line
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux'")
 @pytest.mark.parametrize("options", ["size=4k", "ro"])
 def test_threads_read_where_there_is_no_room_for_semaphores(options, tmp_path):
-    # Named after a fault: "[Errno 30] Read-only file system".
+    # A past bug: "[Errno 30] Read-only file system".
     (tmp_path / "program.py").write_text(textwrap.dedent(FAST_READER))
     ended = run_in_small_shared_memory(options, tmp_path / "program.py")
     assert (ended.returncode, ended.stdout) == (0, "read 60\n"), ended.stderr
@@ -139,7 +139,7 @@ def test_a_worker_that_dies_is_explained(number, parts):
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, number)
     with pytest.raises(WorkerError) as error:
-        list(itertools.islice(batches, 20))  # those that were read before
+        list(itertools.islice(batches, 20))  # including those already prefetched
     for part in parts:
         assert part in str(error.value)
 

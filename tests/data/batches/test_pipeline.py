@@ -52,12 +52,12 @@ def assert_same(batch, other):
     assert jax.tree.structure(batch) == jax.tree.structure(other)
     for ours, theirs in zip(jax.tree.leaves(batch), jax.tree.leaves(other), strict=True):
         assert type(ours) is type(theirs) is np.ndarray
-        assert ours.dtype == theirs.dtype or ours.dtype.kind == theirs.dtype.kind == "U"  # ids are as long as need be
+        assert ours.dtype == theirs.dtype or ours.dtype.kind == theirs.dtype.kind == "U"  # the length of strings varies
         np.testing.assert_array_equal(ours, theirs)
 
 
 def pairs(builder, start_step):
-    """Batches with a second one, and the two streams."""
+    """Makes batches with a second one, and their two streams."""
     streams = [
         pipeline.train_batches(
             builder.as_data_source("train"),
@@ -148,7 +148,7 @@ def test_an_example_is_augmented_anew_each_epoch(builder):
     for batch in train(builder, 22):
         for name, image in zip(batch["id"], batch["image"], strict=True):
             rows.setdefault(str(name), set()).add(image.tobytes())
-    # 8 epochs: 8 equal draws of the 2 x (1 + 6 + 15) ways to zoom and flip are out of the question.
+    # 8 epochs: 8 equal draws of the 2 x (1 + 6 + 15) ways to zoom and flip are practically impossible.
     assert all(len(images) > 1 for images in rows.values())
 
 
@@ -202,7 +202,7 @@ def test_evaluation_counts_every_example_once_over_processes(builder, process_co
     assert sorted(names) == [f"toy/val/{i}" for i in range(7)]
 
 
-@pytest.mark.parametrize(("batch_size", "message"), [(6, "6 cannot .* 4 processes; 4 or 8"), (2, "4 or 8"), (0, "0")])
+@pytest.mark.parametrize(("batch_size", "message"), [(6, "6 is not .* 4 processes; use 4"), (2, "4 or 8"), (0, "0")])
 def test_batch_size_must_be_divisible_by_the_processes(builder, batch_size, message):
     with pytest.raises(ValueError, match=message):
         train(builder, 1, global_batch_size=batch_size, process_count=4)
@@ -233,7 +233,7 @@ PROGRAM = """
     import numpy as np
     from mtan_jax.data.batches import pipeline
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore Ctrl-C by default
 
     class Source:
         def __len__(self):
@@ -245,7 +245,7 @@ PROGRAM = """
 
     batches = pipeline.train_batches(Source(), targets=("edges",), global_batch_size=2, seed=0, start_step=0,
                                      process_index=0, process_count=1, augment=None, workers=2)
-    print(len([next(batches) for _ in range(4)]), flush=True)  # both workers are up
+    print(len([next(batches) for _ in range(4)]), flush=True)  # both workers are running
     while sys.argv[1] != "end":
         next(batches)
         time.sleep(0.01)
@@ -276,7 +276,7 @@ def test_no_worker_outlives_the_program(end):
 
 
 def processes_of_group(group):
-    """Process numbers that still run (zombies, which nobody has waited for, do not)."""
+    """The given process ids that are still running; zombies are not."""
     living = []
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -153,11 +153,12 @@ def test_missing_raw_data(tmp_path, raw, layout):
     for part in [
         *files,
         source,
-        f"Looked in: {raw_dir}",
+        "downloads/manual/cityscapes" if raw_dir is None else f"Looked in: {raw_dir} (",
         "--config.data.raw_dir",
         "configs/streets.py needs no raw data",
     ]:
         assert part in text
+    assert "None" not in text
     assert not (tmp_path / "prepared").exists()
 
 

@@ -116,5 +116,5 @@ def test_huge_image_is_named(tmp_path, animals, monkeypatch):
     path = animals / "train" / "zebra" / "000002.jpg"
     Image.new("L", (30, 30)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # the other images have at most 156
-    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: too large: 900 pixels, at most 400 are read"):
+    with pytest.raises(RawDataError, match=f"{re.escape(str(path))}: too large: 900 pixels; the limit is 400"):
         make(tmp_path).prepare()

@@ -71,7 +71,7 @@ def test_tfds_in_another_format(tmp_path, copy):
 def test_tfds_missing(tmp_path, copy):
     with pytest.raises(RawDataError) as error:
         make(tmp_path, "dtd", "tfds", raw_dir=None).prepare()
-    assert f"{tmp_path}/prepared has no 'dtd' prepared by TFDS (--config.data.raw_dir" in str(error.value)
+    assert f"the dataset 'dtd' is not prepared in {tmp_path}/prepared" in str(error.value)
     assert "tfds build visual_domain_decathlon/SET --file_format=array_record" in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""The cores that a container may use."""
+"""The number of cores that a container may use."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Preparation at any size: many shards, several workers, kills, leftovers, raw data that change."""
+"""Preparation of datasets: many shards, several workers, kills, leftovers, and raw data that change."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 from helpers.slow_dataset import SIZES, Slow
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.preparation import prepare, shard_workers, shards
 
 TESTS = pathlib.Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_plain_tfds_reads_what_is_prepared(make):
 
 
 def test_a_split_larger_than_tfds_keeps_in_memory_needs_no_tensorflow(make, monkeypatch):
-    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)  # bytes; 1000 MiB as it comes
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)  # bytes; the default is 1000 MiB
     make().prepare()
     assert len(make().as_data_source("train")) == SIZES["train"]
     assert "tensorflow" not in sys.modules
@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_the_split(tmp_path, monkeypatch):
 
 STARTED = """if True:
     import logging, signal, sys
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore it
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from mtan_jax.data.preparation import shards
     from helpers.slow_dataset import Slow
@@ -184,7 +184,7 @@ def test_workers_end_with_a_main_process_that_is_killed(tmp_path, raw, make):
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not [pid for pid in pids if is_running(pid)]
-    assert not list(folder.glob("unfinished.*"))  # they remove what they had begun
+    assert not list(folder.glob("unfinished.*"))  # they remove their unfinished files
 
 
 def is_running(pid):
@@ -206,7 +206,7 @@ def test_ctrl_c_is_left_to_the_main_process(tmp_path, raw, make):
     os.kill(process.pid, signal.SIGINT)
     messages = process.communicate(timeout=20)[1]
     assert process.returncode != 0
-    assert messages.count("Traceback") == 1  # Python's own for KeyboardInterrupt, of the main process
+    assert messages.count("Traceback") == 1  # Python's own for KeyboardInterrupt in the main process
 
 
 def test_two_processes_that_need_a_dataset_share_one_preparation(tmp_path, raw, make):
@@ -262,7 +262,7 @@ def test_leftovers_of_tfds_are_removed(make, caplog):
     with caplog.at_level(logging.INFO):
         builder.prepare(workers=1)
     assert not leftover.exists()
-    assert "which an interrupted preparation has left behind" in caplog.text
+    assert "left behind by an interrupted preparation" in caplog.text
 
 
 def test_shards_of_other_raw_data_are_not_continued(make, raw, monkeypatch, caplog):
@@ -275,7 +275,7 @@ def test_shards_of_other_raw_data_are_not_continued(make, raw, monkeypatch, capl
     (raw / "train" / "3.txt").write_text("9\n")
     with caplog.at_level(logging.INFO):
         make().prepare(workers=1)
-    assert "the raw data, the options or the program have changed since" in caplog.text
+    assert "the raw data, the options or the program have changed" in caplog.text
     assert (make().as_data_source("train")[3]["image"] == 9).all()
 
 
@@ -294,7 +294,7 @@ def test_all_unreadable_raw_files_are_named_at_once(make, raw):
         path.write_text("no number")
     with pytest.raises(RawDataError, match=r"There may be more.$") as error:
         make(strict=True).prepare(workers=1)
-    assert len(str(error.value).splitlines()) == shards.MOST_FAULTS + 1
+    assert len(str(error.value).splitlines()) == shards.MAX_FAULTS + 1
 
 
 def raise_other_error():
@@ -321,7 +321,7 @@ def test_failures_in_a_worker_are_reported(make, trouble, error, message):
     with pytest.raises(error, match=message):
         make(trouble=trouble).prepare(workers=2)
     assert not make().is_prepared()
-    make().prepare(workers=1)  # and the rest is made once the trouble is over
+    make().prepare(workers=1)  # the rest is made once the cause is removed
     assert len(make().as_data_source("train")) == SIZES["train"]
 
 
@@ -390,7 +390,7 @@ def raise_keyboard_interrupt(*arguments):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_full_disk_ends_in_one_message(make, number):
-    """By a limit on the size of files, which stands for a full disk."""
+    """Simulates a full disk with a limit on the size of files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
@@ -413,7 +413,7 @@ def test_a_full_disk_ends_in_one_message(make, number):
     ],
 )
 def test_a_folder_that_cannot_be_written_names_the_option(make, tmp_path, monkeypatch, code, name, message):
-    # Named after a fault: "[Errno 13] Permission denied" without a word of the option. Root may write anywhere.
+    # A past bug: "[Errno 13] Permission denied" without naming the option. Root may write anywhere.
     @contextlib.contextmanager
     def hold(*arguments, **options):
         raise OSError(code, os.strerror(code), *([str(tmp_path / name)] if name else []))
@@ -451,7 +451,7 @@ def test_a_run_does_not_go_on_with_a_dataset_that_another_replaced(make):
     make().as_data_source("val")
 
 
-# Prepared data follow their raw data.
+# Changes of the raw data
 
 
 def corrected_in_place(raw):
@@ -459,7 +459,7 @@ def corrected_in_place(raw):
     size = path.stat().st_size
     path.write_text("5\n")
     assert path.stat().st_size == size
-    return r"1 changed: train/3.txt \(2 bytes of .*, now 2 bytes of .*\)"
+    return r"1 changed: train/3.txt \(2 bytes from .*, now 2 bytes from .*\)"
 
 
 def corrected_with_its_old_time(raw):
@@ -467,7 +467,7 @@ def corrected_with_its_old_time(raw):
     status = path.stat()
     path.write_text("5\n")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    return "the content of a file changed, but neither its size nor its time"
+    return "the content of a file changed, but not its size or modification time"
 
 
 def one_more(raw):
@@ -500,14 +500,14 @@ def test_labels_corrected_in_place_are_noticed(make, raw, change):
     changed = change(raw)
     with pytest.raises(RawDataError, match=rf"other files than those in .*{changed}.*--config.data.prepare=again"):
         make().prepare()
-    make(raw_dir=None).prepare()  # the dataset as it is
+    make(raw_dir=None).prepare()  # uses the prepared dataset
 
 
 def test_a_dataset_prepared_without_a_list_of_its_raw_files_is_not_trusted(make):
     make().prepare(workers=1)
     for name in ("preparation.json", "raw_files.tsv.gz"):
         pathlib.Path(make().data_dir, name).unlink()
-    with pytest.raises(RawDataError, match="by a version of this program that kept no list of its raw files"):
+    with pytest.raises(RawDataError, match="by an older version that stored no list of raw files"):
         make().prepare()
 
 
@@ -523,7 +523,7 @@ def test_a_full_disk_is_announced(make, monkeypatch, caplog, free):
     usage = prepare.shutil.disk_usage("/")._replace(free=free)
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
     make().prepare(workers=1)
-    found = re.search(r"may need (.*), and its disk has (.*) free. Use --config.data.data_dir", caplog.text)
+    found = re.search(r"may need (.*), but its disk has (.*) free. Use --config.data.data_dir", caplog.text)
     assert found.groups() == ("91.88 KiB", f"{free} bytes")  # 70 examples of 8 x 12 pixels of 14 bytes
 
 

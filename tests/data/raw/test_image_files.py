@@ -1,4 +1,4 @@
-"""The one reader of user pictures: formats, orientation, depth, transparency, damage and size, by hand-made numbers."""
+"""The reader of picture files: formats, orientation, bit depth, transparency, damage and size."""
 
 import io
 import os
@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.image_files import SUFFIXES, is_picture, is_stray, printable, read_integers, read_rgb, storable
 
 ORIENTATION = 0x0112
@@ -39,7 +39,7 @@ def grey(data, name="x"):
     return rgb[..., 0].tolist()
 
 
-# Orientation: the EXIF standard names the corner of the scene where the first row and the first column lie.
+# Orientation: EXIF names the sides of the scene where the first row and the first column are.
 
 UPRIGHT = {
     1: lambda a: a,
@@ -96,7 +96,7 @@ def test_grey_ramp_of_16_bits_is_not_white():
 
 
 def tiff(values, bits, **tags):
-    """A TIFF file of one strip, little-endian, with integers of any number of bits."""
+    """A little-endian TIFF file with one strip of integers of any bit depth."""
     height, width = values.shape
     data = values.tobytes()
     fields = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(data)}
@@ -251,7 +251,7 @@ def test_huge_picture_is_one_message(tmp_path, size):
     path = tmp_path / "huge.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     pixels = {20000: "200,000,000", 10000: "100,000,000"}[size[0]]
-    message = f"^{re.escape(str(path))}: too large: {pixels} pixels, at most 89,478,485 are read .* Downscale it.$"
+    message = f"^{re.escape(str(path))}: too large: {pixels} pixels; the limit is 89,478,485 .* Downscale it.$"
     with pytest.raises(RawDataError, match=message):  # a warning that leaks would be another exception
         read_rgb(path)
 
@@ -293,7 +293,7 @@ def test_a_named_pipe_is_not_waited_for(read, tmp_path):
 
 
 def test_damage_of_any_format_is_a_message():
-    """A few bytes are overwritten, and half of the files are cut: they are read all the same, or reported."""
+    """Overwrites a few bytes and truncates half of the files: each is read or reported."""
     rng = np.random.default_rng(0)
     read, messages = 0, []
     for form in ("BMP", "DDS", "GIF", "ICNS", "ICO", "JPEG", "PCX", "PNG", "PPM", "SGI", "TIFF", "WEBP"):
@@ -324,7 +324,7 @@ def test_warnings_of_pillow_do_not_leak():
             assert image.format == "PNG"
 
 
-# What is stored
+# Stored form
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The authors' layout, read through the builder of NYUv2."""
+"""The MTAN authors' layout, read through the builder of NYUv2."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import pytest
 from helpers import npy_release
 
 from mtan_jax.data import DATASETS, Cityscapes
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2 import NYUv2
 from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.raw import npy_layout
@@ -98,7 +98,7 @@ def test_another_image_size_resizes(tmp_path, caplog):
         example = prepared(tmp_path, image_size=(36, 48))[0]
     assert "0.npy is 72x96 pixels: resizing to 36x48" in caplog.text
     arrays = npy_release.draw(SIZE, [0, 0])
-    # Nearest pixels: of the two equally near to the middle Pillow takes the second.
+    # Nearest pixels: Pillow chooses the second of two equally near pixels.
     for folder in ("label", "depth", "normal"):
         np.testing.assert_array_equal(
             example[npy_release.KINDS[folder]], arrays[folder][1::2, 1::2].astype(np.float32), err_msg=folder
@@ -128,7 +128,7 @@ def test_an_example_of_two_sizes_is_an_error(tmp_path):
 
 
 def settings(name):
-    """The builder's options in a configuration's run of seconds, and in the whole one."""
+    """The builder's options in a configuration's smoke run and in its full run."""
     get_config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]
     return [get_config(argument).data.options.to_dict() for argument in ("smoke", None)]
 
@@ -175,7 +175,7 @@ def test_stray_files_are_skipped(tmp_path):
 
 
 def test_other_files_are_counted_in_one_line(tmp_path, caplog):
-    # Named after a fault: arrays of mistaken names were left out without a word.
+    # A past bug: arrays with mistyped names were skipped silently.
     npy_release.write(tmp_path / "raw", SIZE, counts=(2, 1))
     reader(tmp_path / "raw").check()
     (tmp_path / "raw" / "train" / "image" / "._0.npy").write_bytes(b"")
@@ -186,8 +186,8 @@ def test_other_files_are_counted_in_one_line(tmp_path, caplog):
         (tmp_path / "raw" / "train" / "image" / name).write_bytes(b"")
     reader(tmp_path / "raw").check()
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
-        "left out 1 file or folder that is no array named by a number, such as val/depth/7.npz",
-        "left out 3 files and folders that are no arrays named by a number, such as train/image/0 (copy).npy",
+        "skipped 1 file or folder that is not an array named by a number, such as val/depth/7.npz",
+        "skipped 3 files and folders that are not arrays named by a number, such as train/image/0 (copy).npy",
     ]
 
 
@@ -217,7 +217,7 @@ def test_examples_are_read_at_random_without_listing_anew(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
     for index in (10, 0, 3):
         example = raw.example("train", index)
-        assert example["id"] == f"nyuv2/train/{index}"  # by number: 10 comes last
+        assert example["id"] == f"nyuv2/train/{index}"  # sorted by number: 10 is last
         assert_kept(example, npy_release.draw(SIZE, [0, index]))
     assert raw.split_sizes() == {"train": 11, "val": 2}
     assert len(listed) == 8  # 4 folders of 2 splits, once

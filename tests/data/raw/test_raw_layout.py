@@ -1,4 +1,4 @@
-"""Which layout a raw folder holds, and which folder was meant, tried with NYUv2 and Cityscapes."""
+"""Detection of raw layouts, and suggestions of the right folder, with NYUv2 and Cityscapes."""
 
 import os
 
@@ -7,7 +7,7 @@ from helpers import npy_release
 from helpers.cityscapes_release import write_release
 
 from mtan_jax.data import Cityscapes, NYUv2
-from mtan_jax.data.builder import RawDataError
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.nyuv2.layouts import AUTHORS, RELEASE
 from mtan_jax.data.raw.raw_layout import choose_layout
 
@@ -15,7 +15,7 @@ SIZE = (64, 128)
 
 
 def write(folder, name, layout):
-    """A small dataset, or what it is recognized by."""
+    """Writes a small dataset, or the files by which it is detected."""
     if layout == "authors":
         npy_release.write(folder, SIZE, (1, 1), lambda arrays: arrays | {"label_7": arrays["label"].clip(-1, 6)})
     elif name == "nyuv2":
@@ -61,7 +61,7 @@ def test_layout_without_raw_data_is_the_prepared_one(tmp_path, name):
         data = make(name, tmp_path, raw_dir=raw_dir)
         assert data.is_prepared()
         assert variant(data) == "authors"
-        # Options that the other layout alone has leave one choice.
+        # Options that only the other layout supports determine the layout.
         other = {"num_classes": 40} if name == "nyuv2" else {"depth": "inverse_depth"}
         assert variant(make(name, tmp_path, raw_dir=raw_dir, **other)) == "release"
 
@@ -70,7 +70,7 @@ def test_layout_without_any_data_is_the_release(tmp_path):
     assert variant(make("nyuv2", tmp_path, raw_dir=None)) == "release"
     with pytest.raises(RawDataError, match=r"There is no such folder(.|\n)*layout 'release'") as caught:
         make("nyuv2", tmp_path).prepare()
-    assert "Another layout that is read: 'authors' ({train,val}/image/*.npy" in str(caught.value)
+    assert "Another layout that can be read: 'authors' ({train,val}/image/*.npy" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nyuv2", "cityscapes"])
@@ -97,7 +97,7 @@ def test_stray_files_tell_no_layout(tmp_path):
     assert variant(make("nyuv2", tmp_path)) == "release"
 
 
-# The folder above, or below
+# Folders one level too high or too low
 
 
 @pytest.mark.parametrize(
@@ -134,4 +134,4 @@ def test_zips_extracted_into_folders_of_their_own_are_named(tmp_path):
     with pytest.raises(RawDataError) as error:
         make("cityscapes", tmp_path).prepare()
     folders = ", ".join(str(tmp_path / "raw" / f"{part}_trainvaltest") for part in ("gtFine", "leftImg8bit"))
-    assert f"These folders look as if they held some of it: {folders}. Name one that holds all." in str(error.value)
+    assert f"These folders each appear to hold a part: {folders}. Name one that holds all parts." in str(error.value)
