@@ -357,7 +357,7 @@ DAMAGES = [
     (
         f"gtFine/train/{FIRST}_gtFine_labelIds.png",
         lambda content: png(BAD_LABELS),
-        "label 34 at row 3, column 4 .and 0 more pixels. is out of range; expected integers from 0 to 33",
+        "label 34 at row 3, column 4 .and 0 more pixels. is outside its range; expected whole numbers from 0 to 33",
     ),
     (
         f"gtFine/train/{FIRST}_gtFine_labelIds.png",
