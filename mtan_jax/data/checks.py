@@ -13,8 +13,8 @@ def check_labels(labels: Shaped[np.ndarray, "h w"], lowest: int, highest: int, n
         wrong |= labels != np.floor(labels)
     if wrong.any():
         raise RawDataError(
-            f"{name}: label {labels[wrong][0]} {_where(wrong)} is out of range; "
-            f"expected integers from {lowest} to {highest}."
+            f"{name}: label {labels[wrong][0]} {_where(wrong)} is outside its range; "
+            f"expected whole numbers from {lowest} to {highest}."
         )
 
 

@@ -197,7 +197,7 @@ def _load(path: Path, *, header_only: bool = False) -> Shaped[np.ndarray, "..."]
             f"{path}: truncated or damaged array ({error}). Download or copy this file again."
         ) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise RawDataError(f"{path}: expected a numeric array, got {getattr(array, 'dtype', type(array))}.")
+        raise RawDataError(f"{path}: expected numbers, got an array of type {getattr(array, 'dtype', type(array))}.")
     return array
 
 
