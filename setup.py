@@ -1,15 +1,64 @@
-"""Metadata and dependencies. The lower bounds are the versions that the tests run with on Python 3.11."""
+"""Package metadata and dependencies. The lower bounds are the versions that CI tests on Python 3.11."""
+
+import pathlib
+import re
 
 from setuptools import find_packages, setup
 
+ROOT = pathlib.Path(__file__).parent
+URL = "https://github.com/mtan-jax/mtan_jax"
+LINT = ["mypy==2.4.1", "pre-commit>=4", "ruff==0.17.6"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.6"]
+
+
+def version() -> str:
+    """`mtan_jax.__version__`, read without importing the package."""
+    (found,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "mtan_jax/__init__.py").read_text(), re.MULTILINE)
+    return found
+
+
+def readme() -> str:
+    """README.md with absolute links, since an index shows it outside the repository."""
+    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?://)", rf"\1{URL}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?://|#)", rf"\1{URL}/blob/main/", text)
+
+
 setup(
     name="mtan_jax",
-    version="0.1.0",
+    version=version(),
     description="Multi-Task Attention Networks in JAX",
-    license="MIT",
-    packages=find_packages(include=["mtan_jax", "mtan_jax.*"]),
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    project_urls={
+        "Homepage": URL,
+        "Source": URL,
+        "Issues": f"{URL}/issues",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Documentation": f"{URL}/tree/main/docs",
+    },
+    author="The mtan_jax authors",
+    license_expression="MIT",
+    keywords=["multi-task learning", "jax", "flax", "optax", "attention", "gradient balancing"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    # The configurations are edited at the top of a checkout, and installed as data of the package.
+    packages=[*find_packages(include=["mtan_jax", "mtan_jax.*"]), "mtan_jax.configs"],
+    package_dir={"mtan_jax.configs": "configs"},
     package_data={"mtan_jax": ["py.typed", "data/*/*.json"]},
-    python_requires=">=3.11",
+    entry_points={"console_scripts": ["mtan-jax = mtan_jax.commands.console:console"]},
+    python_requires=">=3.11",  # 3.12 or newer is recommended: JAX after 0.10.2 does not support 3.11
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
@@ -35,8 +84,8 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.6"],
-        "dev": ["mypy==2.4.1", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6", "scikit-learn>=1.6"],
+        "test": TEST,
+        "dev": [*LINT, *TEST],
         "torch": ["torch>=2.6"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],

@@ -15,6 +15,8 @@ import importlib
 
 from mtan_jax.runtime import home
 
+__version__ = "0.1.0"
+
 home.provide_matplotlib()  # before any module imports it
 
 __version__ = "0.1.0"

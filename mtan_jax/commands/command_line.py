@@ -1,56 +1,56 @@
-"""Reads the command line, so that whatever is mistyped ends in one readable message."""
+"""Parses the command line. Every mistake in it ends in one readable message."""
 
-import pathlib
 import re
-import runpy
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from mtan_jax.commands import config_file
 from mtan_jax.config import ArgumentError
-from mtan_jax.runtime import paths
+from mtan_jax.runtime.paths import PathError
 
 _CONFIG_FLAGS = ("--config", "-config")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; for `absl.app.run(main, flags_parser=parse)`.
+    """Parses the flags; pass it to `absl.app.run(main, flags_parser=parse)`.
 
-    The configuration is made once before absl makes it, because absl and ml_collections answer mistakes in it, and
-    fields on the command line that it does not have, with tracebacks of their own code.
+    absl and ml_collections answer a mistake in a configuration file, or a field that it does not have, with a traceback
+    of their own code. The configuration is therefore loaded and checked here first.
 
     Args:
-        argv: name of the program and its arguments.
+        argv: the program's name and its arguments.
 
     Returns:
-        Name of the program and what is no flag.
+        The program's name and the arguments that are not flags.
 
     Raises:
-        SystemExit: code 1 and one message on stderr for a mistake: the message has the flag, or the configuration's
-            line, and what is known. With --help, the help.
+        SystemExit: with exit code 1 and one message on stderr that names the flag, or the line of the configuration
+            file, and the known values. After --help, with exit code 0 and the help on stdout.
     """
-    argv = _expand_config(argv)
-    value = _config_value(argv)
-    if value is not None:
-        _check_overrides(_make_config(value), argv)
+    text = _config_value(argv)
+    if text is not None:
+        found = _find(text)
+        argv = _replace_config(argv, str(found))
+        _check_overrides(_load(found), argv)
     try:
         arguments = flags.FLAGS(argv)
     except flags.Error as error:
         fail(str(error))
-    if value is None:
-        fail("--config is needed, as in --config=configs/streets.py")
+    if text is None:
+        fail("--config is required, for example --config=streets or --config=configs/streets.py")
     return arguments
 
 
 def is_readable(error: Exception) -> bool:
-    """Whether the message of an error says enough for the user to mend it; if not, the traceback belongs to it.
+    """Whether an error's message is enough for the user to act on. If not, it is shown with its traceback.
 
-    It does where this package raised it on purpose, and where the system refused something. Others, such as an error
-    in a task of the user's own, need their traceback.
+    True for errors that this package raises on purpose and for errors of the operating system. Others, such as one in a
+    user's own task, need their traceback.
     """
     if isinstance(error, OSError) or type(error).__module__.startswith("mtan_jax"):
         return True
@@ -63,21 +63,8 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
-def _expand_config(argv: list[str]) -> list[str]:
-    """The arguments with the home directory filled in in --config, which shells leave alone behind a '='."""
-    value = _config_value(argv)
-    if not value:
-        return argv
-    try:
-        expanded = str(paths.local(value, "--config"))
-    except paths.PathError as error:
-        fail(str(error))
-    place = next(i for i, argument in enumerate(argv) if argument.partition("=")[0] in _CONFIG_FLAGS)
-    end = place + 1 if "=" in argv[place] else place + 2
-    return [*argv[:place], f"--config={expanded}", *argv[end:]]
-
-
 def _config_value(argv: list[str]) -> str | None:
+    """The text of --config, None if the flag is not given."""
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in _CONFIG_FLAGS:
@@ -85,19 +72,28 @@ def _config_value(argv: list[str]) -> str | None:
     return None
 
 
-def _make_config(value: str) -> Any:
-    name, colon, argument = value.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        there = ", ".join(sorted(str(other) for other in path.parent.glob("*.py")))
-        fail(f"--config={value}: there is no such file; in its folder: {there or 'no configurations'}")
+def _replace_config(argv: list[str], text: str) -> list[str]:
+    start = next(i for i, argument in enumerate(argv) if argument.partition("=")[0] in _CONFIG_FLAGS)
+    end = start + 1 if "=" in argv[start] else start + 2
+    return [*argv[:start], f"--config={text}", *argv[end:]]
+
+
+def _find(text: str) -> config_file.ConfigFile:
     try:
-        return runpy.run_path(name)["get_config"](*([argument] if colon else []))
-    except ArgumentError as error:
+        return config_file.find_config(text, "--config")
+    except (config_file.ConfigFileError, PathError) as error:
+        fail(str(error))
+
+
+def _load(found: config_file.ConfigFile) -> ConfigDict:
+    try:
+        return config_file.run_config(found)
+    except (config_file.ConfigFileError, ArgumentError) as error:
         fail(str(error))
     except Exception as error:  # a configuration is a program: it may raise anything
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
-        place = f"{name}, line {lines[-1]}" if lines else name
+        path = str(found.path)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        place = f"{path}, line {lines[-1]}" if lines else path
         fail(f"{place}: {type(error).__name__}: {_message(error)}")
 
 
@@ -109,13 +105,15 @@ def _message(error: BaseException) -> str:
     return inner if isinstance(error, KeyError) and isinstance(inner, str) else str(error)
 
 
-def _check_overrides(config: Any, argv: list[str]) -> None:
+def _check_overrides(config: ConfigDict, argv: list[str]) -> None:
+    """Fails on a `--config.FIELD` that the configuration does not have."""
     for argument in argv:
         match = _OVERRIDE.match(argument)
-        node, name = config, "config"
+        node: object = config
+        name = "config"
         for part in match[1].split(".") if match else ():
             if not isinstance(node, ConfigDict):
                 fail(f"{argument}: {name} is a value and has no fields")
             if part not in node:
-                fail(f"{argument}: {name} has no field {part!r}; it has: {', '.join(node) or 'none'}")
+                fail(f"{argument}: {name} has no field {part!r}; known fields: {', '.join(node) or 'none'}")
             node, name = node.get(part), f"{name}.{part}"
