@@ -1,4 +1,4 @@
-"""What is mistyped on the command line, and what can be set there."""
+"""Mistakes on the command line, and the fields that can be set there."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ CONFIG = f"--config={toy_config.__file__}"
 
 @pytest.fixture
 def message(run_main):
-    """The one message with which a command ends."""
+    """Runs a command that fails; returns its only message."""
 
     def get(*arguments):
         with pytest.raises(SystemExit) as error:
@@ -27,7 +27,7 @@ def message(run_main):
 
 def test_mistyped_flags(message):
     streets = f"--config={ROOT}/configs/streets.py"
-    assert message() == "--config is needed, as in --config=configs/streets.py"
+    assert message() == ("--config is required, for example --config=streets or --config=configs/streets.py")
     assert message(CONFIG) == "--workdir is needed, as in --workdir=runs/streets"
     assert message(CONFIG, "--wrokdir=a") == "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"
     assert "<train|eval|predict|export|summary|plan>" in message(CONFIG, "--mode=test")
@@ -35,25 +35,27 @@ def test_mistyped_flags(message):
     assert message(f"{streets}:smoke,with=2").startswith(
         "config argument 'with=2' is not known; known: smoke, arch=, backbone=, width=, protocol= "
     )
-    names = ("cityscapes", "decathlon", "mini_decathlon", "nyuv2", "own_network", "own_schedule", "streets")
-    there = ", ".join(f"{ROOT}/configs/{name}.py" for name in names)
-    assert message(f"--config={ROOT}/configs/kitti.py").endswith(f"there is no such file; in its folder: {there}")
+    assert message("--config=kitti").startswith("--config=kitti: there is no configuration of this name; known names: ")
+    assert message("--config=~nobody_here/a.py").startswith("--config=~nobody_here/a.py: ~nobody_here is ")
+    assert message("--config").startswith("--config is empty")
 
 
 def test_unknown_fields(message):
     found = message(CONFIG, "--config.lr=1")
-    assert found.startswith("--config.lr=1: config has no field 'lr'; it has: accumulate, batch_size, checkpoint, ")
+    assert found.startswith(
+        "--config.lr=1: config has no field 'lr'; known fields: accumulate, batch_size, checkpoint, "
+    )
     found = message(CONFIG, "--config.model.widht=1")
     assert found.endswith(
         "config.model has no field 'widht'; "
-        "it has: arch, backbone, dtype, init_from, param_dtype, sync_batch_norm, width"
+        "known fields: arch, backbone, dtype, init_from, param_dtype, sync_batch_norm, width"
     )
     found = message(CONFIG, "--config.weighting_options.dwa.temp=1")
-    assert found.endswith("config.weighting_options.dwa has no field 'temp'; it has: temperature, variant")
+    assert found.endswith("config.weighting_options.dwa has no field 'temp'; known fields: temperature, variant")
     found = message(CONFIG, "--config.weighting.dwa=1")
     assert found == "--config.weighting.dwa=1: config.weighting is a value and has no fields"
     found = message(CONFIG, "--noconfig.data.agument")
-    assert "config.data has no field 'agument'; it has: augment, " in found
+    assert "config.data has no field 'agument'; known fields: augment, " in found
     assert "--config.batch_size=many: " in message(CONFIG, "--config.batch_size=many")
 
 
@@ -63,15 +65,23 @@ def test_unknown_fields(message):
         ("config.modle.width = 0.5", "line 4: AttributeError: 'modle'\nDid you mean \"model\""),
         ("config.batch_size = 'many'", "line 4: TypeError: Could not override field 'batch_size'"),
         ("config.seed = 1 / 0", "line 4: ZeroDivisionError: division by zero"),
+        ("return None", ": get_config returned NoneType, expected a ConfigDict"),
         ("config.seed = (", "SyntaxError: '(' was never closed (config.py, line 4)"),
     ],
 )
-def test_mistakes_in_a_configuration_file_tell_the_line(message, tmp_path, line, expected):
+def test_mistakes_in_a_configuration_file_are_reported_with_their_line(message, tmp_path, line, expected):
     path = tmp_path / "config.py"
-    path.write_text(f"import toy_config\ndef get_config():\n    config = toy_config.get_config()\n    {line}\n")
+    path.write_text(f"from helpers import toy_config\ndef get_config():\n    config = toy_config.get_config()\n    {line}\n")
     found = message(f"--config={path}")
     assert found.startswith(str(path))
     assert expected in found
+
+
+@pytest.mark.parametrize("form", [["--config=streets:smoke"], ["--config", "streets:smoke"], ["-config=streets:smoke"]])
+def test_a_configuration_by_name_from_any_folder(run_main, monkeypatch, tmp_path, capsys, form):
+    monkeypatch.chdir(tmp_path)
+    run_main(*form, "--mode=summary", "--config.model.width=0.03")
+    assert "width 0.03" in capsys.readouterr().out
 
 
 def test_values_on_the_command_line(run_main, monkeypatch):
@@ -115,7 +125,7 @@ def test_values_on_the_command_line(run_main, monkeypatch):
     assert seen[1].weighting_options.static.weights.to_dict() == {"depth": 2.0}
 
 
-def test_errors_of_ones_own_code_keep_their_traceback():
+def test_errors_in_user_code_keep_their_traceback():
     def raised(function):
         try:
             function()
