@@ -108,7 +108,7 @@ def test_train_then_eval_then_another_configuration(tmp_path, run_main, capsys):
     assert writers.read_metrics(tmp_path / "run" / "metrics.jsonl") == logged
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_streets_smoke(tmp_path):
     data = f"--config.data.data_dir={tmp_path / 'data'}"
     result = call("--config=configs/streets.py:smoke", f"--workdir={tmp_path / 'run'}", data)

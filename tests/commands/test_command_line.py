@@ -71,7 +71,9 @@ def test_unknown_fields(message):
 )
 def test_mistakes_in_a_configuration_file_are_reported_with_their_line(message, tmp_path, line, expected):
     path = tmp_path / "config.py"
-    path.write_text(f"from helpers import toy_config\ndef get_config():\n    config = toy_config.get_config()\n    {line}\n")
+    path.write_text(
+        f"from helpers import toy_config\ndef get_config():\n    config = toy_config.get_config()\n    {line}\n"
+    )
     found = message(f"--config={path}")
     assert found.startswith(str(path))
     assert expected in found

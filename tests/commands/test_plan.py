@@ -83,7 +83,7 @@ def test_numbers_follow_from_the_program(tmp_path):
     assert not plan.measure(compiled, plan.Chip(1e12, 1e9, 1e4, ""), experiment)["fits"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_of_a_step_in_a_loop_count_as_often_as_they_run():
     once, twice = (make(tiny_config, accumulate=parts, batch_size=4 * parts) for parts in (1, 2))
     chip = plan.Chip(1e12, 1e9, 2**30, "")

@@ -173,7 +173,7 @@ def test_a_batch_passes_through_network_losses_metrics_and_panel(own, tmp_path):
     np.testing.assert_array_equal(drawn["edges, prediction"], colours[predictions["edges"][row].argmax(-1)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_smoke_run_trains_evaluates_and_predicts_four_tasks(tmp_path, run_main):
     arguments = (
         f"--config={CONFIG}:smoke",

@@ -172,7 +172,7 @@ def torchvision_file(name):
 NAMES = {"vgg16": "vgg16_bn", "resnet50": "resnet50", "resnet101": "resnet101"}
 
 
-@pytest.mark.parametrize("backbone", [pytest.param(b, marks=() if b == "vgg16" else pytest.mark.slow) for b in NAMES])
+@pytest.mark.parametrize("backbone", [pytest.param(b, marks=() if b == "vgg16" else pytest.mark.long) for b in NAMES])
 def test_torchvision(backbone):
     """The entries of torchvision's files, all of them; and the features that their network computes from them."""
     arrays, features = torchvision_file(NAMES[backbone])
@@ -243,7 +243,7 @@ def test_what_is_wrong_with_a_file_shows_before_the_data_are_prepared(tmp_path, 
     assert not data.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_started_from_a_file_resumes_without_it(tmp_path, run_main):
     data = f"--config.data.data_dir={tmp_path / 'data'}"
     common = (f"--config={ROOT}/configs/streets.py:smoke,arch=split,width=0.03", data, "--config.seed=3")

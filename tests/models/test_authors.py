@@ -181,7 +181,7 @@ def segnet_network(arch):
     return Network(ARCHITECTURES[arch](backbone, task_list), arch, "segnet", task_list, "segnet_networks")
 
 
-PARAMETERS = [pytest.param(arch, marks=() if arch in FAST else pytest.mark.slow) for arch in SEGNETS]
+PARAMETERS = [pytest.param(arch, marks=() if arch in FAST else pytest.mark.long) for arch in SEGNETS]
 
 
 @pytest.mark.parametrize("arch", PARAMETERS)

@@ -97,8 +97,8 @@ def at(features, position):
     return np.take_along_axis(windows, position[..., None, :].astype(int), 3)[..., 0, :]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", [pytest.param("eval", marks=pytest.mark.long), "train"])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["eval", "train"])
 def test_full_size_in_float32(mode):
     """Five statements, each in evaluation and in training mode.
 

@@ -214,7 +214,7 @@ def test_a_task_added_later_leaves_the_others_predictions_as_they_are(arch, make
     assert np.abs(start - predict(later, new_state, "corners")).max() > 1e-3  # and the new one has learnt something
 
 
-@pytest.mark.parametrize("arch", ["series_adapters", pytest.param("mtan", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arch", ["series_adapters", pytest.param("mtan", marks=pytest.mark.long)])
 def test_wide_heads_of_other_tasks_leave_predictions_as_they_are(arch):
     """Log-probabilities of one task, to the last bit, with the heads of more and more classes beside it."""
     config = toy_sets_config.get_config().model
@@ -322,7 +322,7 @@ def test_steps_leave_frozen_arrays_bit_for_bit(arch, make, monkeypatch):
     assert {"head_hues/kernel", own[arch]} <= changed
 
 
-@pytest.mark.parametrize("method", ["pcgrad", *(pytest.param(x, marks=pytest.mark.slow) for x in ("dwa", "nash_mtl"))])
+@pytest.mark.parametrize("method", [long(method, fast=("pcgrad",)) for method in ("pcgrad", "dwa", "nash_mtl")])
 def test_methods_take_a_step_of_several_sets(method, make, monkeypatch):
     monkeypatch.setitem(IMAGE_BACKBONES, "one_group", one_group)
     fields = {"model.backbone": "one_group", "mixing.tasks_per_step": 2, "batch_size": 8}

@@ -161,7 +161,7 @@ def test_first_step(k):
         assert error < max(1e-7 * size, 1e-12), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eager_equals_jit():
     """One operation after the other: the whole network in both modes, a batch of one task."""
     network, k = narrow(), TRAINED[0]
@@ -260,7 +260,7 @@ def test_parameters_of_wrn_28_4_and_ten_tasks():
     assert count_parts(params, network.names) == parts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_full_size_in_float32(mode):
     """WRN-28-4 and the ten sets' numbers of classes, two images of 72x72: log-probabilities from theirs in float64.
@@ -282,7 +282,7 @@ def test_full_size_in_float32(mode):
             assert error < 5 * network.stored[f"error/{mode}/{k}"] < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "allowed"), [("float64", 1e-7), ("float32", 2e-2)])
 def test_first_step_at_full_size(dtype, allowed):
     """The gradient of every parameter, told by its products with eight random directions, and the loss.

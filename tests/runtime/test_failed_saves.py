@@ -75,7 +75,7 @@ def test_full_disk_ends_the_run_at_once(run, workdir):
     assert "Traceback" not in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_failed_save_and_ctrl_c_end_the_run_at_once(run, tmp_path):
     started = run.start(tmp_path)
     wait_for_checkpoint(started, tmp_path)

@@ -46,7 +46,7 @@ def place():
 
 CASES = [
     pytest.param(None, ["--mode=train", "--config.data.workers=1"], id="HOME is not set"),
-    pytest.param("/proc/nowhere", ["--mode=eval", "--checkpoint=initial"], id="HOME is closed", marks=pytest.mark.slow),
+    pytest.param("/proc/nowhere", ["--mode=eval", "--checkpoint=initial"], id="HOME is closed", marks=pytest.mark.long),
 ]
 
 

@@ -45,7 +45,7 @@ def test_during_the_imports(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1.0, 3.0])
+@pytest.mark.parametrize("after", [1.0, pytest.param(3.0, marks=pytest.mark.long)])
 def test_during_compilation(after, tmp_path):
     # Named after a crash: XLA's threads went on compiling for half a minute, and Python ended under them.
     run = whole_run.Run("tiny_config", tmp_path / "data", tmp_path / "output", compilation_cache="")

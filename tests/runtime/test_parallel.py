@@ -86,7 +86,7 @@ def test_one_process_resumes_what_two_began(experiment, alone, killed, tmp_path)
     assert_close_runs(experiment, folder, alone, 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_of_a_real_network(tmp_path):
     options = {**SGD, "duration": "5 steps", "log_every": "1 steps", "eval.every": "1 steps"}
     # Small steps: rounding that turns over one rectifier grows tenfold a step at 0.05, and hardly at all at 0.005.
@@ -116,7 +116,7 @@ def test_processes_of_a_real_network(tmp_path):
         assert all("{" not in other_out for other_out, _ in others)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_second_batches_of_two_processes_are_those_of_one(tmp_path):
     options = {**SGD, "weighting": "auto_lambda", "weighting_options.auto_lambda.epsilon": 0.0, "duration": "5 steps"}
     run = whole_run.Run("toy_config", tmp_path / "data", tmp_path / "output", **options)
@@ -126,7 +126,7 @@ def test_second_batches_of_two_processes_are_those_of_one(tmp_path):
     assert_close_runs(experiment, tmp_path / "two", tmp_path / "alone", 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_share_the_images_of_every_set_of_a_step(tmp_path):
     options = {"mixing.tasks_per_step": 2, "batch_size": 16, "duration": "3 steps", "log_every": "1 steps"}
     options |= {"optimizer.learning_rate": 0.005, "eval.every": "3 steps", "checkpoint.best_metric": "mean/accuracy"}

@@ -60,7 +60,7 @@ def assert_same_state(found, expected, tolerance):
         assert difference(getattr(found, field), getattr(expected, field)) < tolerance, field
 
 
-@pytest.mark.parametrize("weighting", ["equal", pytest.param("uncertainty", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weighting", ["equal", pytest.param("uncertainty", marks=pytest.mark.long)])
 def test_one_step_of_sgd_is_the_same_on_one_and_four_devices(weighting):
     # SGD's update is the gradient itself: Adam's first step would hide its size.
     one, four = (run_steps(1, devices=n, weighting=weighting, optimizer="sgd") for n in (1, 4))
@@ -69,7 +69,7 @@ def test_one_step_of_sgd_is_the_same_on_one_and_four_devices(weighting):
     assert_same_state(four, one, 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_five_steps_are_the_same_on_one_and_four_devices():
     # In float64: rounding grows with each step, and in float32 may turn a choice of a max-pooling, which is a jump.
     one, four = (run_steps(5, devices=n, optimizer="momentum", dtype=jnp.float64) for n in (1, 4))
@@ -141,7 +141,7 @@ def test_first_bad_step_and_its_tasks_are_kept():
     np.testing.assert_array_equal(state.window.bad_tasks, [False, True, False])
 
 
-@pytest.mark.parametrize("value", [np.nan, *(pytest.param(x, marks=pytest.mark.slow) for x in (np.inf, -np.inf))])
+@pytest.mark.parametrize("value", [np.nan, *(pytest.param(x, marks=pytest.mark.long) for x in (np.inf, -np.inf))])
 def test_an_update_that_is_not_finite_makes_a_bad_step(value):
     def spoil(updates, count, params=None):
         del params

@@ -184,7 +184,7 @@ def test_export_asked_for_the_raw_data(tmp_path, run_main, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["streets", "mini_decathlon"])
+@pytest.mark.parametrize("name", ["streets", pytest.param("mini_decathlon", marks=pytest.mark.long)])
 def test_the_readmes_commands_work_without_data(name, tmp_path):
     environment = {**os.environ, "XLA_FLAGS": xla_flags(devices=1), "JAX_PLATFORMS": "cpu"}
 

@@ -73,10 +73,10 @@ LEARN = {
 START = {"duration": "4 steps", "log_every": "2 steps"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("layout", "fields"),
-    [("release", LEARN), pytest.param("authors", START, marks=pytest.mark.long)],  # authors': 288x384 only
+    [("release", LEARN), ("authors", START)],  # authors': 288x384 only
 )
 def test_nyuv2_learns_on_real_rooms(layout, fields, nyuv2_layouts, tmp_path):
     flags = ["--config=configs/nyuv2.py:width=0.25", f"--workdir={tmp_path / 'run'}"]

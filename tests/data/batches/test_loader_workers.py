@@ -111,7 +111,7 @@ def test_workers_in_a_container_do_not_die_of_a_bus_error(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux'")
-@pytest.mark.parametrize("options", ["size=4k", "ro"])
+@pytest.mark.parametrize("options", ["ro", pytest.param("size=4k", marks=pytest.mark.long)])
 def test_threads_read_where_there_is_no_room_for_semaphores(options, tmp_path):
     # A past bug: "[Errno 30] Read-only file system".
     (tmp_path / "program.py").write_text(textwrap.dedent(FAST_READER))
@@ -129,8 +129,8 @@ def test_threads_read_where_there_is_no_room_for_semaphores(options, tmp_path):
     ("number", "parts"),
     [
         (signal.SIGKILL, ("memory ran out", "config.data.workers = 1")),
-        (signal.SIGBUS, ("/dev/shm", "--shm-size", "config.data.workers = 1")),
-        (signal.SIGTERM, ("was ended by SIGTERM", "set workers to 0")),
+        pytest.param(signal.SIGBUS, ("/dev/shm", "--shm-size", "config.data.workers = 1"), marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, ("was ended by SIGTERM", "set workers to 0"), marks=pytest.mark.long),
     ],
 )
 def test_a_worker_that_dies_is_explained(number, parts):

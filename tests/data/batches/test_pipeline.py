@@ -253,7 +253,9 @@ PROGRAM = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["end", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize(
+    "end", [pytest.param("end", marks=pytest.mark.long), "SIGINT", pytest.param("SIGKILL", marks=pytest.mark.long)]
+)
 def test_no_worker_outlives_the_program(end):
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(PROGRAM), end]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -127,7 +127,7 @@ def test_wide_images_alone_are_joined():
     assert not pixel_pairs.suits(256, 65, among=pixel_pairs.CONVOLVED)
 
 
-@pytest.mark.parametrize("train", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("train", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_network_and_its_gradient(train, as_on_tpus):
     task_list = (tasks.semantic(3), tasks.depth())
     model: nn.Module = ARCHITECTURES["mtan"](segnet.segnet(widths=(8, 16), numerics=FLOAT64), task_list)

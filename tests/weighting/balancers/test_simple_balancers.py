@@ -26,7 +26,7 @@ def test_weights_are_the_derivative_of_the_total_loss(method, follow):
 
 
 @pytest.mark.parametrize(
-    "tasks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)]
+    "tasks", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(10, marks=pytest.mark.long)]
 )
 def test_published_codes(tasks, follow):
     """Weights at 24 steps, from tests/reference/make_losses.py."""

@@ -510,7 +510,7 @@ def test_the_backward_pass_of_the_backbone_is_run_once():
     assert flops("mgda", wrt="features") < 1.5 * once
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_from_its_configuration(run_main, tmp_path):
     run_main(
         f"--config={tiny_config.__file__}:arch=split",

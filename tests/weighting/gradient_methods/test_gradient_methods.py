@@ -53,7 +53,7 @@ def relative(found, expected):
 
 # Each number of tasks is compiled anew.
 each_count = pytest.mark.parametrize(
-    "tasks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)]
+    "tasks", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(10, marks=pytest.mark.long)]
 )
 
 # (method, options, name in the file, bound on the relative error). The bounds are those of the solvers there: LibMTL's
