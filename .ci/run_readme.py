@@ -8,13 +8,15 @@ import pathlib
 import re
 import sys
 
-FIRST_LINE = "import mtan_jax as mtan"
+IMPORT = "import mtan_jax as mtan"
 
 
 def main(path: pathlib.Path) -> None:
     """Runs the blocks in the current folder."""
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-    examples = [block for block in blocks if FIRST_LINE in block]
+    examples = [block for block in blocks if IMPORT in block]
+    if not examples:
+        sys.exit(f"error: {path} has no Python example with {IMPORT!r}")
     for example in examples:
         print(example)
         exec(compile(example, str(path), "exec"), {"__name__": "__main__"})

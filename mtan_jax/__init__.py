@@ -15,8 +15,6 @@ import importlib
 
 from mtan_jax.runtime import home
 
-__version__ = "0.1.0"
-
 home.provide_matplotlib()  # before any module imports it
 
 __version__ = "0.1.0"
