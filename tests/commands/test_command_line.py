@@ -7,6 +7,7 @@ from helpers import toy_config
 
 from mtan_jax import main
 from mtan_jax.commands import command_line
+from mtan_jax.runtime import parallel
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={toy_config.__file__}"
@@ -27,10 +28,9 @@ def message(run_main):
 
 def test_mistyped_flags(message):
     streets = f"--config={ROOT}/configs/streets.py"
-    assert message() == ("--config is required, for example --config=streets or --config=configs/streets.py")
-    assert message(CONFIG) == "--workdir is needed, as in --workdir=runs/streets"
+    assert message() == "--config is required, for example --config=streets or --config=configs/streets.py"
     assert message(CONFIG, "--wrokdir=a") == "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"
-    assert "<train|eval|predict|export|summary|plan>" in message(CONFIG, "--mode=test")
+    assert "<train|eval|predict|export|summary|plan|config>" in message(CONFIG, "--mode=test")
     assert message(CONFIG, "run") == "unknown arguments: run; flags look like --workdir=runs/streets"
     assert message(f"{streets}:smoke,with=2").startswith(
         "config argument 'with=2' is not known; known: smoke, arch=, backbone=, width=, protocol= "
@@ -88,7 +88,7 @@ def test_a_configuration_by_name_from_any_folder(run_main, monkeypatch, tmp_path
 
 def test_values_on_the_command_line(run_main, monkeypatch):
     seen = []
-    monkeypatch.setattr(main, "run", lambda folder: seen.append(main.CONFIG.value))
+    monkeypatch.setattr(main, "run_command", lambda: seen.append(main.CONFIG.value))
     run_main(
         f"--config={ROOT}/configs/streets.py:smoke",
         "--workdir=unused",
@@ -137,4 +137,4 @@ def test_errors_in_user_code_keep_their_traceback():
     assert not command_line.is_readable(raised(lambda: int("x")))
     assert not command_line.is_readable(raised(lambda: {}["x"]))
     assert command_line.is_readable(raised(lambda: pathlib.Path("/no/such/file").read_text()))
-    assert command_line.is_readable(raised(lambda: main.parallel.check_batch_size(3, "config.batch_size")))
+    assert command_line.is_readable(raised(lambda: parallel.check_batch_size(3, "config.batch_size")))
