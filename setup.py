@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 URL = "https://github.com/mtan-jax/mtan_jax"
 LINT = ["mypy==2.4.1", "pre-commit>=4", "ruff==0.17.6"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.6"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "pandas>=2.2", "scikit-learn>=1.6"]
 
 
 def version() -> str:
