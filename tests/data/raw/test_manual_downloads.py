@@ -166,7 +166,7 @@ def test_the_error_names_the_sets(tmp_path, layout):
     with pytest.raises(RawDataError) as error:
         data.prepare()
     assert f"neither in config.data.raw_dir (not set) nor in {manual(tmp_path, 'decathlon')}." in str(error.value)
-    assert str(error.value).startswith("Visual Decathlon: the set 'dtd' is not prepared in ")
+    assert str(error.value).startswith("Visual Decathlon: the dataset 'dtd' is not prepared in ")
     assert str(error.value).endswith("Sets that are not prepared yet: dtd, svhn.")
     if layout in ("folders", "tfds"):
         with pytest.raises(RawDataError, match=r"neither in config.data.raw_dir \(not set\) nor in"):
