@@ -9,8 +9,9 @@ import pytest
 from mtan_jax.weighting import METHODS
 
 MODULES = [
-    "mtan_jax.weighting",
     "mtan_jax.weighting.core",
+    "mtan_jax.weighting.declaration",
+    "mtan_jax.weighting.registry",
     "mtan_jax.weighting.schedules",
     *sorted({inspect.getmodule(method).__name__ for method in METHODS.values()}),
 ]

@@ -1,5 +1,9 @@
-"""What holds for every loss balancer, and the registry's own messages."""
+"""Properties of every loss balancer, and the registry: chains, needs, methods added by users, messages."""
 
+import functools
+import inspect
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -9,12 +13,18 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from mtan_jax import weighting
 from mtan_jax.weighting import (
     BALANCERS,
+    GRADIENT_METHODS,
     METHODS,
+    WRAPPERS,
+    Needs,
     SumTasksState,
     TaskGradients,
     build_weighting,
+    declare,
+    needs_of,
     sum_tasks,
     task_weights,
 )
@@ -194,7 +204,7 @@ def test_build_composes_in_order_and_takes_defaults():
     np.testing.assert_allclose(update, [-0.5, -0.125, -1.5])
 
 
-def test_methods_with_their_options_and_functions_of_ones_own():
+def test_methods_with_their_options_and_undeclared_functions():
     def double(tasks, *, factor):
         return optax.stateless(lambda task_gradients, params: task_gradients.scale(jnp.full(3, factor)))
 
@@ -214,7 +224,7 @@ def test_methods_with_their_options_and_functions_of_ones_own():
         updates, state = tx.update(gradients, tx.init(jnp.zeros(3)), jnp.zeros(3))
         np.testing.assert_allclose(updates, expected)
         np.testing.assert_allclose(task_weights(state), [2.0, 0.5, 6.0])
-    with pytest.raises(ValueError, match="last_only gives a gradient, so it must be the last"):
+    with pytest.raises(ValueError, match="last_only turns the losses into a gradient, so it must come last"):
         build_weighting((last_only, "equal"), TASKS, optax.sgd(1.0))
 
 
@@ -248,13 +258,135 @@ def test_build_takes_a_config():
         ("equal", {"equal": {"weights": {}}}, "unknown option 'weights' of weighting 'equal'; known: none"),
         ("static", {}, "weighting 'static' needs the option weights"),
         ("dwa", {}, "steps_per_epoch is None: variant 'mtan' needs a whole number"),
-        ("equal+equal", {}, "each method once"),
-        ("pcgrad+equal", {}, "pcgrad gives a gradient, so it must be the last"),
-        ((), {}, "at least one method is needed"),
-        ((3,), {}, "weighting 3: a method is a name, a function, or"),
+        ("equal+equal", {}, "repeats a method"),
+        ("pcgrad+equal", {}, "pcgrad turns the losses into a gradient, so it must come last"),
+        ((), {}, "names no method"),
+        ((3,), {}, "weighting 3 is not a method; use a name, a function, or"),
         ((("dwa", {"T": 1}),), {}, "unknown option 'T' of weighting 'dwa'"),
     ],
 )
 def test_build_messages(spec, options, message):
     with pytest.raises(ValueError, match=message):
         build_weighting(spec, TASKS, optax.identity(), options=options)
+
+
+def test_every_method_is_public():
+    assert set(METHODS) <= set(weighting.__all__)
+    for name, method in METHODS.items():
+        assert getattr(weighting, name) is method
+    missing = [name for name in weighting.__all__ if not hasattr(weighting, name)]
+    assert not missing
+
+
+def test_the_import_needs_jax_optax_numpy_and_jaxtyping_only():
+    program = (
+        "import sys, jax, optax, numpy; from jaxtyping import Array, PyTree; before = set(sys.modules); "
+        "import mtan_jax.weighting; print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["mtan_jax"]
+
+
+def test_the_tables_by_kind_split_the_methods():
+    assert BALANCERS | GRADIENT_METHODS | WRAPPERS == METHODS
+    assert len(BALANCERS) + len(GRADIENT_METHODS) + len(WRAPPERS) == len(METHODS)
+    assert set(WRAPPERS) == {
+        name for name, method in METHODS.items() if "inner" in inspect.signature(method).parameters
+    }
+
+
+def double(tasks, *, factor=2.0):
+    return optax.stateless(lambda task_gradients, params: task_gradients.scale(jnp.full(len(tasks), factor)))
+
+
+@declare("gradient_method")
+def last_task(tasks):
+    """The gradient of the last task alone. Its `init` reads the parameters, so it cannot be tried without them."""
+
+    def init(params):
+        return SumTasksState(jnp.ones(len(params)))
+
+    def update(updates, state, params=None):
+        return updates.gradient(updates.weights * jnp.array([0.0, 0.0, 1.0])), SumTasksState(updates.weights)
+
+    return optax.GradientTransformation(init, update)
+
+
+@declare("wrapper", second_batch=True)
+def thrice(tasks, inner, *, factor=3.0):
+    """Triples the updates of the rest of the chain."""
+
+    def update(updates, state, params=None):
+        updates, state = inner.update(updates, state, params)
+        return optax.tree.scale(factor, updates), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """METHODS with a user's balancer, gradient method and wrapper, added by name only."""
+    for name, method in (("double", double), ("last_task", last_task), ("thrice", thrice)):
+        monkeypatch.setitem(METHODS, name, method)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("double", [-2.0, -2.0, -2.0]),
+        ("last_task", [0.0, 0.0, -1.0]),
+        ("double+last_task", [0.0, 0.0, -2.0]),
+        ("thrice", [-3.0, -3.0, -3.0]),
+        ("double+thrice", [-6.0, -6.0, -6.0]),
+        ("thrice+double+last_task", [0.0, 0.0, -6.0]),
+        ((functools.partial(last_task),), [0.0, 0.0, -1.0]),
+    ],
+)
+def test_a_users_methods_work_once_they_are_in_methods(added, spec, expected):
+    tx = build_weighting(spec, TASKS, optax.sgd(1.0))
+    gradients = TaskGradients(TASKS, jnp.ones(3), jnp.ones(3, bool), jnp.ones(3), lambda cotangent: cotangent)
+    updates, state = tx.update(gradients, tx.init(jnp.zeros(3)), jnp.zeros(3))
+    np.testing.assert_allclose(updates, expected)
+    assert task_weights(state).shape == (3,)
+    with pytest.raises(ValueError, match="last_task turns the losses into a gradient, so it must come last"):
+        build_weighting("last_task+double", TASKS, optax.sgd(1.0))
+
+
+def test_needs_are_declared_or_follow_from_the_option_wrt(added, monkeypatch):
+    nothing = Needs(second_batch=False, indicators=False, features=False)
+
+    def over_features(tasks, *, wrt="features"):
+        return sum_tasks(tasks)
+
+    monkeypatch.setitem(METHODS, "over_features", over_features)
+
+    @declare("gradient_method", features=True)
+    def of_features(tasks):
+        return sum_tasks(tasks)
+
+    monkeypatch.setitem(METHODS, "of_features", of_features)
+    for spec, expected in (
+        ("dwa+pcgrad", nothing),
+        ("double", nothing),
+        ("double+thrice", nothing._replace(second_batch=True)),
+        ("auto_lambda", nothing._replace(second_batch=True)),
+        ("dtp+mgda", nothing._replace(indicators=True)),
+        ("mgda", nothing),
+        ((("mgda", {"wrt": "features"}),), nothing._replace(features=True)),
+        ("over_features", nothing._replace(features=True)),
+        ((("over_features", {"wrt": "parameters"}),), nothing),
+        ("of_features", nothing._replace(features=True)),
+    ):
+        assert needs_of(spec) == expected, spec
+    assert needs_of("mgda", options={"mgda": {"wrt": "features"}}).features
+    assert not needs_of((("mgda", {"wrt": "parameters"}),), options={"mgda": {"wrt": "features"}}).features
+
+
+def test_a_wrapper_without_a_declaration_is_refused():
+    def undeclared(tasks, inner):
+        return inner
+
+    with pytest.raises(ValueError, match=r"'undeclared' has several positional parameters.*@declare\(\"wrapper\"\)"):
+        build_weighting((undeclared,), TASKS, optax.identity())
+    with pytest.raises(ValueError, match="unknown kind of weighting method 'wraper'; known: balancer, gradient_method"):
+        declare("wraper")

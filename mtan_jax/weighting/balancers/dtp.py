@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 # What k counts as at least: a weight is at most 46.
 _SMALLEST = 1e-20
@@ -26,6 +27,7 @@ class DTPState(NamedTuple):
     known: Bool[Array, "t"]
 
 
+@declare("balancer", indicators=True)
 def dtp(
     tasks: Sequence[str], *, gamma: float | Mapping[str, float] = 1.0, alpha: float = 0.1
 ) -> optax.GradientTransformationExtraArgs:

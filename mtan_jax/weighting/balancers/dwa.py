@@ -9,11 +9,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 # The softmax subtracts exponents, and infinity less infinity is no number; this far out it is 0 or 1 anyway.
 _LARGEST_EXPONENT = 1e30
 
 
+@declare("balancer")
 def dwa(
     tasks: Sequence[str],
     *,

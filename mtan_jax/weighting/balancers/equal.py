@@ -7,8 +7,10 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 
+@declare("balancer")
 def equal(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     """The plain sum of the losses: w_i = 1 for every task.
 

@@ -8,8 +8,10 @@ from jaxtyping import Array, Float
 
 from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 
+@declare("balancer")
 def geometric(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     """Geometric loss strategy (GLS; Chennupati, Sistu, Yogamani, Rawashdeh, CVPR workshops 2019).
 

@@ -7,8 +7,10 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.balancers.learned_scale import learned_scale
+from mtan_jax.weighting.declaration import declare
 
 
+@declare("balancer")
 def imtl_l(
     tasks: Sequence[str],
     *,

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 
 class RLWState(NamedTuple):
@@ -21,6 +22,7 @@ class RLWState(NamedTuple):
     steps: Int32[Array, ""]
 
 
+@declare("balancer")
 def rlw(
     tasks: Sequence[str], *, distribution: Literal["normal", "dirichlet"] = "normal", seed: int = 0
 ) -> optax.GradientTransformationExtraArgs:

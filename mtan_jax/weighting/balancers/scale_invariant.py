@@ -7,11 +7,13 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 # Below this a loss counts as this: its weight would be infinite at 0.
 SMALLEST_LOSS = 1e-10
 
 
+@declare("balancer")
 def scale_invariant(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     """Scale-invariant loss: no task counts more for being measured in smaller units.
 

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, one_a_task
+from mtan_jax.weighting.declaration import declare
 
 # What Python code that must know a traced value raises: if, float and math; NumPy; range and indexing.
 _CONCRETE_VALUE_ERRORS = (
@@ -33,6 +34,7 @@ class ScheduleState(NamedTuple):
     steps: Int32[Array, ""]
 
 
+@declare("balancer")
 def schedule(
     tasks: Sequence[str], *, weights: ScheduleOfAll | Mapping[str, optax.Schedule | float]
 ) -> optax.GradientTransformationExtraArgs:

@@ -7,8 +7,10 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, one_a_task
+from mtan_jax.weighting.declaration import declare
 
 
+@declare("balancer")
 def static(tasks: Sequence[str], *, weights: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
     """Constant weights: w_i as given.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer, check_count, check_number, check_tasks
+from mtan_jax.weighting.declaration import declare
 
 
 class STCHState(NamedTuple):
@@ -26,6 +27,7 @@ class STCHState(NamedTuple):
     loss_count: Float[Array, "t"]
 
 
+@declare("balancer")
 def stch(
     tasks: Sequence[str], *, steps_per_epoch: int, mu: float = 1.0, warmup_epochs: int = 4
 ) -> optax.GradientTransformationExtraArgs:

@@ -9,11 +9,13 @@ from jaxtyping import Array, Float
 
 from mtan_jax.weighting.balancers.learned_scale import learned_scale
 from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.declaration import declare
 
 _INITIAL_LOG_VARIANCE = {"mtan": -0.5, "nash": 0.0}
 _NASH_LEARNING_RATE = 0.025
 
 
+@declare("balancer")
 def uncertainty(
     tasks: Sequence[str],
     *,

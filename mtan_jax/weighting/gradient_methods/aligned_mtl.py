@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
 from mtan_jax.weighting.solvers import unit_size
 
 
+@declare("gradient_method")
 def aligned_mtl(
     tasks: Sequence[str],
     *,

@@ -8,10 +8,12 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import conflict_averse, unit_size
 
 
+@declare("gradient_method")
 def cagrad(
     tasks: Sequence[str],
     *,

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 
 
+@declare("gradient_method")
 def conflict_free(
     tasks: Sequence[str],
     *,

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, gram_of, weighted_sum
 
 _SMALLEST = 1e-8
@@ -26,6 +27,7 @@ class DBMTLState(NamedTuple):
     means: tuple[Float[Array, "t ..."], ...]
 
 
+@declare("gradient_method")
 def db_mtl(
     tasks: Sequence[str],
     *,

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, weighted_sum
 
 _SMALLEST_SQUARE = 1e-7
@@ -31,6 +32,7 @@ class ExcessMTLState(NamedTuple):
     weights: Float[Array, "t"]
 
 
+@declare("gradient_method")
 def excess_mtl(
     tasks: Sequence[str],
     *,

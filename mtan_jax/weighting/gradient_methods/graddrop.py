@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined
 
 
@@ -22,6 +23,7 @@ class GradDropState(NamedTuple):
     steps: Int32[Array, ""]
 
 
+@declare("gradient_method")
 def graddrop(
     tasks: Sequence[str],
     *,

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 
 _PAPER_RATE = 0.025
@@ -33,6 +34,7 @@ class GradNormState(NamedTuple):
     adam: optax.ScaleByAdamState
 
 
+@declare("gradient_method")
 def gradnorm(
     tasks: Sequence[str],
     *,

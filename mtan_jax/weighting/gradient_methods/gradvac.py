@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradient_methods.pcgrad import random_orders
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 
@@ -25,6 +26,7 @@ class GradVacState(NamedTuple):
     goals: Float[Array, "t t"]
 
 
+@declare("gradient_method")
 def gradvac(
     tasks: Sequence[str],
     *,

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
 from mtan_jax.weighting.solvers import min_norm
 
 _NORMALIZE = ("none", "l2", "loss", "loss+")
 
 
+@declare("gradient_method")
 def mgda(
     tasks: Sequence[str],
     *,

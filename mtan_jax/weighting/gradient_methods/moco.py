@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, gram_of, weighted_sum
 
 _SMALLEST_LENGTH = 1e-8
@@ -28,6 +29,7 @@ class MoCoState(NamedTuple):
     weights: Float[Array, "t"]
 
 
+@declare("gradient_method")
 def moco(
     tasks: Sequence[str],
     *,

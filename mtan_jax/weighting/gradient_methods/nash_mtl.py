@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import fair_weights
 
@@ -25,6 +26,7 @@ class NashMTLState(NamedTuple):
     weights: Float[Array, "t"]
 
 
+@declare("gradient_method")
 def nash_mtl(
     tasks: Sequence[str],
     *,

@@ -9,6 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 
 
@@ -22,6 +23,7 @@ class PCGradState(NamedTuple):
     steps: Int32[Array, ""]
 
 
+@declare("gradient_method")
 def pcgrad(
     tasks: Sequence[str],
     *,

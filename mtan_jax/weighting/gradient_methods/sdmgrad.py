@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import project_to_simplex
 
@@ -26,6 +27,7 @@ class SDMGradState(NamedTuple):
     weights: Float[Array, "t"]
 
 
+@declare("gradient_method")
 def sdmgrad(
     tasks: Sequence[str],
     *,

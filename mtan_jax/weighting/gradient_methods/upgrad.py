@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
 from mtan_jax.weighting.solvers import project_to_dual_cone, unit_size
 
 
+@declare("gradient_method")
 def upgrad(
     tasks: Sequence[str],
     *,

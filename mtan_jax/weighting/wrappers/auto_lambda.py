@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int32
 
 from mtan_jax.runtime import collectives
 from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates
+from mtan_jax.weighting.declaration import declare
 
 
 class AutoLambdaState(NamedTuple):
@@ -29,6 +30,7 @@ class AutoLambdaState(NamedTuple):
     inner: optax.OptState
 
 
+@declare("wrapper", second_batch=True)
 def auto_lambda(
     tasks: Sequence[str],
     inner: optax.GradientTransformation,

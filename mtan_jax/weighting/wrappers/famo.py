@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates, check_weight, one_a_task
+from mtan_jax.weighting.declaration import declare
 
 _SMALLEST = 1e-8
 
@@ -27,6 +28,7 @@ class FAMOState(NamedTuple):
     inner: optax.OptState
 
 
+@declare("wrapper")
 def famo(
     tasks: Sequence[str],
     inner: optax.GradientTransformation,
