@@ -12,7 +12,7 @@ from mtan_jax.experiment import Experiment
 from mtan_jax.models import Backbone, build_backbone, build_model
 from mtan_jax.models.stage import abstract_stages
 from mtan_jax.training.open_run import open_run
-from mtan_jax.weighting.network_parts import part_of
+from mtan_jax.weighting.sharing import part_of
 
 
 def count(tree: Any) -> int:
@@ -21,7 +21,7 @@ def count(tree: Any) -> int:
 
 
 def count_parts(params: Any, tasks: tuple[str, ...]) -> dict[str, int]:
-    """Number of parameters per part of the network (`mtan_jax.weighting.network_parts`), counted as in `kept`."""
+    """Number of parameters per part of the network (`mtan_jax.weighting.sharing`), counted as in `kept`."""
     counts: collections.Counter[str] = collections.Counter()
     for path, leaf in jax.tree.leaves_with_path(params):
         counts[part_of(tuple(key.key for key in path), tasks)] += _kept(path, leaf)

@@ -12,7 +12,7 @@ from flax import traverse_util
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.runtime.checkpoint import Checkpoints
 from mtan_jax.steps import Rows
-from mtan_jax.weighting.network_parts import OWN_PREFIX, is_own
+from mtan_jax.weighting.sharing import TASK_AXIS_PREFIX, has_task_axis
 
 Path = tuple[str, ...]
 Arrays = dict[Path, np.ndarray]
@@ -68,7 +68,7 @@ def adopt(source: Arrays, source_tasks: Sequence[str], wanted: Mapping[Path, Any
     other = _Network(source, tuple(source_tasks))
     found: Loaded = {}
     for path, leaf in wanted.items():
-        value = other.rows(path, tasks) if is_own(path) else other.whole(path)
+        value = other.rows(path, tasks) if has_task_axis(path) else other.whole(path)
         if value is None:
             continue
         shape = (len(tasks), *value.values.shape[1:]) if isinstance(value, Rows) else value.shape
@@ -95,7 +95,7 @@ def adopt(source: Arrays, source_tasks: Sequence[str], wanted: Mapping[Path, Any
 def _backbone(arrays: Mapping[Path, Any]) -> set[Path]:
     """What the common backbone has in every architecture, whether frozen, of all tasks or of each."""
     paths = (path[1:] for path in arrays if path[0] in COLLECTIONS and path[1] == "backbone")
-    plain = {(*module, name.removeprefix(OWN_PREFIX)) for *module, name in paths}
+    plain = {(*module, name.removeprefix(TASK_AXIS_PREFIX)) for *module, name in paths}
     return {path for path in plain if path[-1] not in ADAPTATIONS}
 
 
@@ -116,15 +116,15 @@ class _Network:
         *module, name = path[1:]
         if (*module, name) in self._arrays:
             return self._arrays[*module, name]
-        own = self._arrays.get((*module, OWN_PREFIX + name))
+        own = self._arrays.get((*module, TASK_AXIS_PREFIX + name))
         return None if own is None else own[0]
 
     def rows(self, path: Path, tasks: Sequence[str]) -> Rows | None:
         """An array with an axis of tasks, for those of the tasks that it is known for."""
         *module, name = path[1:]
         own = self._arrays.get((*module, name))
-        start = self._arrays.get((*module, name.removeprefix(OWN_PREFIX)))
-        if start is None and own is not None and name.removeprefix(OWN_PREFIX) not in ADAPTATIONS:
+        start = self._arrays.get((*module, name.removeprefix(TASK_AXIS_PREFIX)))
+        if start is None and own is not None and name.removeprefix(TASK_AXIS_PREFIX) not in ADAPTATIONS:
             start = own[0]
         rows = [own[self._tasks.index(t)] if own is not None and t in self._tasks else start for t in tasks]
         known = {i: row for i, row in enumerate(rows) if row is not None}

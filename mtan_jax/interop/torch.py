@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from mtan_jax.interop.files import Arrays, WeightsError, read
 from mtan_jax.interop.names import Layout, Path
-from mtan_jax.weighting.network_parts import is_own
+from mtan_jax.weighting.sharing import has_task_axis
 
 _LISTED = 20
 _DATA_PARALLEL = "module."  # what PyTorch's wrapper for several devices puts before every name
@@ -106,7 +106,7 @@ def _parts(path: Path, array: np.ndarray, layout: Layout) -> list[tuple[str, np.
     names = layout.names(path[1:])
     if not names:
         return []
-    if is_own(path):
+    if has_task_axis(path):
         if (array != array[:1]).any():
             raise WeightsError(
                 f"{layout.title} has one {names[0]} for all tasks; this network has one a task "
@@ -152,7 +152,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _to_ours(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if is_own(path):
+    if has_task_axis(path):
         return np.broadcast_to(array, shape)
     if not path[-1].endswith("kernel"):
         return array

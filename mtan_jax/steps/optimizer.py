@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool
 
-from mtan_jax.weighting.network_parts import is_own, task_of
+from mtan_jax.weighting.sharing import has_task_axis, task_of
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -116,7 +116,7 @@ def _moving(tree: Any, tasks: tuple[str, ...], present: Bool[Array, "t"]) -> Any
 
     def of_leaf(path: Any, leaf: Array) -> Bool[Array, "..."]:
         keys = tuple(key.key for key in path)
-        if is_own(keys):
+        if has_task_axis(keys):
             return present.reshape(-1, *(1,) * (leaf.ndim - 1))
         task = task_of(keys, tasks)
         moves = jnp.ones((), bool) if task is None else present[tasks.index(task)]

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtan_jax.runtime import collectives
 from mtan_jax.weighting.core import TaskGradients, check_tasks, check_updates
-from mtan_jax.weighting.network_parts import SHARED, is_own, part_of
+from mtan_jax.weighting.sharing import SHARED, has_task_axis, part_of
 
 State = TypeVar("State")
 Path = tuple[str, ...]
@@ -275,7 +275,7 @@ def _choose(name: str, shared: Shared, tasks: tuple[str, ...]) -> Callable[[Path
     if shared == "backbone":
         return lambda path: part_of(path, tasks) == SHARED
     if shared == "all_but_heads":
-        return lambda path: not (is_own(path) or any(key.startswith("head_") for key in path))
+        return lambda path: not (has_task_axis(path) or any(key.startswith("head_") for key in path))
     raise ValueError(f"{name} shared is {shared!r}: 'all_but_heads', 'backbone' or a function of the path is needed")
 
 

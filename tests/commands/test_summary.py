@@ -135,7 +135,7 @@ def test_bits_of_masks_are_rounded_as_kept_whatever_the_width(tmp_path):
     biases = 5 + sum(3 * b for _, b in pairs)
     norms = 2 * (sum(a + b for a, b in pairs) + 77)
     own = 10 * (sum(-(-size // 32) for size in kernels) + norms)
-    assert table["backbones of tasks"] == f"{own:,}"
+    assert table["per-task backbones"] == f"{own:,}"
     assert table["frozen"] == f"{sum(kernels) + biases:,}"
     heads = int(table["heads"].replace(",", ""))
     assert table["total"] == f"{own + sum(kernels) + biases + heads:,}"

@@ -102,15 +102,15 @@ def test_parts():
     shared = SINGLE["depth"] - (64 * 64 * 9 + 64 + 65)
     assert count_parts(params_of(make("split")), names) == {"shared": shared, "heads": heads}
     single = count_parts(params_of(make("single")), names)
-    assert single == {"backbones of tasks": 3 * shared, "heads": heads}
+    assert single == {"per-task backbones": 3 * shared, "heads": heads}
     stitched = count_parts(params_of(make("cross_stitch")), names)
-    assert stitched == {"backbones of tasks": 3 * shared, "heads": heads, "shared": 27}
+    assert stitched == {"per-task backbones": 3 * shared, "heads": heads, "shared": 27}
     mtan = count_parts(params_of(make("mtan")), names)
     assert mtan.keys() == {"shared", "attention", "heads"}
     assert (mtan["heads"], sum(mtan.values())) == (heads, SEGNET_TOTALS["mtan"])
     # Of one task, MTAN's parts that all tasks share and STAN's that nobody shares are as large.
     stan = count_parts(params_of(make("stan")), names)
-    assert stan == {"backbones of tasks": 3 * mtan["shared"], "attention": mtan["attention"], "heads": heads}
+    assert stan == {"per-task backbones": 3 * mtan["shared"], "attention": mtan["attention"], "heads": heads}
 
 
 # Compiling all of them takes minutes.

@@ -281,7 +281,8 @@ def test_every_method_is_public():
 def test_the_import_needs_jax_optax_numpy_and_jaxtyping_only():
     program = (
         "import sys, jax, optax, numpy; from jaxtyping import Array, PyTree; before = set(sys.modules); "
-        "import mtan_jax.weighting; print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+        "import mtan_jax.weighting; new = {name.partition('.')[0] for name in set(sys.modules) - before}; "
+        "print(*new - set(sys.stdlib_module_names))"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["mtan_jax"]

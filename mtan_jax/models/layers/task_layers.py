@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from mtan_jax.models.layers.batch_norm import BATCH_NORM_MOMENTUM, Activation, normalise, normalise_batch
 from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.models.ops.convolution import convolve
-from mtan_jax.weighting.network_parts import OWN_PREFIX
+from mtan_jax.weighting.sharing import TASK_AXIS_PREFIX
 
 FROZEN = "frozen"
 
@@ -47,7 +47,7 @@ class TaskLayer(nn.Module):
             keys = [jax.random.fold_in(key, zlib.crc32(task.encode())) for task in self.tasks]
             return jnp.stack([init(key, shape, dtype) for key in keys])
 
-        return self.param(OWN_PREFIX + name, init_each, shape, self.numerics.param_dtype)
+        return self.param(TASK_AXIS_PREFIX + name, init_each, shape, self.numerics.param_dtype)
 
     def shared(self, name: str, init: Any, *shape: int) -> Float[Array, "..."]:
         """A parameter that all tasks share."""
@@ -92,8 +92,8 @@ class TaskNorm(TaskLayer):
         else:
             scale, bias = self.shared("scale", ones, channels)[None], self.shared("bias", zeros, channels)[None]
         shape = (len(self.tasks), channels)
-        mean = self.variable("batch_stats", OWN_PREFIX + "mean", jnp.zeros, shape, dtype)
-        variance = self.variable("batch_stats", OWN_PREFIX + "var", jnp.ones, shape, dtype)
+        mean = self.variable("batch_stats", TASK_AXIS_PREFIX + "mean", jnp.zeros, shape, dtype)
+        variance = self.variable("batch_stats", TASK_AXIS_PREFIX + "var", jnp.ones, shape, dtype)
         if not train:
             return normalise(x, mean.value[tasks], variance.value[tasks], scale, bias, self.activation)
         initialising = self.is_initializing()
