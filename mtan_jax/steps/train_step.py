@@ -122,7 +122,7 @@ def make_train_step(
             second_losses_at=losses_of(batch[SECOND]) if SECOND in batch else None,
             indicators=terms.indicators if has_indicators else None,
             feature_pullback=(lambda cotangent: pullback(cotangent)[1]) if features else None,
-            chosen=None if groups is None else first[TASK][:groups],
+            task_indices=None if groups is None else first[TASK][:groups],
         )
         update = optax.with_extra_args_support(tx).update
         updates, opt_state = update(task_gradients, state.opt_state, state.params, present=task_gradients.present)

@@ -1,30 +1,30 @@
-"""Task gradients, and the contract between them and the weighting methods.
+"""`TaskGradients`, and the contract between it and the weighting methods.
 
-A weighting method is an optax transformation whose incoming `updates` are no gradient but a `TaskGradients`. A loss
-balancer returns the same with other weights (`balancer` makes one), and `sum_tasks` turns it into the gradient. Both
-stand in one chain with anything that optax has:
+A weighting method is an optax transformation whose incoming `updates` are `TaskGradients` instead of a gradient. A loss
+balancer returns `TaskGradients` with other weights (`balancer` builds one). `sum_tasks` turns them into a gradient.
+Both chain with any optax transformation:
 
     tx = optax.chain(dwa(tasks, steps_per_epoch=397), sum_tasks(tasks), optax.adam(1e-4))
 
-A method that combines the gradients of single tasks stands in the place of `sum_tasks` and asks
-`TaskGradients.gradient` for them. A method that needs the losses after the step, or at other parameters, wraps the rest
-of the chain, as `optax.lookahead` does, and asks `TaskGradients.losses_at`:
+A method that combines the gradients of the tasks takes the place of `sum_tasks`; it calls `TaskGradients.gradient`. A
+method that needs the losses after the step, or at other parameters, wraps the rest of the chain, as `optax.lookahead`
+does; it calls `TaskGradients.losses_at`:
 
     tx = famo(tasks, optax.chain(sum_tasks(tasks), optax.adam(1e-4)))
 
-Whatever turns task gradients into a gradient keeps a field `task_weights` in its state, and nothing else has a field of
-that name.
+Every transformation that turns task gradients into a gradient has a field `task_weights` in its state. No other
+transformation has a field of that name.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mtan_jax.runtime import collectives
 
@@ -34,28 +34,29 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class TaskGradients:
-    """The losses of all tasks at one step, and the way back from them to the parameters.
+    """The losses of all tasks at one step, and their pullback to the parameters.
 
-    It lives inside one step and is not a pytree. The losses, and so all that a method derives from them, are the same
-    on every device; the pullback is each device's own.
+    It exists within one step and is not a pytree. The losses are identical on every device, and so is everything that a
+    method derives from them. The pullback differs per device.
 
     Attributes:
-        tasks: names, in the order of all arrays.
-        losses: of the global batch, unweighted; 0 where the task is absent.
-        present: False where no example of the global batch has a label for the task.
-        weights: what the methods so far multiply the losses with; the step passes ones.
-        pullback: from the cotangent of the losses to this device's gradient; from `jax.vjp`, whose own pullback gives a
-            tuple of one. The differentiated function reduces over devices itself: a loss is `psum(sum) / psum(count)`.
-        losses_at: the losses of the same batch at other parameters, for the methods that look ahead.
-        second_losses_at: the losses of a second batch, for the methods that learn from one; differentiable. None where
-            the step was given no second batch.
-        indicators: how well each task is done on the batch, from 0 (not at all) to 1 (as well as can be); NaN for a
-            task that is absent or has no such indicator. None where the step has none for any.
-        feature_pullback: from the cotangent of the losses to the gradient with respect to the features that the tasks
-            share, those of this device's rows. None where the step was not asked for it.
-        axis_name: of the devices that `gradient` averages over; None on one device.
-        chosen: positions, each once, of the tasks that the batch has examples of, where others are known to have none:
-            methods need no backward pass for these. None: any task may have some.
+        tasks: task names, in the order of all arrays.
+        losses: unweighted losses of the global batch; 0 for an absent task.
+        present: False if no example of the global batch has a label for the task.
+        weights: product of the factors of all methods so far; the step passes ones.
+        pullback: maps a cotangent of the losses to this device's gradient. The pullback that `jax.vjp` returns gives a
+            tuple of one; unpack it. The differentiated function reduces over devices: a loss is
+            `psum(sum) / psum(count)`.
+        losses_at: the losses of the same batch at other parameters.
+        axis_name: the axis of devices that `gradient` averages over; None on one device.
+        second_losses_at: the losses of a second batch at other parameters; differentiable. None if the step has no
+            second batch.
+        indicators: performance per task on the batch, from 0 (worst) to 1 (perfect); NaN for a task that is absent or
+            has no indicator. None if no task has one.
+        feature_pullback: maps a cotangent of the losses to the gradient with respect to the shared features of this
+            device's rows. None unless requested from the step.
+        task_indices: indices, without repeats, that include every task of the batch; gradient methods skip the backward
+            passes of all others. None: all tasks.
     """
 
     tasks: tuple[str, ...]
@@ -67,54 +68,53 @@ class TaskGradients:
     axis_name: str | None = None
     second_losses_at: Callable[[optax.Params], Float[Array, "t"]] | None = None
     indicators: Float[Array, "t"] | None = None
-    feature_pullback: Callable[[Float[Array, "t"]], Any] | None = None
-    chosen: Int[Array, "n"] | None = None
+    feature_pullback: Callable[[Float[Array, "t"]], PyTree] | None = None
+    task_indices: Int[Array, "n"] | None = None
 
     def scale(self, factors: Float[Array, "t"]) -> "TaskGradients":
-        """The same losses, each weighted by a further factor.
-
-        Args:
-            factors: one a task.
+        """Multiplies the weights by one factor per task.
 
         Raises:
-            ValueError: not one factor a task.
+            ValueError: `factors` does not have one element per task.
         """
         if factors.shape != (len(self.tasks),):
-            raise ValueError(f"factors of shape {factors.shape}: one for each of the {len(self.tasks)} tasks is needed")
+            raise ValueError(f"factors have shape {factors.shape}; expected one per task, ({len(self.tasks)},)")
         return dataclasses.replace(self, weights=self.weights * factors)
 
     def gradient(self, cotangent: Float[Array, "t"]) -> optax.Updates:
-        """The gradient of `sum(cotangent * losses)` over the global batch: one backward pass.
+        """The gradient of `sum(cotangent * losses)` over the global batch, in one backward pass.
 
-        The transpose of psum is psum, so a device's pullback counts its own part of the gradient once a device. The
-        mean over the devices of these is the sum of the parts. All gradients of single tasks at once are
-        `jax.vmap(task_gradients.gradient)(jnp.diag(task_gradients.weights))`; with `jax.lax.map`, one after the other.
+        The transpose of psum is psum, so each device's pullback counts its part of the gradient once per device, and
+        the mean over devices is the sum of the parts.
+
+        `jax.vmap(task_gradients.gradient)(jnp.diag(task_gradients.weights))` computes the gradients of all tasks at
+        once, `jax.lax.map` one after another.
 
         Args:
-            cotangent: one number a task, the same on every device.
+            cotangent: one number per task, the same on every device.
         """
         gradient = self.pullback(cotangent.astype(self.losses.dtype))
         return collectives.mean(gradient, self.axis_name)
 
-    def feature_gradient(self, cotangent: Float[Array, "t"]) -> Any:
+    def feature_gradient(self, cotangent: Float[Array, "t"]) -> PyTree:
         """The gradient of `sum(cotangent * losses)` with respect to the shared features of this device's rows.
 
-        Only what stands behind these features is passed. Inner products over the global batch are the sums over the
-        devices of those of these gradients.
+        The backward pass covers only the layers after these features. An inner product over the global batch is the sum
+        over devices of the inner products of these gradients.
 
         Args:
-            cotangent: one number a task, the same on every device.
+            cotangent: one number per task, the same on every device.
 
         Raises:
-            ValueError: the step has no such gradients.
+            ValueError: the step does not compute these gradients.
         """
         if self.feature_pullback is None:
             raise ValueError(
-                "the step gives no gradients with respect to features: make_train_step(features=True) is needed, and a "
+                "the step computes no gradients with respect to features; use make_train_step(features=True) and a "
                 "network whose tasks share features"
             )
         gradient = self.feature_pullback(cotangent.astype(self.losses.dtype))
-        # The transpose of psum is psum: each device's own part, once for each device.
+        # The transpose of psum is psum: each device's part is counted once per device.
         count = collectives.total(1, self.axis_name)
         return jax.tree.map(lambda leaf: leaf / count, gradient)
 
@@ -123,7 +123,7 @@ class SumTasksState(NamedTuple):
     """State of `sum_tasks`.
 
     Attributes:
-        task_weights: what the losses were multiplied with at the last step, all methods together; 1 before the first.
+        task_weights: weights of the losses at the last step, the product over all methods; 1 before the first step.
     """
 
     task_weights: Float[Array, "t"]
@@ -132,16 +132,16 @@ class SumTasksState(NamedTuple):
 def sum_tasks(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     """The gradient of the weighted sum of the losses, in one backward pass.
 
-    Equation: g = d/dp sum_i w_i L_i(p), the weights w being constants.
+    Equation: g = d/dp sum_i w_i L_i(p), with constant weights w.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
 
     Returns:
-        A transformation from `TaskGradients` to a gradient. Its state holds the weights: see `task_weights`.
+        A transformation from `TaskGradients` to a gradient. `task_weights` reads the weights from its state.
 
     Raises:
-        ValueError: no task, or one named twice.
+        ValueError: no task, or a repeated name.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -163,17 +163,16 @@ def sum_tasks(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
         return SumTasksState(jnp.ones(len(tasks), jnp.float32))
 
     def update(
-        updates: TaskGradients, state: SumTasksState, params: optax.Params | None = None, **extra_args: Any
+        updates: TaskGradients, state: SumTasksState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, SumTasksState]:
         del state, extra_args
         task_gradients = check_updates(updates, tasks, "sum_tasks")
         weights = task_gradients.weights
         gradient = task_gradients.gradient(weights)
-        got, needed = jax.tree.structure(gradient), jax.tree.structure(params)
-        if params is not None and got != needed:  # type: ignore[operator]
+        if params is not None and jax.tree.structure(gradient) != jax.tree.structure(params):  # type: ignore[operator]
             raise TypeError(
-                f"the pullback gave {type(gradient).__name__}, not the structure of the parameters; that of jax.vjp "
-                "gives a tuple of one: pass lambda cotangent: pullback(cotangent)[0]"
+                f"the pullback returned {type(gradient).__name__}, which does not have the structure of the "
+                "parameters; that of jax.vjp returns a tuple of one, so pass lambda cotangent: pullback(cotangent)[0]"
             )
         return gradient, SumTasksState(weights.astype(jnp.float32))
 
@@ -186,14 +185,14 @@ def balancer(
     init: Callable[[], State],
     step: Callable[[TaskGradients, State], tuple[Float[Array, "t"], State]],
 ) -> optax.GradientTransformationExtraArgs:
-    """A loss balancer: a transformation from `TaskGradients` to `TaskGradients` that scales the losses.
+    """Builds a loss balancer: a transformation that scales the losses of `TaskGradients`.
 
     Args:
-        name: of the method, for messages.
-        tasks: names, in the order of the losses.
-        init: makes the state before the first step, a pytree of arrays whose shapes and types `step` keeps.
-        step: from the task gradients and the state to the factors, one a task, and the next state. The factors are
-            constants: they are not differentiated.
+        name: of the method, for error messages.
+        tasks: task names, in the order of the losses.
+        init: returns the initial state, a pytree of arrays whose shapes and dtypes `step` keeps.
+        step: maps task gradients and state to one factor per task and the next state. The factors are treated as
+            constants: nothing is differentiated through them.
     """
 
     def init_fn(params: optax.Params) -> State:
@@ -201,7 +200,7 @@ def balancer(
         return init()
 
     def update_fn(
-        updates: TaskGradients, state: State, params: optax.Params | None = None, **extra_args: Any
+        updates: TaskGradients, state: State, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[TaskGradients, State]:
         del params, extra_args
         task_gradients = check_updates(updates, tasks, name)
@@ -212,61 +211,61 @@ def balancer(
 
 
 def task_weights(opt_state: optax.OptState) -> Float[Array, "t"]:
-    """The weights that the losses were multiplied with at the last step, all methods together.
+    """The weights of the losses at the last step, the product over all methods.
 
     Args:
-        opt_state: of a chain in which `sum_tasks`, or a method in its place, stands once, however deep.
+        opt_state: state of a chain that contains `sum_tasks` or a gradient method exactly once, at any depth.
 
     Returns:
-        One weight a task; 1 before the first step.
+        One weight per task; 1 before the first step.
 
     Raises:
-        ValueError: no such transformation in the chain, or several.
+        ValueError: the chain contains no such transformation, or several.
     """
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "task_weights")
     if len(found) != 1:
         raise ValueError(
-            f"found {len(found)} fields task_weights in the optimiser state: a chain needs sum_tasks, or a method in "
-            "its place, exactly once"
+            f"found {len(found)} fields task_weights in the optimizer state; a chain needs sum_tasks or a gradient "
+            "method exactly once"
         )
     return found[0][1]
 
 
 def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """The task names as a tuple.
+    """Returns the task names as a tuple.
 
     Raises:
-        ValueError: no task, one named twice, or a bare string.
+        ValueError: no task, a repeated name, or a bare string.
     """
     if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
-        raise ValueError(f"tasks {tasks!r}: a sequence of at least one name is needed, each once")
+        raise ValueError(f"tasks are {tasks!r}; expected a sequence of at least one name, without repeats")
     return tuple(tasks)
 
 
-def check_updates(updates: Any, tasks: tuple[str, ...], name: str) -> TaskGradients:
-    """What a weighting method was given, if that is what it was made for.
+def check_updates(updates: object, tasks: tuple[str, ...], name: str) -> TaskGradients:
+    """Returns the updates that a weighting method received, once checked.
 
     Raises:
-        TypeError: the updates are no TaskGradients, such as a gradient.
-        ValueError: they are of other tasks, or the tasks have another order.
+        TypeError: they are not `TaskGradients`, for instance a gradient.
+        ValueError: they are for other tasks, or in another order.
     """
     if not isinstance(updates, TaskGradients):
         raise TypeError(
-            f"{name} got {type(updates).__name__} in place of TaskGradients: weighting methods stand before sum_tasks, "
-            "sum_tasks before the optimiser"
+            f"{name} got {type(updates).__name__} instead of TaskGradients; put weighting methods before sum_tasks, "
+            "and sum_tasks before the optimizer"
         )
     if updates.tasks != tasks:
-        raise ValueError(f"{name} was made for the tasks {tasks} and got {updates.tasks}")
+        raise ValueError(f"{name} was built for the tasks {tasks} but got {updates.tasks}")
     return updates
 
 
-def one_a_task(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]) -> tuple[Value, ...]:
-    """The values in the order of the tasks.
+def in_task_order(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The values of a mapping from task to value, in the order of the tasks.
 
     Args:
-        name: of the method, for messages.
-        tasks: names.
-        values: one for each task and for nothing else.
+        name: of the method, for error messages.
+        tasks: task names.
+        values: exactly one value per task.
 
     Raises:
         ValueError: a task has no value, or a value has no task.
@@ -274,47 +273,47 @@ def one_a_task(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]) -
     if set(values) != set(tasks):
         missing = sorted(set(tasks) - set(values))
         unknown = sorted(set(values) - set(tasks))
-        raise ValueError(f"{name} weights: missing {missing}, unknown {unknown}; exactly {list(tasks)} are needed")
+        raise ValueError(f"{name} weights: missing {missing}, unknown {unknown}; expected exactly {list(tasks)}")
     return tuple(values[task] for task in tasks)
 
 
 def check_number(
     name: str,
     option: str,
-    value: Any,
+    value: object,
     *,
     above: float = -math.inf,
     least: float = -math.inf,
     most: float = math.inf,
 ) -> None:
-    """Raises a ValueError where an option of a method is no finite number above, of at least, and of at most these."""
+    """Raises a ValueError unless an option is a finite number that is > above, >= least and <= most."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and above < value and least <= value <= most:
+    if is_number and above < value and least <= value <= most:  # type: ignore[operator]
         return
     if most < math.inf:
-        wanted = f"number from {least:g} to {most:g}"
+        expected = f"number from {least:g} to {most:g}"
     elif above > -math.inf:
-        wanted = f"finite number above {above:g}"
+        expected = f"finite number above {above:g}"
     else:
-        wanted = "finite number" if least == -math.inf else f"finite number of at least {least:g}"
-    raise ValueError(f"{name} {option} is {value!r}: a {wanted} is needed")
+        expected = "finite number" if least == -math.inf else f"finite number of at least {least:g}"
+    raise ValueError(f"{name} {option} is {value!r}; expected a {expected}")
 
 
-def check_count(name: str, option: str, value: Any, *, least: int) -> None:
-    """Raises a ValueError where an option of a method is no whole number of at least `least`."""
+def check_count(name: str, option: str, value: object, *, least: int) -> None:
+    """Raises a ValueError unless an option is an integer of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} {option} is {value!r}: a whole number of at least {least} is needed")
+        raise ValueError(f"{name} {option} is {value!r}; expected an integer of at least {least}")
 
 
-def check_weight(name: str, task: str, weight: Any) -> float:
-    """A constant weight as a float.
+def check_weight(name: str, task: str, weight: float) -> float:
+    """Returns a constant weight as a float.
 
     Raises:
-        ValueError: it is no finite number of at least 0.
+        ValueError: it is not a finite number of at least 0.
     """
     if isinstance(weight, bool | str):
-        raise ValueError(f"{name} weight of {task!r} is {weight!r}: a number is needed")
+        raise ValueError(f"{name} weight of {task!r} is {weight!r}; expected a number")
     number = float(weight)
     if not 0 <= number < float("inf"):
-        raise ValueError(f"{name} weight of {task!r} is {number}: a finite number of at least 0 is needed")
+        raise ValueError(f"{name} weight of {task!r} is {number}; expected a finite number of at least 0")
     return number

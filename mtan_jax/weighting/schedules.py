@@ -1,7 +1,7 @@
-"""Functions of the step for the weights of tasks, in the form that `schedule` and optax take.
+"""Schedules of task weights, for the weighting method `schedule`.
 
-Each function here makes one that maps the step to the weight of one task; `curriculum` makes one for each of several
-tasks. Arguments that optax has too are called as there. `constant` and `linear` are optax's own.
+Each function returns an optax schedule: a function from the step to one task's weight. `curriculum` returns one per
+task. Arguments are named as in optax. `constant` and `linear` are optax's own.
 
     weights = {
         "semantic": constant(1.0),
@@ -10,7 +10,7 @@ tasks. Arguments that optax has too are called as there. `constant` and `linear`
     }
     weights = curriculum(("semantic", "depth", "normal"), 5000, overlap=1000)
 
-All lengths are in steps, and the first step is 0.
+All durations are in steps. The first step is 0.
 """
 
 import math
@@ -31,18 +31,18 @@ _Weight = Float[Array, ""]
 
 
 def cosine(init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0) -> optax.Schedule:
-    """From one weight to another along half a cosine, up or down (that of optax only falls).
+    """Moves from one weight to another along half a cosine, up or down (optax's cosine only decays).
 
-    Equation: w(t) = end + (init - end) (1 + cos(pi u)) / 2 with u = (t - begin) / steps, held in 0..1.
+    Equation: w(t) = end + (init - end) (1 + cos(pi u)) / 2 with u = (t - begin) / steps, clipped to 0..1.
 
     Args:
         init_value: the weight until `transition_begin`.
         end_value: the weight from `transition_begin` + `transition_steps` on.
-        transition_steps: length of the way, at least 1.
-        transition_begin: where it begins.
+        transition_steps: duration of the transition, at least 1.
+        transition_begin: first step of the transition.
 
     Raises:
-        ValueError: a weight is negative or not finite, or a length too small.
+        ValueError: a weight is negative or not finite, or a duration is too short.
 
     Example:
         >>> from mtan_jax.weighting.schedules import cosine
@@ -61,17 +61,17 @@ def cosine(init_value: float, end_value: float, transition_steps: int, transitio
 
 
 def step(init_value: float, end_value: float, transition_begin: int) -> optax.Schedule:
-    """One weight before a step, another from it on.
+    """Switches from one weight to another at a step.
 
     Equation: w(t) = init for t < begin, end for t >= begin.
 
     Args:
-        init_value: the weight before; 0 leaves the task out.
+        init_value: the weight before; 0 excludes the task.
         end_value: the weight after.
         transition_begin: the first step with `end_value`.
 
     Raises:
-        ValueError: a weight is negative or not finite, or the step is no whole number of at least 0.
+        ValueError: a weight is negative or not finite, or the step is not an integer of at least 0.
 
     Example:
         >>> from mtan_jax.weighting.schedules import step
@@ -85,16 +85,16 @@ def step(init_value: float, end_value: float, transition_begin: int) -> optax.Sc
 
 
 def piecewise(points: Mapping[int, float]) -> optax.Schedule:
-    """Straight lines from point to point.
+    """Interpolates linearly between points.
 
-    Equation: w(t) = w_k + (w_{k+1} - w_k) (t - t_k) / (t_{k+1} - t_k) for t_k <= t <= t_{k+1}; before the first point
-    and after the last the weight is theirs.
+    Equation: w(t) = w_k + (w_{k+1} - w_k) (t - t_k) / (t_{k+1} - t_k) for t_k <= t <= t_{k+1}. The weight is constant
+    before the first point and after the last.
 
     Args:
-        points: {step: weight}, the steps growing.
+        points: {step: weight}, with increasing steps.
 
     Raises:
-        ValueError: no point, a step that is no whole number of at least 0 or not above the one before, or a weight that
+        ValueError: no point, a step that is not an integer of at least 0, steps that do not increase, or a weight that
             is negative or not finite.
 
     Example:
@@ -105,7 +105,7 @@ def piecewise(points: Mapping[int, float]) -> optax.Schedule:
     """
     steps, weights = list(points), list(points.values())
     if not steps or steps != sorted(steps):
-        raise ValueError(f"piecewise points are {dict(points)}: at least one is needed, and their steps must grow")
+        raise ValueError(f"piecewise points are {dict(points)}; expected at least one, with increasing steps")
     for at, value in points.items():
         _check_length("piecewise", "step of points", at, 0)
         _check_weights("piecewise", **{f"weight at step {at}": value})
@@ -113,21 +113,20 @@ def piecewise(points: Mapping[int, float]) -> optax.Schedule:
 
 
 def cyclic(low: float, high: float, period: int, *, phase: float = 0.0) -> optax.Schedule:
-    """Between two weights and back, again and again, along a cosine.
+    """Oscillates between two weights along a cosine.
 
     Equation: w(t) = low + (high - low) (1 - cos(2 pi (t / period + phase))) / 2.
 
-    Tasks with phases spread evenly take turns, and their weights add up to the same at every step: with n of them, at
-    least 2, to n (low + high) / 2.
+    Tasks with evenly spaced phases take turns. The weights of n >= 2 such tasks sum to n (low + high) / 2 at every step.
 
     Args:
-        low: the weight at t = 0 where the phase is 0.
+        low: the weight at t = 0 for phase 0.
         high: the weight half a period later.
-        period: at least 1.
-        phase: how far the cycle is at t = 0, in periods.
+        period: duration of a cycle, at least 1.
+        phase: offset of the cycle, in periods.
 
     Raises:
-        ValueError: a weight is negative, a number is not finite, or the period too small.
+        ValueError: a weight is negative, a number is not finite, or the period is too short.
 
     Example:
         >>> from mtan_jax.weighting.schedules import cyclic
@@ -139,7 +138,7 @@ def cyclic(low: float, high: float, period: int, *, phase: float = 0.0) -> optax
     _check_weights("cyclic", low=low, high=high)
     _check_length("cyclic", "period", period, 1)
     if not math.isfinite(phase):
-        raise ValueError(f"cyclic phase is {phase}: a finite number of periods is needed")
+        raise ValueError(f"cyclic phase is {phase}; expected a finite number of periods")
 
     def weight(step: _Step) -> _Weight:
         return low + (high - low) * (1 - jnp.cos(2 * jnp.pi * (step % period / period + phase))) / 2
@@ -156,28 +155,28 @@ def curriculum(
     high: float = 1.0,
     repeat: bool = False,
 ) -> dict[str, optax.Schedule]:
-    """One task after the other: each has the high weight in its turn, the others the low one.
+    """Emphasizes one task after another: each has the high weight during its turn, all others the low weight.
 
     Equation: w_k(t) = low + (high - low) (r_k(t) - r_{k+1}(t)), where r_k rises from 0 to 1 along half a cosine over
     the `overlap` steps before step k `turn`, at which turn k = 0, ..., n - 1 begins; r_0 = 1 and r_n = 0. The weights
-    add up to high + (n - 1) low at every step.
+    sum to high + (n - 1) low at every step.
 
-    The result is a dictionary to which other tasks can be added: `curriculum(("depth", "normal"), 1000) | {"semantic":
-    1.0}`. For tasks that join and stay, give each a `step` or a `cosine` of its own.
+    The result is a dictionary. Add other tasks with `|`: `curriculum(("depth", "normal"), 1000) | {"semantic": 1.0}`.
+    For tasks that join and stay, use one `step` or `cosine` per task.
 
     Args:
-        tasks: names, in the order of their turns.
-        turn: length of each; the last task's does not end.
-        overlap: steps at the end of a turn over which it is handed over, at most `turn`; 0: at once.
-        low: the weight of a task that does not have its turn.
-        high: the weight of the one that has.
-        repeat: whether the first task follows the last, so that they take turns to the end.
+        tasks: task names, in the order of their turns.
+        turn: duration of a turn; the last one does not end.
+        overlap: duration of the transition to the next task, at the end of a turn; at most `turn`, 0 switches at once.
+        low: the weight of a task outside its turn.
+        high: the weight of a task during its turn.
+        repeat: whether the turns start over after the last task.
 
     Returns:
         {task: function of the step}.
 
     Raises:
-        ValueError: no task or one named twice; a weight is negative or not finite; a length is out of its range.
+        ValueError: no task, a repeated name, a weight that is negative or not finite, or a duration out of range.
 
     Example:
         >>> from mtan_jax.weighting.schedules import curriculum
@@ -190,18 +189,18 @@ def curriculum(
     _check_length("curriculum", "turn", turn, 1)
     _check_length("curriculum", "overlap", overlap, 0)
     if overlap > turn:
-        raise ValueError(f"curriculum overlap is {overlap}: at most the {turn} steps of a turn are possible")
+        raise ValueError(f"curriculum overlap is {overlap}; expected at most the {turn} steps of a turn")
     count = len(tasks)
 
-    def has_come(step: _Step, k: int) -> _Weight:
-        return _rise(1 + (step - k * turn) / max(overlap, 1))  # over one step is at once
+    def progress(step: _Step, k: int) -> _Weight:
+        return _rise(1 + (step - k * turn) / max(overlap, 1))  # a transition over one step switches at once
 
     def make(k: int) -> optax.Schedule:
         def weight(step: _Step) -> _Weight:
             step = step % (count * turn) if repeat else step
-            share = has_come(step, k) if k else jnp.ones(())
-            share = share - has_come(step, k + 1) if repeat or k + 1 < count else share
-            share = share + has_come(step, count) if repeat and k == 0 else share
+            share = progress(step, k) if k else jnp.ones(())
+            share = share - progress(step, k + 1) if repeat or k + 1 < count else share
+            share = share + progress(step, count) if repeat and k == 0 else share
             return low + (high - low) * share
 
         return weight
@@ -210,16 +209,16 @@ def curriculum(
 
 
 def _rise(u: _Weight) -> _Weight:
-    """From 0 at u = 0 to 1 at u = 1 along half a cosine."""
+    """Rises from 0 at u = 0 to 1 at u = 1 along half a cosine."""
     return (1 - jnp.cos(jnp.pi * jnp.clip(u, 0, 1))) / 2
 
 
 def _check_weights(name: str, **values: float) -> None:
     for argument, value in values.items():
         if isinstance(value, bool | str) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} {argument} is {value!r}: a finite number of at least 0 is needed")
+            raise ValueError(f"{name} {argument} is {value!r}; expected a finite number of at least 0")
 
 
 def _check_length(name: str, argument: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} {argument} is {value!r}: a whole number of at least {least} steps is needed")
+        raise ValueError(f"{name} {argument} is {value!r}; expected an integer of at least {least} steps")

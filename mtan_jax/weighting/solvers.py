@@ -1,7 +1,8 @@
-"""Small convex problems over the tasks, in pure JAX: compiled with the step, safe in float32, any number of tasks.
+"""Solvers for small convex problems over the tasks, in pure JAX, for any number of tasks.
 
-Each takes the Gram matrix G of the task gradients, G_ij = <g_i, g_j>, and costs a fixed number of solutions of a linear
-system with one unknown a task. All may be jitted and vmapped. Answers do not change where G is multiplied by a number.
+They take the Gram matrix G of the task gradients, G_ij = <g_i, g_j>, and solve a fixed number of linear systems with
+one unknown per task. They work under jit and vmap, and are stable in float32. Scaling G does not change the direction
+of the result.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 ITERATIONS = 30
 _TO_BOUNDARY = 0.99
 _CENTERING = 0.1
-_SHORTER = 6
+_STEP_LENGTHS = 6
 
 
 def interior_point(
@@ -24,33 +25,33 @@ def interior_point(
     *,
     on_simplex: bool,
 ) -> Float[Array, "t"]:
-    """Where a convex function is smallest over x >= 0, and sum(x) = 1 if `on_simplex`: primal-dual path-following.
+    """Minimizes a convex function over x >= 0, and sum(x) = 1 if `on_simplex`, by a primal-dual interior-point method.
 
     Args:
-        objective: (x, how far from the end) -> value: twice differentiable where x > 0; values and derivatives of a
-            size of about 1. The second argument falls to 0; by it, a function with an edge may be smoothed at first.
-        start: positive; with `on_simplex` it sums to 1 over the free elements.
+        objective: maps (x, duality gap) to a value, twice differentiable for x > 0, with values and derivatives of
+            order 1. The gap falls to 0 over the iterations; a function with a kink can use it to smooth the kink.
+        start: positive initial x; with `on_simplex` it sums to 1 over the free elements.
         free: where False, x stays 0.
         on_simplex: whether x sums to 1.
 
     Returns:
-        x; every element at least 0. In float32 exact to about 1e-5 of the largest.
+        The nonnegative minimizer x, accurate in float32 to about 1e-5 of its largest element.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), chapters 16.6 and 19.
     """
     dtype = start.dtype
     fixed = (~free).astype(dtype)
 
-    def function(x: Float[Array, "t"], distance: Float[Array, ""]) -> Float[Array, ""]:
-        return objective(jnp.where(free, x, 0), distance)
+    def function(x: Float[Array, "t"], gap: Float[Array, ""]) -> Float[Array, ""]:
+        return objective(jnp.where(free, x, 0), gap)
 
     def step(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, z, y = carry
-        # Fixed elements are a problem of their own: min x^2/2 - x, which starts and stays at 1.
-        distance = (x * z * (1 - fixed)).sum() / jnp.maximum(free.sum(), 1)
-        gradient = jnp.where(free, jax.grad(function)(x, distance) + y * on_simplex, x - 1)
-        target = _CENTERING * distance
-        matrix = jax.hessian(function)(x, distance) + jnp.diag(z / x + fixed)
+        # Fixed elements minimize x^2/2 - x instead, which starts and stays at 1.
+        gap = (x * z * (1 - fixed)).sum() / jnp.maximum(free.sum(), 1)
+        gradient = jnp.where(free, jax.grad(function)(x, gap) + y * on_simplex, x - 1)
+        target = _CENTERING * gap
+        matrix = jax.hessian(function)(x, gap) + jnp.diag(z / x + fixed)
         right = target / x - gradient
         if on_simplex:
             ones = free.astype(dtype)
@@ -65,14 +66,14 @@ def interior_point(
 
         def error(length: Float[Array, ""]) -> Float[Array, ""]:
             x1, z1, y1 = x + length * dx, z + length * dz, y + length * dy
-            slope = jax.grad(function)(x1, distance) + y1 * on_simplex - z1
+            slope = jax.grad(function)(x1, gap) + y1 * on_simplex - z1
             return (jnp.square(slope) + jnp.square(x1 * z1 - target)).sum(where=free)
 
-        # A full step is best but where the function is far from a quadratic one.
-        lengths = longest * 0.5 ** jnp.arange(_SHORTER)
+        # The full step is best, except where the function is far from quadratic.
+        lengths = longest * 0.5 ** jnp.arange(_STEP_LENGTHS)
         length = lengths[jnp.argmin(jax.vmap(error)(lengths))]
         moved = (x + length * dx, z + length * dz, y + length * dy)
-        # Where float32 gives out, the iterate before stands.
+        # Keep the last iterate if float32 runs out of precision.
         finite = jnp.isfinite(jnp.concatenate([moved[0], moved[1], moved[2][None]])).all()
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, carry)
 
@@ -83,20 +84,20 @@ def interior_point(
 
 
 def _to_boundary(x: Float[Array, "t"], direction: Float[Array, "t"]) -> Float[Array, ""]:
-    """The longest step, 1 at most, that keeps x above 0."""
+    """The longest step, at most 1, that keeps x positive."""
     falls = direction < 0
     return jnp.where(falls, -_TO_BOUNDARY * x / jnp.where(falls, direction, -1), 1).min()
 
 
 def min_norm(gram: Float[Array, "t t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
-    """The weights of the shortest convex combination of the gradients: argmin w'Gw, w >= 0, sum w = 1.
+    """The weights of the convex combination of least norm: argmin w'Gw, w >= 0, sum w = 1.
 
     Args:
         gram: G.
         present: tasks that take part; the others have weight 0.
 
     Returns:
-        w; all 0 where no task is present.
+        w; all 0 if no task is present.
     """
     gram = unit_size(gram)
     return interior_point(
@@ -107,7 +108,7 @@ def min_norm(gram: Float[Array, "t t"], present: Bool[Array, "t"]) -> Float[Arra
 def conflict_averse(gram: Float[Array, "t t"], present: Bool[Array, "t"], radius: float) -> Float[Array, "t"]:
     """CAGrad's inner problem (Liu et al. 2021, equation 5): argmin over the simplex of g_w'g_0 + c |g_0| |g_w|.
 
-    g_0 is the mean of the gradients of present tasks and g_w = sum_i w_i g_i.
+    g_0 is the mean gradient of the present tasks, and g_w = sum_i w_i g_i.
 
     Args:
         gram: G.
@@ -115,14 +116,14 @@ def conflict_averse(gram: Float[Array, "t t"], present: Bool[Array, "t"], radius
         radius: c.
 
     Returns:
-        w; all 0 where no task is present.
+        w; all 0 if no task is present.
     """
     gram = unit_size(gram)
     mean = _uniform(gram, present)
     along, norm = gram @ mean, jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
 
-    def objective(w: Float[Array, "t"], distance: Float[Array, ""]) -> Float[Array, ""]:
-        return along @ w + radius * norm * jnp.sqrt(w @ gram @ w + jnp.maximum(distance, 1e-14))
+    def objective(w: Float[Array, "t"], gap: Float[Array, ""]) -> Float[Array, ""]:
+        return along @ w + radius * norm * jnp.sqrt(w @ gram @ w + jnp.maximum(gap, 1e-14))
 
     return interior_point(objective, mean, present, on_simplex=True)
 
@@ -130,7 +131,7 @@ def conflict_averse(gram: Float[Array, "t t"], present: Bool[Array, "t"], radius
 def project_to_dual_cone(
     weights: Float[Array, "t"], gram: Float[Array, "t t"], present: Bool[Array, "t"]
 ) -> Float[Array, "t"]:
-    """The weights of the vector nearest to sum_i u_i g_i that conflicts with no gradient: <g_i, .> >= 0 for all i.
+    """Projects sum_i u_i g_i onto the dual cone of the gradients, the vectors with <g_i, .> >= 0 for all i.
 
     Equation: argmin v'Gv, v >= u (Quinton and Rey 2024, proposition 1).
 
@@ -140,9 +141,9 @@ def project_to_dual_cone(
         present: tasks that take part; the others keep u.
 
     Returns:
-        v.
+        v, the weights of the projection sum_i v_i g_i.
     """
-    # In units of each gradient's length; a gradient of 0 conflicts with nothing.
+    # Relative to each gradient's norm; a gradient of 0 conflicts with nothing.
     lengths = jnp.sqrt(jnp.diag(gram))
     lengths = jnp.where(present & (lengths > 0), lengths, 1)
     cosines = gram / lengths[:, None] / lengths[None]
@@ -160,21 +161,21 @@ def project_to_dual_cone(
 
 
 def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: float) -> Float[Array, "t"]:
-    """The positive weights with (G w)_i = w_i^(-power): Nash-MTL's for power 1, FairGrad's for power 1/alpha.
+    """The positive weights with (G w)_i = w_i^(-power): Nash-MTL for power 1, FairGrad for power 1/alpha.
 
-    They are the minimum of w'Gw/2 - sum_i log w_i (power 1) or - sum_i w_i^(1-power) / (1-power), both convex, which
-    Newton's method finds in the logarithms of w.
+    They minimize w'Gw/2 - sum_i log w_i (power 1) or w'Gw/2 - sum_i w_i^(1-power) / (1-power). Both are convex. Newton's
+    method runs on the logarithms of w.
 
     Args:
         gram: G.
         present: tasks that take part; the others have weight 0.
-        power: above 0.
+        power: positive exponent.
 
     Returns:
-        w; of a task without any gradient, as if its gradient had a millionth of the length of the largest. Where
-        gradients nearly cancel the equation holds to about 1e-3; where they cancel it has no solution, and w is finite.
+        w. A gradient of 0 counts as one with a millionth of the largest norm. If the gradients nearly cancel, the
+        equation holds to about 1e-3. If they cancel, it has no solution, and w is finite.
     """
-    # In units of each gradient's length: x = |g| w solves (C x)_i = x_i^(-power) |g_i|^(power - 1), C the cosines.
+    # Relative to each gradient's norm: x = |g| w solves (C x)_i = x_i^(-power) |g_i|^(power - 1), C the cosines.
     squares = jnp.where(present, jnp.diag(gram), 0)
     largest = jnp.where(squares.max() > 0, squares.max(), 1)
     lengths = jnp.sqrt(jnp.where(present, jnp.maximum(squares / largest, 1e-12), 1))
@@ -187,7 +188,7 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
         x = jnp.exp(logarithms)
         pull, push = x * (cosines @ x), right * x ** (1 - power)
         quadratic = x[:, None] * cosines * x[None]
-        # Far from the minimum the function of the logarithms need not be convex; without that part it is.
+        # Far from the minimum the function of the logarithms may not be convex; the second system is.
         exact = jnp.linalg.solve(quadratic + jnp.diag(pull - (1 - power) * push), pull - push)
         steady = jnp.linalg.solve(quadratic + jnp.diag(jnp.abs(pull) + power * push), pull - push)
         usable = jnp.isfinite(exact).all() & (exact @ (pull - push) > 0)
@@ -200,14 +201,14 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
 
 
 def project_to_simplex(point: Float[Array, "t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
-    """The nearest point whose elements are at least 0 and sum to 1 (Duchi et al., ICML 2008, figure 1).
+    """The Euclidean projection onto the simplex (Duchi et al., ICML 2008, figure 1).
 
     Args:
         point: any point.
         present: tasks that take part; the others have 0.
 
     Returns:
-        w; all 0 where no task is present.
+        The nearest point with nonnegative elements that sum to 1; all 0 if no task is present.
     """
     falling = jnp.sort(jnp.where(present, point, -jnp.inf))[::-1]
     excess = jnp.cumsum(jnp.where(jnp.isfinite(falling), falling, 0)) - 1
@@ -217,7 +218,7 @@ def project_to_simplex(point: Float[Array, "t"], present: Bool[Array, "t"]) -> F
 
 
 def unit_size(gram: Float[Array, "t t"]) -> Float[Array, "t t"]:
-    """G divided by its largest diagonal element."""
+    """Divides G by its largest diagonal element."""
     largest = jnp.diag(gram).max()
     return gram / jnp.where(largest > 0, largest, 1)
 
@@ -227,5 +228,5 @@ def _uniform(gram: Float[Array, "t t"], present: Bool[Array, "t"]) -> Float[Arra
 
 
 def _ridge(gram: Float[Array, "t t"]) -> float:
-    """What is added to squares whose largest is 1, so that answers are unique: as much as their type can show."""
+    """Machine epsilon, added to a diagonal whose largest element is 1 so that the solution is unique."""
     return float(jnp.finfo(gram.dtype).eps)

@@ -1,1 +1,1 @@
-"""Methods that weight losses; they need one backward pass."""
+"""Methods that weight the losses, in one backward pass."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
 from mtan_jax.weighting.declaration import declare
 
-# What k counts as at least: a weight is at most 46.
+# Lower bound of k, so that a weight is at most 46.
 _SMALLEST = 1e-20
 
 
@@ -19,7 +19,7 @@ class DTPState(NamedTuple):
     """State of `dtp`.
 
     Attributes:
-        averages: k.
+        averages: running average k of the indicators.
         known: whether a task has had an indicator yet.
     """
 
@@ -31,28 +31,27 @@ class DTPState(NamedTuple):
 def dtp(
     tasks: Sequence[str], *, gamma: float | Mapping[str, float] = 1.0, alpha: float = 0.1
 ) -> optax.GradientTransformationExtraArgs:
-    """Dynamic task prioritization: more weight for what is done badly (Guo, Haque, Huang, Yeung, Fei-Fei, ECCV 2018).
+    """Dynamic task prioritization (Guo, Haque, Huang, Yeung, Fei-Fei, ECCV 2018): more weight for poor performance.
 
-    Equation: w_i = -(1 - k_i)^gamma_i log k_i, a focal weight at the level of tasks, with k_i the average over the
-    steps of the task's key performance indicator, k <- alpha * indicator + (1 - alpha) * k, that of this step
-    included. The first indicator is the first average.
+    Equation: w_i = -(1 - k_i)^gamma_i log k_i, a focal weight at the task level. k_i is the running average of the
+    task's key performance indicator, k <- alpha * indicator + (1 - alpha) * k, including the current step. It starts at
+    the first indicator.
 
-    The indicators are `TaskGradients.indicators`, from 0 to 1, measured on the batch that is trained on; those of the
-    library's own tasks are in `mtan_jax.tasks.indicators`. The paper's focal loss of single examples is left out.
-    No code of the authors is public; the code of Yun and Cho (ICCV 2023) has the same weights out of indicators of the
-    validation split once an epoch, with alpha = 0.1, gamma = 1 by default and 0.5 recommended.
+    The indicators are `TaskGradients.indicators`, from 0 to 1, measured on the training batch;
+    `mtan_jax.tasks.indicators` has those of the built-in tasks. The paper's focal loss per example is not part of this
+    method. The authors published no code. The code of Yun and Cho (ICCV 2023) computes the same weights from indicators
+    of the validation split once per epoch, with alpha = 0.1 and gamma = 1 by default and gamma = 0.5 recommended.
 
-    A task that is done perfectly has weight 0, and one that is not done at all the weight of k = 1e-20, which is 46.
-    At a step where a task is absent its k stays as it is. Where a task is present and nothing is known of it its weight
-    is NaN, which stops training: it has no indicator.
+    A task with perfect performance has weight 0. One with indicator 0 has the weight of k = 1e-20, which is 46. An
+    absent task keeps its k. A present task that has never had an indicator gets the weight NaN, which stops training.
 
     Args:
-        tasks: names, in the order of the losses.
-        gamma: focus on what is done badly, at least 0; one for all tasks, or one a task by name.
-        alpha: share of the newest indicator in the average, above 0 and at most 1.
+        tasks: task names, in the order of the losses.
+        gamma: focusing exponent, at least 0; one for all tasks, or a mapping from task to exponent.
+        alpha: weight of the current indicator in the average, above 0 and at most 1.
 
     Raises:
-        ValueError: an option is out of its range, or the step has no indicators.
+        ValueError: an option is out of range, or the step has no indicators.
 
     Example:
         >>> from mtan_jax.weighting import dtp
@@ -62,12 +61,12 @@ def dtp(
     tasks = check_tasks(tasks)
     by_task = gamma if isinstance(gamma, Mapping) else dict.fromkeys(tasks, gamma)
     if set(by_task) != set(tasks):
-        raise ValueError(f"dtp gamma is for {sorted(by_task)}: one for each of {list(tasks)} is needed, or one number")
+        raise ValueError(f"dtp gamma is given for {sorted(by_task)}; expected exactly {list(tasks)}, or one number")
     for task, power in by_task.items():
         check_number("dtp", f"gamma of {task!r}", power, least=0)
     powers = np.array([by_task[task] for task in tasks], np.float32)
     if not 0 < alpha <= 1:
-        raise ValueError(f"dtp alpha is {alpha}: a number above 0 and at most 1 is needed")
+        raise ValueError(f"dtp alpha is {alpha}; expected a number above 0 and at most 1")
 
     def init() -> DTPState:
         return DTPState(jnp.zeros(len(tasks), jnp.float32), jnp.zeros(len(tasks), bool))
@@ -75,12 +74,12 @@ def dtp(
     def step(task_gradients: TaskGradients, state: DTPState) -> tuple[Float[Array, "t"], DTPState]:
         if task_gradients.indicators is None:
             raise ValueError(
-                "dtp needs to know how well each task is done: TaskGradients.indicators is None; make_train_step fills "
-                "it in from Task.indicator"
+                "dtp needs performance indicators, but TaskGradients.indicators is None; give every task a "
+                "Task.indicator, from which make_train_step computes them"
             )
-        news = task_gradients.indicators.astype(state.averages.dtype)
-        is_new = task_gradients.present & ~jnp.isnan(news)
-        averages = jnp.where(state.known, alpha * news + (1 - alpha) * state.averages, news)
+        current = task_gradients.indicators.astype(state.averages.dtype)
+        is_new = task_gradients.present & ~jnp.isnan(current)
+        averages = jnp.where(state.known, alpha * current + (1 - alpha) * state.averages, current)
         averages = jnp.where(is_new, averages, state.averages)
         known = state.known | is_new
         k = jnp.clip(averages, _SMALLEST, 1.0)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
 from mtan_jax.weighting.declaration import declare
 
-# The softmax subtracts exponents, and infinity less infinity is no number; this far out it is 0 or 1 anyway.
+# The softmax subtracts exponents, and inf - inf is NaN. Beyond this size it saturates at 0 or 1 anyway.
 _LARGEST_EXPONENT = 1e30
 
 
@@ -24,30 +24,30 @@ def dwa(
     steps_per_epoch: int | None = None,
     window: int = 25,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dynamic weight averaging: more weight for the tasks whose losses fall more slowly.
+    """Dynamic weight averaging (DWA): more weight for the tasks whose losses fall more slowly.
 
-    Equation: w_i = K exp(r_i / T) / sum_j exp(r_j / T), with K tasks and r_i the mean loss of task i over a stretch of
-    training divided by its mean loss over the stretch before. Two published codes differ in the stretch:
+    Equation: w_i = K exp(r_i / T) / sum_j exp(r_j / T), with K tasks and r_i the mean loss of task i over one period of
+    training divided by its mean loss over the period before. Two published codes differ in the period:
 
-    - "mtan" (Liu, Johns, Davison, CVPR 2019, and their code): stretches are epochs, r is taken over the last two
-      finished ones, w = 1 in the first two epochs, and the total loss is the sum of w_i L_i.
-    - "nash" (the code of Nash-MTL, Navon et al., ICML 2022, and of FAMO): stretches are the last `window` steps, this
-      one included, and the `window` steps before. The total loss is the mean of w_i L_i over the tasks. In the first
-      `window` + 1 steps w = 1. Steps before the first one count with a loss of 1, as in that code, so the weights
-      depend on the scale of the losses until 2 `window` steps are done.
+    - "mtan" (Liu, Johns, Davison, CVPR 2019, and their code): periods are epochs, and r compares the last two finished
+      ones. w = 1 in the first two epochs. The total loss is the sum of w_i L_i.
+    - "nash" (the code of Nash-MTL, Navon et al., ICML 2022, and of FAMO): periods are the last `window` steps,
+      including this one, and the `window` steps before them. The total loss is the mean of w_i L_i over the tasks.
+      w = 1 in the first `window` + 1 steps. As in that code, the history before the first step counts as losses of 1,
+      so the weights depend on the scale of the losses during the first 2 `window` steps.
 
-    The losses looked at are the unweighted ones. A loss enters the means only at steps where its task is present; a
-    task that is absent in a whole stretch has r = 1, and so has one whose earlier mean is 0.
+    The method reads the unweighted losses. A loss enters the means only at steps at which its task is present. r = 1
+    for a task that is absent for a whole period, and for one whose earlier mean is 0.
 
     Args:
-        tasks: names, in the order of the losses.
-        temperature: T; the larger, the more equal the weights. Both codes use 2.
+        tasks: task names, in the order of the losses.
+        temperature: T; a larger one makes the weights more equal. Both codes use 2.
         variant: "mtan" or "nash".
-        steps_per_epoch: length of an epoch in steps; "mtan" needs it.
-        window: length of a stretch in steps for "nash".
+        steps_per_epoch: length of an epoch in steps; required for "mtan".
+        window: length of a period in steps for "nash".
 
     Raises:
-        ValueError: an option is out of its range, or "mtan" has no `steps_per_epoch`.
+        ValueError: an option is out of range, or `steps_per_epoch` is missing for "mtan".
 
     Example:
         >>> from mtan_jax.weighting import dwa
@@ -57,24 +57,22 @@ def dwa(
     check_number("dwa", "temperature", temperature, above=0)
     if variant == "mtan":
         if not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
-            raise ValueError(
-                f"dwa steps_per_epoch is {steps_per_epoch}: variant 'mtan' needs a whole number of at least 1"
-            )
+            raise ValueError(f"dwa steps_per_epoch is {steps_per_epoch}; variant 'mtan' needs an integer of at least 1")
         return _over_epochs(tasks, temperature, steps_per_epoch)
     if variant == "nash":
         if not isinstance(window, int) or window < 1:
-            raise ValueError(f"dwa window is {window}: a whole number of at least 1 step is needed")
+            raise ValueError(f"dwa window is {window}; expected an integer of at least 1 step")
         return _over_windows(tasks, temperature, window)
-    raise ValueError(f"dwa variant is {variant!r}: 'mtan' or 'nash' is needed")
+    raise ValueError(f"dwa variant is {variant!r}; expected 'mtan' or 'nash'")
 
 
 class EpochState(NamedTuple):
     """State of the variant "mtan".
 
     Attributes:
-        steps: taken so far.
-        loss_sum: sums of the losses over this epoch, the last and the one before, in this order.
-        loss_count: the steps in these sums.
+        steps: steps so far.
+        loss_sum: sums of the losses over this epoch, the last one and the one before, in this order.
+        loss_count: number of steps in these sums.
     """
 
     steps: Int32[Array, ""]
@@ -110,8 +108,8 @@ class WindowState(NamedTuple):
     """State of the variant "nash".
 
     Attributes:
-        steps: taken so far.
-        losses: of the last 2 * window steps, the newest first; 0 where the task was absent, 1 before the first step.
+        steps: steps so far.
+        losses: losses of the last 2 * window steps, newest first; 0 where the task was absent, 1 before the first step.
         present: whether a loss counts.
     """
 
@@ -137,14 +135,14 @@ def _over_windows(tasks: tuple[str, ...], temperature: float, window: int) -> op
 
 
 def _shift(rows: Array) -> Array:
-    """The rows one place later, zeros in the first."""
+    """Shifts the rows down by one and fills the first with zeros."""
     return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])
 
 
 def _ratio(
     late_sum: Float[Array, "t"], late_count: Array, early_sum: Float[Array, "t"], early_count: Array
 ) -> Float[Array, "t"]:
-    """The later mean over the earlier; 1 where there is no such number."""
+    """The later mean divided by the earlier one; 1 where either is undefined."""
     defined = (late_count > 0) & (early_count > 0) & (early_sum != 0)
     late_mean = late_sum / jnp.maximum(late_count, 1)
     early_mean = early_sum / jnp.maximum(early_count, 1)
@@ -152,6 +150,6 @@ def _ratio(
 
 
 def _weights(ratio: Float[Array, "t"], temperature: float, *, warm: Bool[Array, ""]) -> Float[Array, "t"]:
-    """K softmax(r / T) once there is a history, 1 before."""
+    """K softmax(r / T); 1 until the history is long enough."""
     exponents = jnp.clip(ratio / temperature, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
     return jnp.where(warm, ratio.shape[0] * jax.nn.softmax(exponents), 1.0)

@@ -12,13 +12,13 @@ from mtan_jax.weighting.declaration import declare
 
 @declare("balancer")
 def equal(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
-    """The plain sum of the losses: w_i = 1 for every task.
+    """The unweighted sum of the losses: w_i = 1 for every task.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
 
     Raises:
-        ValueError: no task, or one named twice.
+        ValueError: no task, or a repeated name.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""The geometric mean of the losses."""
+"""Geometric loss strategy."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ from mtan_jax.weighting.declaration import declare
 
 @declare("balancer")
 def geometric(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
-    """Geometric loss strategy (GLS; Chennupati, Sistu, Yogamani, Rawashdeh, CVPR workshops 2019).
+    """The geometric mean of the losses (GLS; Chennupati, Sistu, Yogamani, Rawashdeh, CVPR workshops 2019).
 
-    Equation: the total loss is (prod_i L_i)^(1/K), so w_i = (prod_j L_j)^(1/K) / (K L_i). K counts the tasks that are
-    present; an absent one has weight 0. Losses below 1e-10 count as 1e-10.
+    Equation: the total loss is (prod_i L_i)^(1/K), so w_i = (prod_j L_j)^(1/K) / (K L_i). K is the number of present
+    tasks; absent tasks have weight 0. Losses below 1e-10 count as 1e-10.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
 
     Raises:
-        ValueError: no task, or one named twice.
+        ValueError: no task, or a repeated name.
 
     Example:
         >>> import optax

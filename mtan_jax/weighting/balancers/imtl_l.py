@@ -17,19 +17,19 @@ def imtl_l(
     learning_rate: float | optax.Schedule | None = None,
     scale_rate: float | optax.Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Impartial loss balancing (IMTL-L; Liu, Li, Kuang et al., ICLR 2021): all weighted losses tend to 1.
+    """Impartial loss balancing (IMTL-L; Liu, Li, Kuang et al., ICLR 2021): drives every weighted loss to 1.
 
     Equation: the total loss is sum_i exp(s_i) L_i - s_i (equation 10, with the base e that the paper uses). So
-    w_i = exp(s_i), and s, 0 at first, takes one step of Adam along exp(s_i) L_i - 1. But for the sign of s and a factor
-    of 2 it is `uncertainty`. With `imtl_g` after it, as `"imtl_l+imtl_g"`, it is the paper's IMTL.
+    w_i = exp(s_i). s starts at 0 and takes one Adam step along the gradient exp(s_i) L_i - 1. Apart from the sign of s
+    and a factor of 2 this is `uncertainty`. Followed by `imtl_g`, as in "imtl_l+imtl_g", it is the paper's IMTL.
 
     Args:
-        tasks: names, in the order of the losses.
-        learning_rate: of the network, constant or a schedule of the step; s is learned with it.
-        scale_rate: rate that s is learned with in place of the network's.
+        tasks: task names, in the order of the losses.
+        learning_rate: the network's, constant or a function of the step; s is learned at it.
+        scale_rate: learning rate of s, if it differs from the network's.
 
     Raises:
-        ValueError: no rate, or an option is out of its range.
+        ValueError: no rate, or an option is out of range.
 
     Example:
         >>> from mtan_jax.weighting import imtl_l
@@ -37,7 +37,7 @@ def imtl_l(
     """
     rate = learning_rate if scale_rate is None else scale_rate
     if rate is None:
-        raise ValueError("imtl_l learning_rate is None: the network's learning rate is needed, or scale_rate")
+        raise ValueError("imtl_l has no learning rate; pass learning_rate or scale_rate")
 
     def term(scale: Float[Array, ""], loss: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.exp(scale) * loss - scale

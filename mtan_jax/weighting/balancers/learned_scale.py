@@ -1,4 +1,4 @@
-"""Balancers that learn one number a task beside the network, from the losses."""
+"""Builds balancers that learn one number per task together with the network."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check
 
 
 class LearnedScaleState(NamedTuple):
-    """State of a balancer that learns one number a task.
+    """State of a balancer that learns one number per task.
 
     Attributes:
-        steps: taken so far, for the learning rate.
-        scales: s.
-        adam: the moments of s, and for each task the number of steps at which it was present.
+        steps: steps so far, for the learning rate.
+        scales: the learned numbers s.
+        adam: Adam's moments of s, and per task the number of steps at which it was present.
     """
 
     steps: Int32[Array, ""]
@@ -33,26 +33,26 @@ def learned_scale(
     start: float,
     rate: float | optax.Schedule,
 ) -> optax.GradientTransformationExtraArgs:
-    """The total loss sum_i term(s_i, L_i), in which the network and s are learned together, s by Adam.
+    """Builds a balancer for the total loss sum_i term(s_i, L_i), which the network and s minimize together.
 
-    So w_i is the derivative of the term by L_i, with s as it was before this step, and s takes one step of Adam along
-    the derivative by s_i. L_i includes the weights of the methods before. At a step where a task is absent its s and
-    its moments stay as they are.
+    w_i is the derivative of the term with respect to L_i, at the s before this step. s takes one Adam step along the
+    derivative with respect to s_i. L_i includes the weights of the methods before. An absent task keeps its s and its
+    moments.
 
     Args:
-        name: of the method, for messages.
-        tasks: names, in the order of the losses.
-        term: (s_i, L_i) -> the part of a task in the total loss.
-        start: s before the first step.
-        rate: that s is learned with, constant or a schedule of the step.
+        name: of the method, for error messages.
+        tasks: task names, in the order of the losses.
+        term: maps (s_i, L_i) to the task's term of the total loss.
+        start: initial s.
+        rate: learning rate of s, constant or a function of the step.
 
     Raises:
-        ValueError: no task, one named twice, or a rate that is no number of at least 0.
+        ValueError: no task, a repeated name, or a rate that is not a number of at least 0.
     """
     tasks = check_tasks(tasks)
     if not callable(rate):
         check_number(name, "rate", rate, least=0)
-    # One Adam a task, so that the steps at which a task is absent leave no trace in its moments.
+    # One Adam per task, so that steps at which a task is absent do not change its moments.
     adam = optax.scale_by_adam()
     slopes = jax.vmap(jax.grad(term, argnums=(0, 1)))
 

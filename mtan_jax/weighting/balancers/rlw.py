@@ -16,7 +16,7 @@ class RLWState(NamedTuple):
     """State of `rlw`.
 
     Attributes:
-        steps: taken so far, of which the random weights follow.
+        steps: steps so far; with the seed, they determine the random weights.
     """
 
     steps: Int32[Array, ""]
@@ -26,18 +26,18 @@ class RLWState(NamedTuple):
 def rlw(
     tasks: Sequence[str], *, distribution: Literal["normal", "dirichlet"] = "normal", seed: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """Random loss weighting (RLW; Lin, Ye, Zhang, Tsang, TMLR 2022): new weights at each step.
+    """Random loss weighting (RLW; Lin, Ye, Zhang, Tsang, TMLR 2022): draws new weights at each step.
 
     Equation: w = softmax(z) with z from the standard normal distribution, or w from the flat Dirichlet distribution.
-    They sum to 1 in both.
+    The weights sum to 1 in both cases.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
         distribution: "normal" (the authors' choice) or "dirichlet".
-        seed: of the weights.
+        seed: seed of the random weights.
 
     Raises:
-        ValueError: unknown distribution, no task, or one named twice.
+        ValueError: unknown distribution, no task, or a repeated name.
 
     Example:
         >>> from mtan_jax.weighting import rlw
@@ -45,7 +45,7 @@ def rlw(
     """
     tasks = check_tasks(tasks)
     if distribution not in ("normal", "dirichlet"):
-        raise ValueError(f"rlw distribution is {distribution!r}: 'normal' or 'dirichlet' is needed")
+        raise ValueError(f"rlw distribution is {distribution!r}; expected 'normal' or 'dirichlet'")
 
     def init() -> RLWState:
         return RLWState(jnp.zeros((), jnp.int32))

@@ -1,4 +1,4 @@
-"""The sum of the logarithms of the losses."""
+"""Scale-invariant loss."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,22 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
 from mtan_jax.weighting.declaration import declare
 
-# Below this a loss counts as this: its weight would be infinite at 0.
+# Smaller losses count as this one; at 0 the weight would be infinite.
 SMALLEST_LOSS = 1e-10
 
 
 @declare("balancer")
 def scale_invariant(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
-    """Scale-invariant loss: no task counts more for being measured in smaller units.
+    """The sum of the logarithms of the losses, which does not depend on the units of any loss.
 
     Equation: the total loss is sum_i log L_i, so w_i = 1 / L_i ("SI" in the tables of Nash-MTL, ICML 2022). Losses
-    below 1e-10 count as 1e-10; an absent task has weight 0.
+    below 1e-10 count as 1e-10. Absent tasks have weight 0.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
 
     Raises:
-        ValueError: no task, or one named twice.
+        ValueError: no task, or a repeated name.
 
     Example:
         >>> import optax

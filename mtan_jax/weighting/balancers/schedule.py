@@ -1,8 +1,8 @@
-"""Weights that are functions of the step, and of the losses."""
+"""Weights as functions of the step and the losses."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,28 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, one_a_task
+from mtan_jax.types import Shape
+from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, in_task_order
 from mtan_jax.weighting.declaration import declare
 
-# What Python code that must know a traced value raises: if, float and math; NumPy; range and indexing.
+# Raised by Python code that needs a traced value: if, float and math; NumPy; range and indexing.
 _CONCRETE_VALUE_ERRORS = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
 
-ScheduleOfAll = Callable[[Int32[Array, ""], Float[Array, "t"]], Float[Array, "t"] | Mapping[str, Any]]
-_Weigh = Callable[[Int32[Array, ""], Float[Array, "t"]], Float[Array, "t"]]
+Weights: TypeAlias = Float[Array, "t"] | Mapping[str, Array | float]
+ScheduleOfAll: TypeAlias = Callable[[Int32[Array, ""], Float[Array, "t"]], Weights]
+_Weigh: TypeAlias = Callable[[Int32[Array, ""], Float[Array, "t"]], Float[Array, "t"]]
+_Result = TypeVar("_Result")
 
 
 class ScheduleState(NamedTuple):
     """State of `schedule`.
 
     Attributes:
-        steps: taken so far.
+        steps: steps so far.
     """
 
     steps: Int32[Array, ""]
@@ -38,29 +41,28 @@ class ScheduleState(NamedTuple):
 def schedule(
     tasks: Sequence[str], *, weights: ScheduleOfAll | Mapping[str, optax.Schedule | float]
 ) -> optax.GradientTransformationExtraArgs:
-    """Weights that follow the step, and the losses where they are asked for.
+    """Weights computed from the step and, optionally, the losses.
 
-    Equation: w = f(t, L), with t = 0 at the first step; the weights are constants when the losses are differentiated.
+    Equation: w = f(t, L), with t = 0 at the first step. The weights are constants when the losses are differentiated.
 
-    There are two ways to write f. A function `(step, losses) -> weights` gives the weights of all tasks, as an array
-    [t] in the order of the tasks or as {task: weight}. Where each task's weight depends on the step alone, a mapping
-    from each task to a number or to a function of the step is shorter; any optax schedule is such a function, and so
-    are those of `mtan_jax.weighting.schedules`.
+    f takes one of two forms. A function `(step, losses) -> weights` returns the weights of all tasks, as an array [t]
+    in task order or as {task: weight}. If each weight depends on the step alone, a mapping from task to a number or a
+    function of the step is shorter. Any optax schedule is such a function, and so are those in
+    `mtan_jax.weighting.schedules`.
 
-    The step is an int32 scalar. The losses are those of this step's global batch, unweighted, whatever stands before
-    this method in the chain: the numbers of the log. The loss of a task without a label in the batch is 0. Both
-    are traced: only their types are known while the step is compiled, so a choice by the step is
-    `jnp.where(step < 1000, 1.0, 0.1)` and not `1.0 if step < 1000 else 0.1`. The step is counted in the state, so that
-    a resumed run goes on where it stopped.
+    The step is an int32 scalar. The losses are those of this step's global batch, as logged: unweighted, whichever
+    methods come before in the chain. The loss of a task without a label in the batch is 0. Both arguments are traced:
+    only their types are known when the step is compiled. So write `jnp.where(step < 1000, 1.0, 0.1)` instead of
+    `1.0 if step < 1000 else 0.1`. The state holds the step, so a resumed run continues where it stopped.
 
     Args:
-        tasks: names, in the order of the losses.
-        weights: a function of step and losses; or for each task a function of the step, or a constant.
+        tasks: task names, in the order of the losses.
+        weights: a function of step and losses, or a function of the step or a constant per task.
 
     Raises:
-        ValueError: the weights are not of exactly these tasks; a constant is negative or not finite; a function takes
-            other arguments, does not give one real number a task, needs a value of its arguments in Python, or gives
-            no finite number at the first step for losses of 1 or where one of them is 0.
+        ValueError: the weights are not for exactly these tasks; a constant is negative or not finite; a function takes
+            other arguments, does not return one real number per task, needs a concrete value of its arguments, or
+            returns a non-finite number at the first step for losses of 1 or if one loss is 0.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -91,13 +93,13 @@ def schedule(
     return balancer("schedule", tasks, init, step)
 
 
-def in_order(tasks: tuple[str, ...], weights: Any) -> Float[Array, "t"]:
-    """What a function of all tasks gives, as an array in their order.
+def in_order(tasks: tuple[str, ...], weights: Weights) -> Float[Array, "t"]:
+    """Converts the weights that a function of step and losses returned to an array in task order.
 
     Raises:
-        ValueError: it is not one real number a task.
+        ValueError: they are not one real number per task.
     """
-    values = one_a_task("schedule", tasks, weights) if isinstance(weights, Mapping) else weights
+    values = in_task_order("schedule", tasks, weights) if isinstance(weights, Mapping) else weights
     try:
         array = jnp.asarray(values)
     except (TypeError, ValueError):
@@ -105,20 +107,20 @@ def in_order(tasks: tuple[str, ...], weights: Any) -> Float[Array, "t"]:
     if array is None or array.shape != (len(tasks),) or not _is_real(array.dtype):
         found = values if array is None else f"{array.dtype} of shape {array.shape}"
         raise ValueError(
-            f"schedule weights: the function gives {found}; one number for each of {list(tasks)} is needed, as an "
+            f"schedule weights: the function returns {found}; expected one number for each of {list(tasks)}, as an "
             "array or as {task: weight}"
         )
     return array
 
 
-def _of_all(tasks: tuple[str, ...], function: Callable) -> _Weigh:
-    """The weights of a function of step and losses that has been tried once."""
+def _of_all(tasks: tuple[str, ...], function: ScheduleOfAll) -> _Weigh:
+    """Wraps a function of step and losses after trying it once."""
 
     def weigh(step: Int32[Array, ""], losses: Float[Array, "t"]) -> Float[Array, "t"]:
         return in_order(tasks, function(step, losses))
 
     what = "schedule weights"
-    _check_arguments(what, function, 2, "(step, losses) is needed, which gives the weights of all tasks")
+    _check_arguments(what, function, 2, "(step, losses), returning the weights of all tasks")
     count = len(tasks)
     _trace(what, weigh, jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((count,), jnp.float32))
     with jax.ensure_compile_time_eval():
@@ -126,56 +128,56 @@ def _of_all(tasks: tuple[str, ...], function: Callable) -> _Weigh:
             found = np.asarray(weigh(jnp.zeros((), jnp.int32), jnp.asarray(losses, jnp.float32)))
             if not np.isfinite(found).all():
                 raise ValueError(
-                    f"{what}: for losses {losses.tolist()} the function gives {found.tolist()}; finite numbers are "
-                    "needed, also where a loss is 0, as that of a task without a label in the batch: divide by "
+                    f"{what}: for losses {losses.tolist()} the function returns {found.tolist()}; expected finite "
+                    "numbers, also where a loss is 0 because the batch has no label for the task: divide by "
                     "jnp.maximum(losses, 1e-6)"
                 )
     return weigh
 
 
 def _of_each(tasks: tuple[str, ...], weights: Mapping[str, optax.Schedule | float]) -> _Weigh:
-    """The weights of one function of the step, or constant, a task."""
-    values = one_a_task("schedule", tasks, weights)
+    """Combines one function of the step, or constant, per task."""
+    values = in_task_order("schedule", tasks, weights)
     functions = tuple(_as_function(task, value) for task, value in zip(tasks, values, strict=True))
     return lambda step, losses: jnp.stack([jnp.asarray(function(step), losses.dtype) for function in functions])
 
 
 def _as_function(task: str, weight: optax.Schedule | float) -> optax.Schedule:
-    """The weight of a task as a function of the step that has been traced once."""
+    """A task's weight as a function of the step, after tracing it once."""
     if not callable(weight):
         constant = check_weight("schedule", task, weight)
         return lambda step: constant
     what = f"schedule weight of {task!r}"
-    _check_arguments(what, weight, 1, "the step is needed (of step and losses, one of all tasks: weights=function)")
+    _check_arguments(what, weight, 1, "the step; for step and losses, pass one function of all tasks: weights=function")
     traced = _trace(what, weight, jax.ShapeDtypeStruct((), jnp.int32))
     if not hasattr(traced, "shape") or traced.shape != () or not _is_real(traced.dtype):
-        raise ValueError(f"{what}: the function gives {traced}; one number is needed")
+        raise ValueError(f"{what}: the function returns {traced}; expected one number")
     return weight
 
 
-def _check_arguments(what: str, function: Callable, count: int, needed: str) -> None:
-    """Raises a ValueError where a function does not take so many arguments."""
+def _check_arguments(what: str, function: Callable[..., object], count: int, expected: str) -> None:
+    """Raises a ValueError unless a function can be called with `count` arguments."""
     try:
         signature = inspect.signature(function)
-    except ValueError:  # some that are written in C have none
+    except ValueError:  # some functions written in C have none
         return
     try:
         signature.bind(*range(count))
     except TypeError as error:
-        raise ValueError(f"{what}: the function takes {signature}; one of {needed}") from error
+        raise ValueError(f"{what}: the function takes {signature}; expected a function of {expected}") from error
 
 
-def _trace(what: str, function: Callable, *arguments: jax.ShapeDtypeStruct) -> Any:
-    """The shapes and types that a function gives."""
+def _trace(what: str, function: Callable[..., _Result], *arguments: Shape) -> _Result:
+    """The shapes and dtypes of a function's result."""
     try:
         return jax.eval_shape(function, *arguments)
     except _CONCRETE_VALUE_ERRORS as error:
         raise ValueError(
-            f"{what}: the function needs the value of the step, or of a loss, in Python, which is not known while the "
-            "training step is compiled; use jnp.where(step < 1000, 1.0, 0.1) in place of if, and jnp in place of math "
+            f"{what}: the function needs a concrete value of the step or of a loss, which is unknown while the "
+            "training step is compiled; use jnp.where(step < 1000, 1.0, 0.1) instead of if, and jnp instead of math "
             "and numpy"
         ) from error
 
 
-def _is_real(dtype: Any) -> bool:
+def _is_real(dtype: jnp.dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)

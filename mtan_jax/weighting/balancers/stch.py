@@ -1,4 +1,4 @@
-"""Smooth Tchebycheff scalarisation."""
+"""Smooth Tchebycheff scalarization."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class STCHState(NamedTuple):
     """State of `stch`.
 
     Attributes:
-        steps: taken so far.
-        loss_sum: of each task over the epoch after the warm-up.
-        loss_count: the steps in these sums.
+        steps: steps so far.
+        loss_sum: sum of each task's losses over the epoch after the warm-up.
+        loss_count: number of steps in these sums.
     """
 
     steps: Int32[Array, ""]
@@ -31,22 +31,23 @@ class STCHState(NamedTuple):
 def stch(
     tasks: Sequence[str], *, steps_per_epoch: int, mu: float = 1.0, warmup_epochs: int = 4
 ) -> optax.GradientTransformationExtraArgs:
-    """Smooth Tchebycheff scalarisation (STCH; Lin, Zhang, Yang, Liu, Wang, Zhang, ICML 2024).
+    """Smooth Tchebycheff scalarization (STCH; Lin, Zhang, Yang, Liu, Wang, Zhang, ICML 2024).
 
-    Equation: the total loss is K mu log sum_i exp(l_i / mu) with l_i = log(L_i / n_i) and n_i the mean loss of an epoch
-    (equation 9, with the logarithms of the authors' code): a smooth maximum, so w_i = K softmax(l / mu)_i / L_i. In the
-    first `warmup_epochs` epochs and the one after, over which n is taken, the total loss is sum_i log L_i.
+    Equation: the total loss is K mu log sum_i exp(l_i / mu), a smooth maximum of l_i = log(L_i / n_i), with n_i the
+    mean loss of one epoch (equation 9, with the logarithms of the authors' code). So w_i = K softmax(l / mu)_i / L_i.
+    n is computed over the epoch that follows the first `warmup_epochs`. Up to the end of that epoch the total loss is
+    sum_i log L_i.
 
-    Losses below 1e-10 count as 1e-10. An absent task has weight 0 and leaves n as it is.
+    Losses below 1e-10 count as 1e-10. Absent tasks have weight 0 and do not change n.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
         steps_per_epoch: length of an epoch in steps.
-        mu: the smaller, the more the worst task alone counts.
-        warmup_epochs: epochs before n is taken.
+        mu: smoothing; the smaller, the more the worst task dominates.
+        warmup_epochs: epochs before the one over which n is computed.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> from mtan_jax.weighting import stch
@@ -67,7 +68,7 @@ def stch(
         epoch = state.steps // steps_per_epoch
         nadir = jnp.where(state.loss_count > 0, state.loss_sum / jnp.maximum(state.loss_count, 1), 1)
         logarithms = jnp.where(present, jnp.log(losses / nadir), -jnp.inf)
-        # Every task may be absent; then there is nothing to weigh.
+        # If every task is absent, all weights are 0.
         shares = jnp.where(present.any(), jax.nn.softmax(jnp.where(present.any(), logarithms, 0) / mu), 0)
         factors = jnp.where(epoch <= warmup_epochs, 1, present.sum() * shares)
         counted = (present & (epoch == warmup_epochs)).astype(state.loss_count.dtype)

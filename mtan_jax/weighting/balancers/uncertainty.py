@@ -24,30 +24,30 @@ def uncertainty(
     log_variance_rate: float | optax.Schedule | None = None,
     initial_log_variance: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Uncertainty weighting: a learned log-variance s_i a task (Kendall, Gal, Cipolla, CVPR 2018).
+    """Uncertainty weighting with a learned log-variance s_i per task (Kendall, Gal, Cipolla, CVPR 2018).
 
-    Equation: the total loss is sum_i L_i / (2 exp s_i) + s_i / 2, in which L_i includes the weights of the methods
-    before this one. So w_i = 1 / (2 exp s_i), with s as it was before this step, and s takes one step of Adam along
-    1/2 - L_i / (2 exp s_i). Two published codes differ in where s starts and how fast it is learned:
+    Equation: the total loss is sum_i L_i / (2 exp s_i) + s_i / 2, where L_i includes the weights of the methods before
+    this one. So w_i = 1 / (2 exp s_i), at the s before this step. s takes one Adam step along the gradient
+    1/2 - L_i / (2 exp s_i). Two published codes differ in the initial s and its learning rate:
 
     - "mtan" (the code of MTAN): s starts at -0.5 and is learned at the network's rate.
     - "nash" (the code of Nash-MTL, ICML 2022, and of FAMO): s starts at 0 and is learned at 0.025. That code halves
-      this rate together with the network's; for that, give `log_variance_rate` as a schedule.
+      this rate together with the network's; to do so, pass a schedule as `log_variance_rate`.
 
-    At its optimum s_i = log L_i, the term of a task is (1 + log L_i) / 2: the total loss is negative as soon as the
-    losses are small (below 1/e = 0.37). This is no error, and why the log has the unweighted losses.
+    At the optimum s_i = log L_i a task's term is (1 + log L_i) / 2, so the total loss is negative for losses below
+    1/e = 0.37. This is expected. The log holds the unweighted losses for this reason.
 
-    At a step where a task is absent its s and its moments stay as they are.
+    An absent task keeps its s and its moments.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
         variant: "mtan" or "nash".
-        learning_rate: of the network, constant or a schedule of the step; "mtan" uses it.
-        log_variance_rate: rate that s is learned with in place of the variant's, constant or a schedule of the step.
-        initial_log_variance: where s starts in place of the variant's.
+        learning_rate: the network's, constant or a function of the step; used by "mtan".
+        log_variance_rate: learning rate of s, if it differs from the variant's; constant or a function of the step.
+        initial_log_variance: initial s, if it differs from the variant's.
 
     Raises:
-        ValueError: an option is out of its range, or "mtan" has no rate.
+        ValueError: an option is out of range, or "mtan" has no learning rate.
 
     Example:
         >>> from mtan_jax.weighting import uncertainty
@@ -55,13 +55,13 @@ def uncertainty(
         >>> tx = uncertainty(("semantic", "depth"), variant="nash")
     """
     if variant not in _INITIAL_LOG_VARIANCE:
-        raise ValueError(f"uncertainty variant is {variant!r}: one of {sorted(_INITIAL_LOG_VARIANCE)} is needed")
+        raise ValueError(f"uncertainty variant is {variant!r}; expected one of {sorted(_INITIAL_LOG_VARIANCE)}")
     start = _INITIAL_LOG_VARIANCE[variant] if initial_log_variance is None else initial_log_variance
     check_number("uncertainty", "initial_log_variance", start)
     if log_variance_rate is None:
         log_variance_rate = _NASH_LEARNING_RATE if variant == "nash" else learning_rate
     if log_variance_rate is None:
-        raise ValueError("uncertainty learning_rate is None: variant 'mtan' needs the network's learning rate")
+        raise ValueError("uncertainty has no learning rate; variant 'mtan' needs learning_rate or log_variance_rate")
 
     def term(log_variance: Float[Array, ""], loss: Float[Array, ""]) -> Float[Array, ""]:
         return 0.5 * jnp.exp(-log_variance) * loss + 0.5 * log_variance

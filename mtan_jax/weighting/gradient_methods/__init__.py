@@ -1,1 +1,1 @@
-"""Methods that combine the gradients of the tasks."""
+"""Methods that combine the gradients of the tasks, one backward pass per task."""

@@ -1,4 +1,4 @@
-"""Alignment of independent components."""
+"""Aligned-MTL."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -24,19 +24,19 @@ def aligned_mtl(
     r"""Aligned-MTL (Senushkin, Patakin, Kuznetsov, Konushin, CVPR 2023).
 
     Equation: with the eigenvalues s_k and eigenvectors V of the Gram matrix, w = s^(1/2) V diag(s_k)^(-1/2) V' 1
-    (algorithm 1): the gradients are replaced by the nearest ones that are orthogonal and of one length, s^(1/2), and
-    summed. s is the smallest eigenvalue that is not 0 in the paper ("min"); the authors' code knows the median and the
-    mean ("rmse") too.
+    (algorithm 1). This replaces the gradients by the nearest set of orthogonal vectors of equal length s^(1/2), and
+    sums these. In the paper s is the smallest nonzero eigenvalue ("min"). The authors' code also has the median and the
+    mean ("rmse").
 
     Args:
-        tasks: names, in the order of the losses.
-        scale: which s.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        scale: the choice of s: "min", "median" or "rmse".
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
         wrt: "parameters", or "features": one full backward pass (the paper's Aligned-MTL-UB).
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -44,7 +44,7 @@ def aligned_mtl(
         >>> tx = optax.chain(aligned_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
     if scale not in ("min", "median", "rmse"):
-        raise ValueError(f"aligned_mtl scale is {scale!r}: one of min, median, rmse is needed")
+        raise ValueError(f"aligned_mtl scale is {scale!r}; expected one of min, median, rmse")
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = unit_size(stack.gram)
@@ -54,7 +54,7 @@ def aligned_mtl(
         rank = jnp.maximum(counted.sum(), 1)
         if scale == "min":
             s = jnp.where(counted, values, jnp.inf).min()
-        elif scale == "median":  # the lower one of two, as PyTorch has it
+        elif scale == "median":  # the lower of two, as in PyTorch
             s = jnp.sort(jnp.where(counted, values, jnp.inf))[(rank - 1) // 2]
         else:
             s = jnp.where(counted, values, 0).sum() / rank

@@ -25,22 +25,23 @@ def cagrad(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Conflict-averse gradient descent (CAGrad; Liu, Liu, Jin, Stone, Liu, NeurIPS 2021).
 
-    Equation: of all updates within c |g_0| of the mean gradient g_0, the one that serves the worst task best. It is
-    g_0 + c |g_0| / |g_w| g_w with w = argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|, g_w = sum_i w_i g_i
-    (algorithm 1). With c >= 1 no task is conflicted with. The authors' code divides the update by 1 + c^2, and their
-    multi-task runs multiply it by the number of tasks, so that its size is that of the sum of the gradients. The inner
-    problem, there SLSQP's, is solved by `solvers.conflict_averse`. Where g_w is 0 the update is g_0's alone.
+    Equation: the update, within distance c |g_0| of the mean gradient g_0, that maximizes the decrease of the worst
+    task. It is g_0 + c |g_0| / |g_w| g_w with w = argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|,
+    g_w = sum_i w_i g_i (algorithm 1). With c >= 1 it conflicts with no task. The authors' code divides the update by
+    1 + c^2, and their multi-task runs multiply it by the number of tasks, which gives it the size of the sum of the
+    gradients. `solvers.conflict_averse` solves the inner problem; the authors use SLSQP. If g_w is 0, the update is
+    that of g_0 alone.
 
     Args:
-        tasks: names, in the order of the losses.
-        c: radius of the ball, in lengths of the mean gradient.
-        rescale: divide by nothing, by 1 + c^2 (the authors' choice) or by 1 + c.
-        times_tasks: whether to multiply by the number of tasks that are present.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        c: radius of the ball, relative to the norm of the mean gradient.
+        rescale: divisor of the update: 1 ("none"), 1 + c^2 ("squared", the authors' choice) or 1 + c ("linear").
+        times_tasks: whether to multiply by the number of present tasks.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -50,7 +51,7 @@ def cagrad(
     check_number("cagrad", "c", c, least=0)
     divisors = {"none": 1.0, "squared": 1 + c**2, "linear": 1 + c}
     if rescale not in divisors:
-        raise ValueError(f"cagrad rescale is {rescale!r}: one of {', '.join(divisors)} is needed")
+        raise ValueError(f"cagrad rescale is {rescale!r}; expected one of {', '.join(divisors)}")
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = unit_size(stack.gram)

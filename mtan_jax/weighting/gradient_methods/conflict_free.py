@@ -19,18 +19,18 @@ def conflict_free(
 ) -> optax.GradientTransformationExtraArgs:
     """Conflict-free gradients (ConFIG; Liu, Chu, Thuerey, ICLR 2025).
 
-    Equation: the update has the same cosine, above 0, with all task gradients, and the length of the sum of their
-    projections on it: (sum_i <g_i, u>) u, u the direction of U^+ 1 with the unit gradients as the rows of U
-    (equations 2 and 3). Where gradients are linearly dependent such a direction may not exist; then the nearest is
-    taken, in the sense of least squares.
+    Equation: the update (sum_i <g_i, u>) u, where u is the direction of U^+ 1 and the rows of U are the unit gradients
+    (equations 2 and 3). It has the same positive cosine with all task gradients, and its length is the sum of their
+    projections on it. If the gradients are linearly dependent, such a direction may not exist, and u is the
+    least-squares solution.
 
     Args:
-        tasks: names, in the order of the losses.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -43,10 +43,12 @@ def conflict_free(
         there = stack.present & (lengths > 0)
         lengths = jnp.where(there, lengths, 1)
         cosines = jnp.where(there[:, None] & there[None], stack.gram / lengths[:, None] / lengths[None], 0)
-        made_of = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ there.astype(cosines.dtype)
-        along = cosines @ made_of  # of each unit gradient; all the same where none depends on others
-        square = made_of @ along
+        coefficients = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ there.astype(cosines.dtype)
+        along = cosines @ coefficients  # with each unit gradient; all equal if these are linearly independent
+        square = coefficients @ along
         projections = jnp.where(there, lengths * along, 0).sum()
-        return jnp.where(there, made_of / lengths, 0) * projections / jnp.where(square > 1e-12, square, jnp.inf), state
+        return jnp.where(there, coefficients / lengths, 0) * projections / jnp.where(
+            square > 1e-12, square, jnp.inf
+        ), state
 
     return weighted("conflict_free", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

@@ -18,9 +18,8 @@ class DBMTLState(NamedTuple):
     """State of `db_mtl`.
 
     Attributes:
-        steps: taken so far.
-        means: running means of the gradients of the shared parameters, each [t, ...]: as large as the parameters, once
-            a task.
+        steps: steps so far.
+        means: running means of the gradients of the shared parameters, each [t, ...]: one copy of these per task.
     """
 
     steps: Int32[Array, ""]
@@ -36,23 +35,23 @@ def db_mtl(
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
-    """Dual balancing (DB-MTL; Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Kwok, 2023): losses and gradients of one size.
+    """Dual balancing (DB-MTL; Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Kwok, 2023) of losses and gradient norms.
 
-    Equation: the loss of a task is log(L_i + 1e-8); of its gradient a running mean m_i <- b_t m_i + (1 - b_t) g_i is
-    kept, b_t = beta / t^beta_decay at step t = 1, 2, ..., and the update is sum_i (max_j |m_j| / |m_i|) m_i (algorithm
-    1). All other parameters get the gradient of the sum of the logarithms.
+    Equation: each task's loss is log(L_i + 1e-8), with gradient g_i. A running mean m_i <- b_t m_i + (1 - b_t) g_i is
+    kept, with b_t = beta / t^beta_decay at step t = 1, 2, ... The update is sum_i (max_j |m_j| / |m_i|) m_i
+    (algorithm 1). All other parameters get the gradient of the sum of the logarithms.
 
-    A task that is absent at a step keeps its mean and takes no part in the update.
+    An absent task keeps its mean and does not contribute to the update.
 
     Args:
-        tasks: names, in the order of the losses.
-        beta: share of the old mean; 0 for no mean. The paper tunes it and its decay; these are LibMTL's.
-        beta_decay: how fast beta falls.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        beta: weight of the old mean; 0: no mean. The paper tunes it and its decay; the defaults are LibMTL's.
+        beta_decay: exponent of the decay of beta.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax

@@ -1,4 +1,4 @@
-"""Projection of the mean gradient."""
+"""DualProj."""
 
 from collections.abc import Sequence
 
@@ -18,18 +18,18 @@ def dualproj(
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""DualProj: the mean gradient, projected onto the vectors that conflict with no task.
+    r"""DualProj: projects the mean gradient onto the cone of vectors that conflict with no task.
 
-    Equation: argmin |v - g_0|^2 over <v, g_i> >= 0 for all i (Lopez-Paz and Ranzato, "Gradient Episodic Memory",
-    NeurIPS 2017, equation 11), by `solvers.project_to_dual_cone`.
+    Equation: argmin |v - g_0|^2 subject to <v, g_i> >= 0 for all i (Lopez-Paz and Ranzato, "Gradient Episodic Memory",
+    NeurIPS 2017, equation 11). `solvers.project_to_dual_cone` solves it.
 
     Args:
-        tasks: names, in the order of the losses.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax

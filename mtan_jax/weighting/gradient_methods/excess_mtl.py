@@ -1,4 +1,4 @@
-"""Weights by excess risk."""
+"""ExcessMTL."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -19,11 +19,10 @@ class ExcessMTLState(NamedTuple):
     """State of `excess_mtl`.
 
     Attributes:
-        seen: steps at which each task was present.
-        squares: sums of the squared gradients of the shared parameters, each [t, ...]: as large as the parameters, once
-            a task.
-        baseline: sum of the excess risks that later ones are divided by.
-        weights: of the last step.
+        seen: number of steps at which each task was present.
+        squares: sums of the squared gradients of the shared parameters, each [t, ...]: one copy of these per task.
+        baseline: sum of the first excess risks, the unit of later ones.
+        weights: weights of the last step.
     """
 
     seen: Int32[Array, "t"]
@@ -44,27 +43,27 @@ def excess_mtl(
 ) -> optax.GradientTransformationExtraArgs:
     """ExcessMTL (He, Zhou, Zhang, ICML 2024): more weight for tasks that are far from their own optimum.
 
-    Equation: the excess risk is taken to be E_i = g_i' H_i^-1 g_i, H_i = diag(sqrt(sum of the g_i^2 so far + 1e-7)),
-    in units of what it was at first, and w_i <- w_i exp(step_size E_i), normalised (equations 6, 7 and 9). Two
+    Equation: w_i <- w_i exp(step_size E_i), normalized (equations 6, 7 and 9). The excess risk is estimated as
+    E_i = g_i' H_i^-1 g_i, H_i = diag(sqrt(sum of the g_i^2 so far + 1e-7)), relative to its initial value. Two
     published codes differ:
 
-    - "authors" (their code, in LibMTL too): the first step's excess risk is the unit, w = 1 at it, and the weights sum
-      to the number of tasks.
-    - "paper" (appendix C.1; TorchJD): the mean over the first `warmup_steps` is the unit, w is constant during these,
-      and the weights sum to 1.
+    - "authors" (the authors' code, and LibMTL): E is relative to that of the first step, at which w = 1. The weights
+      sum to the number of tasks.
+    - "paper" (appendix C.1; TorchJD): E is relative to its mean over the first `warmup_steps`, during which w is
+      constant. The weights sum to 1.
 
-    Weights act on all parameters, shared or not. A task that is absent at a step keeps its weight.
+    The weights apply to all parameters, shared or not. An absent task keeps its weight.
 
     Args:
-        tasks: names, in the order of the losses.
-        step_size: the authors try 1e-4 to 10 by data set; this is LibMTL's. TorchJD's is 1.
+        tasks: task names, in the order of the losses.
+        step_size: the default is LibMTL's. The authors try 1e-4 to 10, depending on the dataset; TorchJD uses 1.
         variant: "authors" or "paper".
-        warmup_steps: for "paper"; the paper takes three epochs.
-        shared: which parameters excess risks are computed from; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        warmup_steps: for "paper"; the paper uses three epochs.
+        shared: the parameters whose gradients give the excess risks; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -74,7 +73,7 @@ def excess_mtl(
     check_number("excess_mtl", "step_size", step_size, above=0)
     check_count("excess_mtl", "warmup_steps", warmup_steps, least=1)
     if variant not in ("authors", "paper"):
-        raise ValueError(f"excess_mtl variant is {variant!r}: 'authors' or 'paper' is needed")
+        raise ValueError(f"excess_mtl variant is {variant!r}; expected 'authors' or 'paper'")
     count = len(tasks)
     warmup, total = (1, count) if variant == "authors" else (warmup_steps, 1)
 
@@ -98,7 +97,7 @@ def excess_mtl(
         moves = present & ~is_first
         logits = jnp.where(moves, jnp.log(state.weights) + step_size * relative, -jnp.inf)
         shares = jax.nn.softmax(jnp.where(moves.any(), logits, 0))
-        # Tasks that move share what they had together.
+        # The tasks whose weights change keep their sum.
         moved = (state.weights * moves).sum() * shares
         weights = jnp.where(moves, jnp.maximum(moved, jnp.finfo(jnp.float32).tiny), state.weights)
         leaves = tuple(weighted_sum(weights, leaf) for leaf in stack.leaves)

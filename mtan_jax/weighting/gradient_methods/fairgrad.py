@@ -1,4 +1,4 @@
-"""Fair resource allocation."""
+"""FairGrad."""
 
 from collections.abc import Sequence
 
@@ -21,18 +21,19 @@ def fairgrad(
 ) -> optax.GradientTransformationExtraArgs:
     """FairGrad (Ban and Ji, "Fair resource allocation in multi-task learning", ICML 2024): alpha-fair updates.
 
-    Equation: G w = w^(-1/alpha), element by element, with G the Gram matrix (equation 4); alpha = 1 is Nash-MTL's. The
-    authors solve it by SciPy's nonlinear least squares, here `solvers.fair_weights` does by Newton's method.
-    As in their code all parameters, heads too, are trained on sum_i w_i L_i.
+    Equation: G w = w^(-1/alpha), elementwise, with the Gram matrix G (equation 4); alpha = 1 gives Nash-MTL. The
+    authors use SciPy's nonlinear least squares, `solvers.fair_weights` Newton's method. As in their code, all
+    parameters, including the heads, are trained on sum_i w_i L_i.
 
     Args:
-        tasks: names, in the order of the losses.
-        alpha: the larger, the more the task that gains least counts. The authors take 2 on NYUv2 and Cityscapes.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        alpha: fairness; the larger, the more the task that improves least counts. The authors use 2 on NYUv2 and
+            Cityscapes.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -44,4 +45,6 @@ def fairgrad(
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         return fair_weights(stack.gram, stack.present, 1 / alpha), state
 
-    return weighted("fairgrad", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, own="weighted")
+    return weighted(
+        "fairgrad", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, task_specific="weighted"
+    )

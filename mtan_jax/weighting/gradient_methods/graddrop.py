@@ -17,7 +17,7 @@ class GradDropState(NamedTuple):
     """State of `graddrop`.
 
     Attributes:
-        steps: taken so far, of which the random numbers follow.
+        steps: steps so far; with the seed, they determine the random numbers.
     """
 
     steps: Int32[Array, ""]
@@ -34,21 +34,22 @@ def graddrop(
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient sign dropout (GradDrop; Chen, Ngiam, Huang et al., NeurIPS 2020, algorithm 1).
 
-    Equation: at each element all gradients of one sign, picked at random, are left out: those below 0 with probability
-    P = (1 + sum_i g_i / sum_i |g_i|) / 2, otherwise those above 0. A share `leak` of what is left out is kept.
+    Equation: at each element the gradients of one sign, chosen at random, are dropped: the negative ones with
+    probability P = (1 + sum_i g_i / sum_i |g_i|) / 2, otherwise the positive ones. Dropped gradients are scaled by
+    `leak`.
 
-    The paper applies this to the gradients of features, multiplied by the features' signs; the codes of CAGrad,
-    Nash-MTL and FAMO, and TorchJD, to those of shared parameters, which is done here. (LibMTL follows the paper.)
+    The paper applies this to the gradients of features, multiplied by the features' signs, and so does LibMTL. The code
+    of CAGrad, Nash-MTL and FAMO, and TorchJD, apply it to the gradients of shared parameters, as here.
 
     Args:
-        tasks: names, in the order of the losses.
-        leak: from 0 to 1; 1 is the sum of the gradients.
-        seed: of the random numbers.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        leak: factor of dropped gradients, from 0 to 1; 1 gives the sum of the gradients.
+        seed: seed of the random numbers.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -74,14 +75,14 @@ def graddrop(
 
 
 def drop_signs(gradients: Float[Array, "t ..."], threshold: Float[Array, "..."], leak: float) -> Float[Array, "..."]:
-    """The sum of the gradients without those of one sign, at each element.
+    """Sums the gradients without those of one sign, elementwise.
 
     Args:
-        gradients: one a task.
-        threshold: at each element a number from 0 to 1: gradients below 0 are left out where P is above it.
-        leak: share of what is left out that is kept.
+        gradients: one per task.
+        threshold: numbers from 0 to 1; negative gradients are dropped where P exceeds them.
+        leak: factor of dropped gradients.
     """
-    # Row by row: XLA for CPUs takes 20 times as long for a sum over the first axis.
+    # Row by row: on CPUs, XLA takes 20 times as long for a sum over the first axis.
     zero = jnp.zeros((), gradients.dtype)
     above = sum((jnp.maximum(row, 0) for row in gradients), zero)
     below = sum((jnp.minimum(row, 0) for row in gradients), zero)

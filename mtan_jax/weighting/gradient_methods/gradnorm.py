@@ -1,4 +1,4 @@
-"""Gradient normalisation."""
+"""Gradient normalization."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -20,11 +20,11 @@ class GradNormState(NamedTuple):
     """State of `gradnorm`.
 
     Attributes:
-        steps: taken so far.
-        first_loss: sums of the losses that later ones are divided by.
-        first_count: the steps in these sums.
+        steps: steps so far.
+        first_loss: sums of the first losses, the unit of later ones.
+        first_count: number of steps in these sums.
         learned: the weights ("paper") or their logits ("libmtl").
-        adam: the moments of what is learned.
+        adam: Adam's moments of `learned`.
     """
 
     steps: Int32[Array, ""]
@@ -46,34 +46,33 @@ def gradnorm(
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradient normalisation (GradNorm; Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018).
+    """Gradient normalization (GradNorm; Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018).
 
-    Equation: with G_i = |w_i g_i|, r_i the loss in units of its first value divided by the mean of these over the
-    tasks, w takes one step of Adam along the derivative of sum_i |G_i - mean(G) r_i^alpha|, mean(G) r_i^alpha being
-    constant (equations 1 and 2, algorithm 1): tasks that learn slowly get larger gradients. There is no authors' code;
-    named are:
+    Equation: let G_i = |w_i g_i|, and r_i the loss relative to its initial value, divided by the mean of these ratios
+    over the tasks. w takes one Adam step along the derivative of sum_i |G_i - mean(G) r_i^alpha|, where
+    mean(G) r_i^alpha is constant (equations 1 and 2, algorithm 1). Tasks that learn slowly get larger gradients. The
+    authors published no code. Variants:
 
-    - "paper": w, 1 at first, is learned at 0.025 and brought back to a sum of K after each step; the first step's loss
-      is the unit. The gradient of a step has w as it was before. w is kept above 1e-3.
-    - "libmtl": w = K softmax(v), v = 1 at first and learned at the network's rate; the mean loss of the first epoch,
-      in which w = 1, is the unit.
+    - "paper": w starts at 1, is learned at 0.025 and renormalized to a sum of K after each step. The initial loss is
+      that of the first step. The gradient of a step uses the w before it. w stays above 1e-3.
+    - "libmtl": w = K softmax(v). v starts at 1 and is learned at the network's rate. The initial loss is the mean over
+      the first epoch, during which w = 1.
 
-    All parameters are trained on sum_i w_i L_i. The paper takes the g_i of the last shared layer alone, which a
-    function as `shared` can choose; a step has the cost of all gradients in any case. A task that is absent at a step
-    keeps its weight.
+    All parameters are trained on sum_i w_i L_i. The paper uses the g_i of the last shared layer only, which a function
+    as `shared` can select; a step costs the same either way. An absent task keeps its weight.
 
     Args:
-        tasks: names, in the order of the losses.
-        alpha: how hard tasks are pulled to one rate of training; the paper tries 0.12 to 1.5.
+        tasks: task names, in the order of the losses.
+        alpha: strength of the pull towards equal training rates; the paper tries 0.12 to 1.5.
         variant: "paper" or "libmtl".
-        learning_rate: of the network, constant or a schedule of the step; "libmtl" uses it.
-        weight_rate: rate that w or v is learned with in place of the variant's.
-        steps_per_epoch: length of an epoch in steps; "libmtl" needs it.
-        shared: which parameters' gradients are measured; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        learning_rate: the network's, constant or a function of the step; used by "libmtl".
+        weight_rate: learning rate of w or v, if it differs from the variant's.
+        steps_per_epoch: length of an epoch in steps; required for "libmtl".
+        shared: the parameters whose gradient norms are compared; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range, or one that the variant needs is not given.
+        ValueError: an option is out of range, or one that the variant requires is missing.
 
     Example:
         >>> import optax
@@ -82,12 +81,12 @@ def gradnorm(
     """
     check_number("gradnorm", "alpha", alpha, least=0)
     if variant not in ("paper", "libmtl"):
-        raise ValueError(f"gradnorm variant is {variant!r}: 'paper' or 'libmtl' is needed")
+        raise ValueError(f"gradnorm variant is {variant!r}; expected 'paper' or 'libmtl'")
     rate: float | optax.Schedule | None = weight_rate
     if rate is None:
         rate = _PAPER_RATE if variant == "paper" else learning_rate
     if rate is None:
-        raise ValueError("gradnorm learning_rate is None: variant 'libmtl' needs the network's learning rate")
+        raise ValueError("gradnorm has no learning rate; variant 'libmtl' needs learning_rate or weight_rate")
     if not callable(rate):
         check_number("gradnorm", "weight_rate", rate, least=0)
     first_steps = 1
@@ -107,7 +106,7 @@ def gradnorm(
         present = stack.present
         losses = jnp.maximum(stack.losses.astype(jnp.float32), _SMALLEST_LOSS)
         lengths = jnp.sqrt(jnp.diag(stack.gram)).astype(jnp.float32)
-        # A task whose first loss comes later than that of others starts then.
+        # A task that is first present at a later step starts there.
         first = present & jnp.where(state.first_count == 0, True, state.steps < first_steps)
         first_loss, first_count = state.first_loss + jnp.where(first, losses, 0), state.first_count + first
         relative = jnp.where(
@@ -127,7 +126,7 @@ def gradnorm(
         moved = state.learned - step_size * direction
         if variant == "paper":
             moved = jnp.maximum(moved, 1e-3)
-            held = (state.learned * present).sum()  # the present tasks share what they had together
+            held = (state.learned * present).sum()  # the present tasks keep the sum of their weights
             moved = moved * held / jnp.maximum((moved * present).sum(), 1e-3)
         learns = present & (variant == "paper" or state.steps >= first_steps)
 
@@ -144,4 +143,12 @@ def gradnorm(
         )
         return weights, new
 
-    return weighted("gradnorm", tasks, init, weigh, shared=shared, backward=backward, own="weighted")
+    return weighted(
+        "gradnorm",
+        tasks,
+        init,
+        weigh,
+        shared=shared,
+        backward=backward,
+        task_specific="weighted",
+    )

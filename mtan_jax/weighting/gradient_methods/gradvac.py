@@ -18,8 +18,8 @@ class GradVacState(NamedTuple):
     """State of `gradvac`.
 
     Attributes:
-        steps: taken so far, of which the random order follows.
-        goals: the running mean of the cosines of every pair of gradients.
+        steps: steps so far; with the seed, they determine the random order.
+        goals: running mean of the cosine of each pair of gradients.
     """
 
     steps: Int32[Array, ""]
@@ -37,22 +37,23 @@ def gradvac(
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient vaccine (GradVac; Wang, Tsvetkov, Firat, Cao, ICLR 2021).
 
-    Equation: as in `pcgrad` each gradient visits the others in random order. Where the cosine c between g as it is and
-    g_j is below its running mean m, g is turned until it is m: g <- g + |g| (m sqrt(1 - c^2) - c sqrt(1 - m^2)) /
-    (|g_j| sqrt(1 - m^2)) g_j (equation 3). Then m <- (1 - beta) m + beta c, from 0 at the start. The results are
-    summed. The paper takes beta = 0.01 for translation; LibMTL and TorchJD take 0.5.
+    Equation: as in `pcgrad`, each gradient visits the others in random order. If the cosine c between the current g and
+    g_j is below its running mean m, g is rotated until the cosine is m:
+    g <- g + |g| (m sqrt(1 - c^2) - c sqrt(1 - m^2)) / (|g_j| sqrt(1 - m^2)) g_j (equation 3).
+    Then m <- (1 - beta) m + beta c, starting from 0. The results are summed. The paper uses beta = 0.01 for
+    translation; LibMTL and TorchJD use 0.5.
 
-    The mean of a pair stays as it is at a step where one of the two is absent.
+    A pair keeps its mean at steps at which either task is absent.
 
     Args:
-        tasks: names, in the order of the losses.
-        beta: share of the new cosine in the running mean.
-        seed: of the random order.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        beta: weight of the new cosine in the running mean.
+        seed: seed of the random order.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -67,8 +68,8 @@ def gradvac(
 
     def weigh(stack: Stack, state: GradVacState) -> tuple[Float[Array, "t"], GradVacState]:
         order = random_orders(seed, state.steps, count)
-        made_of, goals = vaccinate(stack.gram, stack.present, order, state.goals.astype(stack.gram.dtype), beta)
-        return made_of.sum(0), GradVacState(optax.safe_increment(state.steps), goals.astype(jnp.float32))
+        coefficients, goals = vaccinate(stack.gram, stack.present, order, state.goals.astype(stack.gram.dtype), beta)
+        return coefficients.sum(0), GradVacState(optax.safe_increment(state.steps), goals.astype(jnp.float32))
 
     return weighted("gradvac", tasks, init, weigh, shared=shared, backward=backward)
 
@@ -80,20 +81,20 @@ def vaccinate(
     goals: Float[Array, "t t"],
     beta: float,
 ) -> tuple[Float[Array, "t t"], Float[Array, "t t"]]:
-    """What each turned gradient is made of, and the new running means of the cosines.
+    """The coefficients of each rotated gradient, and the new running means of the cosines.
 
     Args:
         gram: G_ij = <g_i, g_j>.
         present: tasks that take part.
-        order: row i is the order in which task i visits the tasks; itself it leaves out.
+        order: row i is the order in which task i visits the tasks; it skips itself.
         goals: the running means.
-        beta: share of the new cosine.
+        beta: weight of the new cosine.
 
     Returns:
-        C, the turned gradient of task i being sum_j C_ij g_j; and the means.
+        C, where sum_j C_ij g_j is the rotated gradient of task i, and the means.
     """
     rows = jnp.arange(len(gram))
-    # In units of each gradient's length, so that no square is too small for its type.
+    # Relative to each gradient's norm, so that no square underflows.
     lengths = jnp.sqrt(jnp.diag(gram))
     there = present & (lengths > 0)
     lengths = jnp.where(there, lengths, 1)
@@ -102,17 +103,17 @@ def vaccinate(
     def visit(
         k: Array, carry: tuple[Float[Array, "t t"], Float[Array, "t t"]]
     ) -> tuple[Float[Array, "t t"], Float[Array, "t t"]]:
-        made_of, goals = carry
+        coefficients, goals = carry
         j = order[:, k]
-        along = made_of @ cosines
-        length = jnp.sqrt(jnp.maximum((along * made_of).sum(1), 0))
+        along = coefficients @ cosines
+        length = jnp.sqrt(jnp.maximum((along * coefficients).sum(1), 0))
         cosine = jnp.clip(along[rows, j] / jnp.where(length > 0, length, 1), -1, 1)
         goal = goals[rows, j]
         sine, goal_sine = jnp.sqrt(1 - cosine**2), jnp.sqrt(jnp.maximum(1 - goal**2, 1e-12))
         meets = there & there[j] & (j != rows) & (length > 0)
         more = jnp.where(meets & (cosine < goal), length * (goal * sine - cosine * goal_sine) / goal_sine, 0)
         goals = goals.at[rows, j].set(jnp.where(meets, (1 - beta) * goal + beta * cosine, goal))
-        return made_of.at[rows, j].add(more), goals
+        return coefficients.at[rows, j].add(more), goals
 
-    made_of, goals = lax.fori_loop(0, len(gram), visit, (jnp.eye(len(gram), dtype=gram.dtype), goals))
-    return made_of * lengths[:, None] / lengths[None], goals
+    coefficients, goals = lax.fori_loop(0, len(gram), visit, (jnp.eye(len(gram), dtype=gram.dtype), goals))
+    return coefficients * lengths[:, None] / lengths[None], goals

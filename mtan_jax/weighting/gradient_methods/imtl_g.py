@@ -1,4 +1,4 @@
-"""Impartial multi-task learning, the part for gradients."""
+"""Impartial gradients."""
 
 from collections.abc import Sequence
 
@@ -20,18 +20,18 @@ def imtl_g(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Impartial gradients (IMTL-G; Liu, Li, Kuang et al., ICLR 2021).
 
-    Equation: the combination, with weights that sum to 1, whose projections on all task gradients are of equal length:
-    <sum_j w_j g_j, g_i / |g_i|> is the same for all i (equation 6). Weights may be negative. Where gradients are
-    linearly dependent the smallest such weights are taken; where none sum to 1, all are 0.
+    Equation: the combination, with weights that sum to 1, whose projections onto all task gradients are equal:
+    <sum_j w_j g_j, g_i / |g_i|> is the same for all i (equation 6). Weights may be negative. If the gradients are
+    linearly dependent, the weights are the solution of least norm. If no solution sums to 1, all weights are 0.
 
     Args:
-        tasks: names, in the order of the losses.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
         wrt: "parameters" (LibMTL, TorchJD), or "features": one full backward pass (the paper).
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -45,7 +45,7 @@ def imtl_g(
         there = stack.present & (lengths > 0)
         lengths = jnp.where(there, lengths, 1)
         cosines = jnp.where(there[:, None] & there[None], gram / lengths[:, None] / lengths[None], 0)
-        smallest = 1 / lengths.max()  # keeps the weights of a size of about 1
+        smallest = 1 / lengths.max()  # keeps the weights near 1
         w = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ there.astype(gram.dtype) / lengths / smallest
         total = w.sum()
         return jnp.where(jnp.abs(total) > 1e-12, w / jnp.where(total == 0, 1, total), 0), state

@@ -25,29 +25,30 @@ def mgda(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiple-gradient descent (MGDA): the shortest convex combination of the task gradients.
 
-    Equation: w = argmin |sum_i w_i g_i|^2 over w >= 0, sum_i w_i = 1 (Desideri 2012; Sener and Koltun, NeurIPS 2018,
-    equation 3). The update conflicts with no task. Published codes find w by Frank and Wolfe's method to 1e-3; here it
-    is solved exactly (`solvers.min_norm`). Of a task whose gradient is 0 the weight is 1 and the update 0: such a point
-    is Pareto stationary.
+    Equation: w = argmin |sum_i w_i g_i|^2 subject to w >= 0, sum_i w_i = 1 (Desideri 2012; Sener and Koltun, NeurIPS
+    2018, equation 3). The update conflicts with no task. Published codes use the Frank-Wolfe method to a tolerance of
+    1e-3; `solvers.min_norm` solves the problem exactly. A task whose gradient is 0 gets the weight 1 and the update is
+    0, because such a point is Pareto stationary.
 
-    As in the authors' code gradients may be divided before w is found; w then weighs what was divided. (The authors'
-    code, and LibMTL's with respect to features, weigh the gradients as they were.)
+    As in the authors' code, gradients may be normalized before w is computed. Here w applies to the normalized
+    gradients. (In the authors' code, and in LibMTL's with respect to features, it applies to the original ones.) The
+    divisors are
 
-    - "none": as they are.
-    - "l2": by their lengths.
-    - "loss": by the losses.
-    - "loss+": by both.
+    - "none": 1;
+    - "l2": the gradient's norm;
+    - "loss": the loss;
+    - "loss+": the product of both.
 
     Args:
-        tasks: names, in the order of the losses.
-        normalize: what gradients are divided by.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        normalize: the divisor of the gradients.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
         wrt: "parameters", or "features": one full backward pass (MGDA-UB, Sener and Koltun, equation 5). As in their
-            code, gradients of all rows of the batch are compared, where LibMTL's `rep_grad` sums over the rows first.
+            code, inner products are over all rows of the batch; LibMTL's `rep_grad` sums over the rows first.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -55,7 +56,7 @@ def mgda(
         >>> tx = optax.chain(mgda(("semantic", "depth")), optax.adam(1e-4))
     """
     if normalize not in _NORMALIZE:
-        raise ValueError(f"mgda normalize is {normalize!r}: one of {', '.join(_NORMALIZE)} is needed")
+        raise ValueError(f"mgda normalize is {normalize!r}; expected one of {', '.join(_NORMALIZE)}")
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = stack.gram

@@ -1,4 +1,4 @@
-"""Multi-objective descent along tracked gradients."""
+"""Multi-objective gradient with correction."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,9 +19,9 @@ class MoCoState(NamedTuple):
     """State of `moco`.
 
     Attributes:
-        steps: taken so far.
-        tracked: the tracked gradients of the shared parameters, each [t, ...]: as large as the parameters, once a task.
-        weights: of the last step.
+        steps: steps so far.
+        tracked: tracked gradients of the shared parameters, each [t, ...]: one copy of these per task.
+        weights: weights of the last step.
     """
 
     steps: Int32[Array, ""]
@@ -43,26 +43,26 @@ def moco(
 ) -> optax.GradientTransformationExtraArgs:
     """Multi-objective gradient with correction (MoCo; Fernando, Shen, Liu et al., ICLR 2023).
 
-    Equation: each task's gradient is tracked, y <- y - beta_t (y - g), and the update is sum_i w_i y_i, where w follows
-    the gradient of |sum_i w_i y_i|^2 / 2 + rho |w|^2 / 2 from step to step: w <- softmax(w - gamma_t (Y Y' + rho I) w)
-    (equations 7 and 9), with beta_t = beta / t^beta_decay and gamma_t = gamma / t^gamma_decay at step t = 1, 2, ... As
-    in the authors' code, which LibMTL has, each g is first brought to the length of its loss, and the softmax stands
-    where the paper projects on the simplex.
+    Equation: each task's gradient is tracked, y <- y - beta_t (y - g), and the update is sum_i w_i y_i. w takes one
+    gradient step on |sum_i w_i y_i|^2 / 2 + rho |w|^2 / 2 per step: w <- softmax(w - gamma_t (Y Y' + rho I) w)
+    (equations 7 and 9), with beta_t = beta / t^beta_decay and gamma_t = gamma / t^gamma_decay at step t = 1, 2, ...
+    As in the authors' code, which LibMTL contains, each g is first rescaled to the norm L_i of its loss, and a softmax
+    replaces the paper's projection onto the simplex.
 
-    A task that is absent at a step keeps its y and takes no part in the update.
+    An absent task keeps its y and does not contribute to the update.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
         beta: rate of the tracked gradients.
-        beta_decay: how fast it falls.
-        gamma: rate of the weights.
-        gamma_decay: how fast it falls.
-        rho: pull towards equal weights.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        beta_decay: exponent of the decay of beta.
+        gamma: learning rate of the weights.
+        gamma_decay: exponent of the decay of gamma.
+        rho: regularization towards equal weights.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax

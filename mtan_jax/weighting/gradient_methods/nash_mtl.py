@@ -1,4 +1,4 @@
-"""The Nash bargaining solution."""
+"""Nash-MTL."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,8 +18,8 @@ class NashMTLState(NamedTuple):
     """State of `nash_mtl`.
 
     Attributes:
-        steps: taken so far.
-        weights: of the last solution; 1 before the first.
+        steps: steps so far.
+        weights: the last solution; 1 before the first.
     """
 
     steps: Int32[Array, ""]
@@ -35,23 +35,22 @@ def nash_mtl(
     shared: Shared = "all_but_heads",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
-    """Nash-MTL (Navon, Shamsian, Achituve et al., ICML 2022): the tasks bargain over the update.
+    """Nash-MTL (Navon, Shamsian, Achituve et al., ICML 2022): the update is the Nash bargaining solution of the tasks.
 
-    Equation: G w = 1 / w, element by element, with G the Gram matrix (algorithm 1). The update conflicts with no task.
-    The authors approach w by a sequence of convex problems (cvxpy and ECOS, 20 at most,
-    to 1e-3); w is the minimum of one convex function, which `solvers.fair_weights` finds by Newton's method.
-    As in their code all parameters, heads too, are trained on sum_i w_i L_i, and the gradient of the shared ones is
-    clipped to a norm.
+    Equation: G w = 1 / w, elementwise, with the Gram matrix G (algorithm 1). The update conflicts with no task. The
+    authors approximate w by a sequence of convex problems (cvxpy and ECOS, at most 20, to 1e-3). w also minimizes a
+    single convex function, which `solvers.fair_weights` does by Newton's method. As in their code, all parameters,
+    including the heads, are trained on sum_i w_i L_i, and the gradient of the shared parameters is clipped.
 
     Args:
-        tasks: names, in the order of the losses.
-        update_every: steps between two solutions; the weights in between are those of the last.
-        max_norm: of the gradient of the shared parameters; None: no clipping.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        update_every: steps between solutions; the steps in between use the last one.
+        max_norm: norm to which the gradient of the shared parameters is clipped; None: no clipping.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -72,4 +71,6 @@ def nash_mtl(
         weights = lax.cond(state.steps % update_every == 0, solve, lambda: state.weights)
         return weights, NashMTLState(optax.safe_increment(state.steps), weights)
 
-    return weighted("nash_mtl", tasks, init, weigh, shared=shared, backward=backward, own="weighted", max_norm=max_norm)
+    return weighted(
+        "nash_mtl", tasks, init, weigh, shared=shared, backward=backward, task_specific="weighted", max_norm=max_norm
+    )

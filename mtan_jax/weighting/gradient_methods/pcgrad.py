@@ -1,4 +1,4 @@
-"""Gradient surgery."""
+"""Projecting conflicting gradients."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class PCGradState(NamedTuple):
     """State of `pcgrad`.
 
     Attributes:
-        steps: taken so far, of which the random order follows.
+        steps: steps so far; with the seed, they determine the random order.
     """
 
     steps: Int32[Array, ""]
@@ -33,18 +33,18 @@ def pcgrad(
 ) -> optax.GradientTransformationExtraArgs:
     """Projecting conflicting gradients (PCGrad; Yu, Kumar, Gupta, Levine, Hausman, Finn, NeurIPS 2020, algorithm 1).
 
-    Equation: each task's gradient g visits those of the other tasks in random order and, where they conflict, <g, g_j>
-    < 0, loses its part along g_j: g <- g - <g, g_j> / |g_j|^2 g_j. The results are summed. g_j is the gradient as it
-    was, g the one as it is by then.
+    Equation: each task's gradient g visits the other tasks in random order. If it conflicts with g_j, <g, g_j> < 0, its
+    component along g_j is removed: g <- g - <g, g_j> / |g_j|^2 g_j. g is the gradient after the previous projections,
+    g_j the original one. The results are summed.
 
     Args:
-        tasks: names, in the order of the losses.
-        seed: of the random order.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        seed: seed of the random order.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax
@@ -64,7 +64,7 @@ def pcgrad(
 
 
 def random_orders(seed: int, steps: Int32[Array, ""], tasks: int) -> Int32[Array, "t t"]:
-    """For each task a random order of all tasks; of seed and step alone."""
+    """A random order of all tasks per task, determined by seed and step."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), steps), tasks)
     return jax.vmap(lambda key: jax.random.permutation(key, tasks))(keys)
 
@@ -72,24 +72,24 @@ def random_orders(seed: int, steps: Int32[Array, ""], tasks: int) -> Int32[Array
 def project_conflicts(
     gram: Float[Array, "t t"], present: Bool[Array, "t"], order: Int32[Array, "t t"]
 ) -> Float[Array, "t t"]:
-    """What each projected gradient is made of.
+    """The coefficients of each projected gradient.
 
     Args:
         gram: G_ij = <g_i, g_j>.
         present: tasks that take part.
-        order: row i is the order in which task i visits the tasks; itself it leaves out.
+        order: row i is the order in which task i visits the tasks; it skips itself.
 
     Returns:
-        C: the projected gradient of task i is sum_j C_ij g_j.
+        C, where sum_j C_ij g_j is the projected gradient of task i.
     """
     rows = jnp.arange(len(gram))
     squares = jnp.diag(gram)
 
-    def visit(k: Array, made_of: Float[Array, "t t"]) -> Float[Array, "t t"]:
+    def visit(k: Array, coefficients: Float[Array, "t t"]) -> Float[Array, "t t"]:
         j = order[:, k]
-        product = (made_of * gram[j]).sum(1)
+        product = (coefficients * gram[j]).sum(1)
         conflicts = (product < 0) & (j != rows) & (squares[j] > 0) & present[j]
         share = jnp.where(conflicts, product / jnp.where(conflicts, squares[j], 1), 0)
-        return made_of.at[rows, j].add(-share)
+        return coefficients.at[rows, j].add(-share)
 
     return lax.fori_loop(0, len(gram), visit, jnp.eye(len(gram), dtype=gram.dtype))

@@ -21,7 +21,7 @@ class SDMGradState(NamedTuple):
     """State of `sdmgrad`.
 
     Attributes:
-        weights: w, where the next search starts.
+        weights: w, the initial point of the next search.
     """
 
     weights: Float[Array, "t"]
@@ -39,25 +39,25 @@ def sdmgrad(
 ) -> optax.GradientTransformationExtraArgs:
     """Direction-oriented multi-objective descent (SDMGrad; Xiao, Ban, Ji, NeurIPS 2023).
 
-    Equation: the update is (g_w + p g_0) / (1 + p) with g_0 the mean of the gradients, p the pull towards it, and w
-    from some steps of projected gradient descent, with momentum 0.5, on |g_w + p g_0|^2 / 2 over the simplex, from
-    where the last step's search ended (algorithm 2). As in the authors' code gradients are first divided by their mean
-    length (its square plus 1e-8), and the rate is so large that the search need not come to rest: with many tasks
-    rounding alone may end it elsewhere.
+    Equation: the update is (g_w + p g_0) / (1 + p), with the mean gradient g_0 and the pull p towards it. w comes from
+    a fixed number of steps of projected gradient descent, with momentum 0.5, on |g_w + p g_0|^2 / 2 over the simplex,
+    starting from the last step's w (algorithm 2). As in the authors' code, gradients are first divided by their mean
+    norm (its square plus 1e-8), and the rate is so large that the search may not converge: with many tasks, rounding
+    alone can change the result.
 
-    The paper takes the two factors of the inner products and the gradients of the update from three batches; here all
-    are those of one, as in the paper's deterministic variant.
+    The paper computes the two factors of the inner products and the update on three different batches. Here all use the
+    same batch, as in the paper's deterministic variant.
 
     Args:
-        tasks: names, in the order of the losses.
-        pull: p, the paper's lambda; 0 is MGDA's direction, a large one that of the mean.
-        rate: of the search: 10 in the authors' code, 5 in LibMTL.
-        iterations: steps of the search.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        pull: p, the paper's lambda; 0 gives MGDA's direction, a large one that of the mean.
+        rate: step size of the search; 10 in the authors' code, 5 in LibMTL.
+        iterations: number of steps of the search.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax

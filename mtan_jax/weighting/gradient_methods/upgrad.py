@@ -21,18 +21,18 @@ def upgrad(
 ) -> optax.GradientTransformationExtraArgs:
     r"""UPGrad (Quinton and Rey, "Jacobian descent for multi-objective optimization", 2024).
 
-    Equation: each task's gradient is projected onto the dual cone of all gradients, the vectors that conflict with
-    none, and the projections are averaged (definition 3). So the update conflicts with no task, and is linear where
-    tasks are scaled. TorchJD adds 1e-4 to the diagonal of the Gram matrix; here the problem is solved as it is
-    (`solvers.project_to_dual_cone`).
+    Equation: each task's gradient is projected onto the dual cone of all gradients, the set of vectors that conflict
+    with none, and the projections are averaged (definition 3). So the update conflicts with no task, and is linear
+    under scaling of the tasks. TorchJD adds 1e-4 to the diagonal of the Gram matrix; `solvers.project_to_dual_cone`
+    solves the original problem.
 
     Args:
-        tasks: names, in the order of the losses.
-        shared: which parameters the method acts on; see `mtan_jax.weighting.gradients.weighted`.
-        backward: "together" or "one_by_one"; see there.
+        tasks: task names, in the order of the losses.
+        shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
 
     Example:
         >>> import optax

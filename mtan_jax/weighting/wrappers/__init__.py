@@ -1,1 +1,1 @@
-"""Methods that evaluate losses at other parameters."""
+"""Methods that evaluate the losses at other parameters and wrap the rest of the chain."""

@@ -1,7 +1,7 @@
-"""Auto-Lambda: weights learned by looking one step ahead, at a second batch."""
+"""Auto-Lambda."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ class AutoLambdaState(NamedTuple):
     """State of `auto_lambda`.
 
     Attributes:
-        steps: taken so far, for the learning rate.
-        lambdas: the weights of the next step's virtual step; the last step was weighted with them.
-        adam: the moments of the weights, and for each task the number of steps at which its weight was learned.
-        inner: of the rest of the chain.
+        steps: steps so far, for the learning rate.
+        lambdas: the weights of the last step; the next virtual step uses them too.
+        adam: Adam's moments of the weights, and per task the number of steps at which its weight was learned.
+        inner: state of the rest of the chain.
     """
 
     steps: Int32[Array, ""]
@@ -41,44 +41,43 @@ def auto_lambda(
     primary: Sequence[str] | None = None,
     epsilon: float = 0.01,
 ) -> optax.GradientTransformationExtraArgs:
-    """Auto-Lambda: learned weights (Liu, James, Davison, Johns, TMLR 2022, and their code).
+    """Auto-Lambda (Liu, James, Davison, Johns, TMLR 2022, and their code): learns weights that help one step ahead.
 
-    Equation: with the parameters p, a virtual step p' = p + u, u being what the rest of the chain makes of the gradient
-    of sum_i lambda_i L_i(p), leads to the losses L'_j(p') of a second batch. The weights take one step of Adam along
-    the derivative of sum_j L'_j(p') over the primary tasks j, for which
+    Equation: from the parameters p, the virtual step p' = p + u leads to the losses L'_j(p') of a second batch, where u
+    is the update that the rest of the chain computes for the gradient of sum_i lambda_i L_i(p). The weights take one
+    Adam step along the derivative of sum_j L'_j(p') over the primary tasks j, which is
 
         d / d lambda_i = -rate <dL_i/dp(p), d>,   d = d/dp' sum_j L'_j(p')
         <dL_i/dp(p), d> = (L_i(p + e d) - L_i(p - e d)) / 2e,   e = epsilon / |d|
 
-    and then the real step is taken from p, with the new weights. The losses include the weights of the methods before
-    this one.
+    The real step then starts from p with the new weights. The losses include the weights of the methods before this
+    one.
 
-    The derivative is that of a step of SGD, with or without momentum and weight decay. For these the paper has a plain
-    step of gradient descent; their code adds momentum and weight decay, as here, and for other optimisers takes the
-    plain step, where here the virtual step is the optimiser's own. The derivative is in all cases that formula. In the
-    code the second batch is of the training set in another order, Adam has no weight decay, and nothing keeps a weight
-    from falling below 0, which turns that task's gradient round: choose `meta_rate` times the number of steps with that
-    in mind. All that is so here.
+    The derivative assumes a virtual step of SGD, with or without momentum and weight decay; the formula is the same for
+    every optimizer. The paper's virtual step is plain gradient descent. The authors' code adds momentum and weight
+    decay for SGD, as here, and uses the plain step for other optimizers; here the virtual step is always the
+    optimizer's own. As in that code, the second batch comes from the training set in another order, Adam has no weight
+    decay, and a weight may fall below 0, which reverses the task's gradient. Choose `meta_rate` times the number of
+    steps accordingly.
 
-    A step costs one more backward pass, a forward and backward pass of the second batch, and two more forward passes;
-    and the second batch has to be read.
+    Each step costs one more backward pass, a forward and backward pass of the second batch, and two more forward
+    passes. The second batch must also be loaded.
 
-    At a step where a task is absent its weight and its moments stay as they are; so do all where the second batch says
-    nothing, because no primary task has a label in it.
+    An absent task keeps its weight and its moments. All tasks do if the second batch has no label for a primary task.
 
     Args:
-        tasks: names, in the order of the losses.
-        inner: what follows, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), optax.sgd(0.1))`.
-        learning_rate: of the network, constant or a schedule of the step.
-        meta_rate: rate that the weights are learned with.
-        initial: weight of every task at the start.
-        primary: the tasks whose losses on the second batch are to fall, the others being auxiliary; None: all.
-        epsilon: length of the steps of the difference quotient, in the parameters; the authors use 0.01. 0: its limit,
-            exact, by differentiating the backward pass, for about the same time. The two differ where a network has
-            many rectifiers and poolings, whose kinks a step may cross, and in low precision.
+        tasks: task names, in the order of the losses.
+        inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), optax.sgd(0.1))`.
+        learning_rate: the network's, constant or a function of the step.
+        meta_rate: learning rate of the weights.
+        initial: initial weight of every task.
+        primary: tasks whose losses on the second batch are minimized; the others are auxiliary. None: all.
+        epsilon: step length of the difference quotient in parameter space; the authors use 0.01. 0 computes the exact
+            limit by differentiating the backward pass, in about the same time. The two differ in low precision, and in
+            networks with many ReLUs and poolings, whose kinks a step may cross.
 
     Raises:
-        ValueError: an option is out of its range; or, at the first step, there is no second batch.
+        ValueError: an option is out of range, or, at the first step, there is no second batch.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -105,10 +104,10 @@ def auto_lambda(
     chosen = tasks if primary is None else check_tasks(primary)
     unknown = [name for name in chosen if name not in tasks]
     if unknown:
-        raise ValueError(f"auto_lambda primary: unknown {', '.join(unknown)}; known: {', '.join(tasks)}")
+        raise ValueError(f"auto_lambda primary names unknown tasks {', '.join(unknown)}; known: {', '.join(tasks)}")
     is_primary = np.array([name in chosen for name in tasks])
     inner = optax.with_extra_args_support(inner)
-    # One Adam a task, so that the steps at which a task is absent leave no trace in its moments.
+    # One Adam per task, so that steps at which a task is absent do not change its moments.
     adam = optax.scale_by_adam()
 
     def init(params: optax.Params) -> AutoLambdaState:
@@ -116,18 +115,18 @@ def auto_lambda(
         return AutoLambdaState(jnp.zeros((), jnp.int32), lambdas, jax.vmap(adam.init)(lambdas), inner.init(params))
 
     def update(
-        updates: TaskGradients, state: AutoLambdaState, params: optax.Params | None = None, **extra_args: Any
+        updates: TaskGradients, state: AutoLambdaState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, AutoLambdaState]:
         task_gradients = check_updates(updates, tasks, "auto_lambda")
         second_losses_at, losses_at = task_gradients.second_losses_at, task_gradients.losses_at
         if second_losses_at is None:
             raise ValueError(
-                "auto_lambda learns its weights from a second batch, and the step was given none: a batch for "
-                "make_train_step must hold one under the key 'second', as `Experiment.train_batches` and "
-                "`mtan_jax.data.batches.pipeline.with_second` give it"
+                "auto_lambda learns its weights from a second batch, but the step received none; batches for "
+                "make_train_step must hold one under the key 'second', as those of `Experiment.train_batches` and "
+                "`mtan_jax.data.batches.pipeline.with_second` do"
             )
         if losses_at is None or params is None:
-            raise ValueError("auto_lambda needs the parameters, and TaskGradients.losses_at")
+            raise ValueError("auto_lambda needs the parameters, as tx.update(..., params), and TaskGradients.losses_at")
 
         def step(lambdas: Float[Array, "t"]) -> tuple[optax.Updates, optax.OptState]:
             return inner.update(task_gradients.scale(lambdas), state.inner, params, **extra_args)
@@ -163,7 +162,7 @@ def _slopes(
     direction: optax.Updates,
     epsilon: float,
 ) -> Float[Array, "t"]:
-    """How fast each loss grows along a direction of length 1."""
+    """The directional derivative of each loss along a unit vector, by central differences."""
 
     def losses_along(length: float) -> Float[Array, "t"]:
         return losses_at(jax.tree.map(lambda p, d: (p + length * d).astype(p.dtype), params, direction))
@@ -172,7 +171,7 @@ def _slopes(
 
 
 def _exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Float[Array, "t"]:
-    """The same, as the derivative of <gradient(c), direction> by the cotangent c, in which it is linear."""
+    """The exact directional derivatives: those of <gradient(c), direction>, which is linear in the cotangent c."""
 
     def product(cotangent: Float[Array, "t"]) -> Float[Array, ""]:
         return optax.tree_utils.tree_vdot(task_gradients.gradient(cotangent), direction)

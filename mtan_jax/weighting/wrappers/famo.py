@@ -1,14 +1,14 @@
-"""Fast adaptive multitask optimisation."""
+"""Fast adaptive multitask optimization."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates, check_weight, one_a_task
+from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates, check_weight, in_task_order
 from mtan_jax.weighting.declaration import declare
 
 _SMALLEST = 1e-8
@@ -18,9 +18,9 @@ class FAMOState(NamedTuple):
     """State of `famo`.
 
     Attributes:
-        logits: of which the softmax is z.
-        adam: the moments of the logits, and for each task the number of steps at which it was present.
-        inner: of the rest of the chain.
+        logits: v, whose softmax is z.
+        adam: Adam's moments of the logits, and per task the number of steps at which it was present.
+        inner: state of the rest of the chain.
     """
 
     logits: Float[Array, "t"]
@@ -37,26 +37,26 @@ def famo(
     decay: float = 0.001,
     least_losses: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Fast adaptive multitask optimisation (FAMO; Liu, Feng, Stone, Liu, NeurIPS 2023): all losses fall at one rate.
+    """Fast adaptive multitask optimization (FAMO; Liu, Feng, Stone, Liu, NeurIPS 2023): losses fall at equal rates.
 
     Equation: w_i = z_i / (D_i c), z = softmax(v), D_i = L_i - b_i + 1e-8, c = sum_i z_i / D_i (algorithm 1). After the
-    step v takes one step of Adam, with decay, along the derivative of sum_i z_i (log D_i - log D'_i), D' being that of
-    the losses of the same batch at the new parameters: a task whose loss fell less than the others' gets more weight.
-    This takes one forward pass more than the losses do, and no further backward pass.
+    step, v takes one Adam step, with decay, along the derivative of sum_i z_i (log D_i - log D'_i). D' is D at the new
+    parameters, on the same batch. A task whose loss fell less than the others' gets more weight. Each step costs one
+    extra forward pass and no extra backward pass.
 
-    It wraps the rest of the chain, whose updates give the new parameters: whatever would change these outside of it is
-    not seen. The authors' code clips the gradient of the shared parameters to a norm of 1, for which optax has
-    `clip_by_global_norm`. A task that is absent at a step keeps its logit.
+    The method wraps the rest of the chain, whose updates give the new parameters. It does not see changes made outside
+    of it. The authors' code clips the gradient of the shared parameters to a norm of 1; `optax.clip_by_global_norm`
+    clips that of all parameters. An absent task keeps its logit.
 
     Args:
-        tasks: names, in the order of the losses.
+        tasks: task names, in the order of the losses.
         inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), ...)`.
-        weight_rate: rate that v is learned with.
-        decay: of v, added to its gradient: 0.001 (NYUv2) or 0.01 (Cityscapes) in the authors' runs.
-        least_losses: b, the least that each task's loss can be; 0 for None.
+        weight_rate: learning rate of v.
+        decay: weight decay of v, added to its gradient; the authors use 0.001 (NYUv2) and 0.01 (Cityscapes).
+        least_losses: b, a lower bound of each task's loss; None: 0.
 
     Raises:
-        ValueError: an option is out of its range, or the step gives no losses at other parameters.
+        ValueError: an option is out of range, or the step provides no losses at other parameters.
 
     Example:
         >>> import optax
@@ -67,7 +67,7 @@ def famo(
     tasks = check_tasks(tasks)
     check_number("famo", "weight_rate", weight_rate, least=0)
     check_number("famo", "decay", decay, least=0)
-    values = one_a_task("famo", tasks, least_losses if least_losses is not None else dict.fromkeys(tasks, 0.0))
+    values = in_task_order("famo", tasks, least_losses if least_losses is not None else dict.fromkeys(tasks, 0.0))
     least = tuple(check_weight("famo least", task, value) for task, value in zip(tasks, values, strict=True))
     adam = optax.scale_by_adam()
     inner = optax.with_extra_args_support(inner)
@@ -77,7 +77,7 @@ def famo(
         return FAMOState(logits, jax.vmap(adam.init)(logits), inner.init(params))
 
     def update(
-        updates: TaskGradients, state: FAMOState, params: optax.Params | None = None, **extra_args: Any
+        updates: TaskGradients, state: FAMOState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, FAMOState]:
         task_gradients = check_updates(updates, tasks, "famo")
         if params is None or task_gradients.losses_at is None:
@@ -108,6 +108,6 @@ def famo(
 
 
 def _softmax(logits: Float[Array, "t"], present: Array) -> Float[Array, "t"]:
-    """Over the tasks that are present; 0 for the others."""
+    """Softmax over the present tasks; 0 for the others."""
     shares = jax.nn.softmax(jnp.where(present | ~present.any(), logits, -jnp.inf))
     return jnp.where(present, shares, 0)
