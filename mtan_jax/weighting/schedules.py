@@ -117,7 +117,8 @@ def cyclic(low: float, high: float, period: int, *, phase: float = 0.0) -> optax
 
     Equation: w(t) = low + (high - low) (1 - cos(2 pi (t / period + phase))) / 2.
 
-    Tasks with evenly spaced phases take turns. The weights of n >= 2 such tasks sum to n (low + high) / 2 at every step.
+    Tasks with evenly spaced phases take turns. The weights of n >= 2 such tasks sum to n (low + high) / 2 at every
+    step.
 
     Args:
         low: the weight at t = 0 for phase 0.

@@ -163,8 +163,8 @@ def project_to_dual_cone(
 def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: float) -> Float[Array, "t"]:
     """The positive weights with (G w)_i = w_i^(-power): Nash-MTL for power 1, FairGrad for power 1/alpha.
 
-    They minimize w'Gw/2 - sum_i log w_i (power 1) or w'Gw/2 - sum_i w_i^(1-power) / (1-power). Both are convex. Newton's
-    method runs on the logarithms of w.
+    They minimize w'Gw/2 - sum_i log w_i (power 1) or w'Gw/2 - sum_i w_i^(1-power) / (1-power). Both are convex.
+    Newton's method runs on the logarithms of w.
 
     Args:
         gram: G.

@@ -109,7 +109,7 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
         (
             {"weighting": "static", "weighting_options__static": {"weights": {"depth": 1.0, "nromal": 1.0}}}
             | {"tasks": ("depth", "normal")},
-            r"static weights: missing \['normal'\], unknown \['nromal'\]; exactly \['depth', 'normal'\] are needed",
+            r"static weights: missing \['normal'\], unknown \['nromal'\]; expected exactly \['depth', 'normal'\]",
         ),
         ({"weighting": "schedule", "weighting_options__schedule": SCHEDULE}, r"weight of 'depth': .* use jnp\.where"),
         ({"optimizer__name": "lion"}, r"config\.optimizer\.name = 'lion' is not known; known: adam, adamw, sgd"),

@@ -176,7 +176,7 @@ def test_every_method_learns(name, options, problem):
 
 def test_every_method_takes_the_tasks_first_and_checks_them():
     for name, options in EACH:
-        with pytest.raises(ValueError, match="each once"):
+        with pytest.raises(ValueError, match="without repeats"):
             METHODS[name](("depth", "depth"), **options)
 
 

@@ -120,25 +120,40 @@ def test_all_of_them_are_weights_for_schedule():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schedules.cosine(-1.0, 0.0, 10), "cosine init_value is -1.0: a finite number of at least 0"),
+        (lambda: schedules.cosine(-1.0, 0.0, 10), "cosine init_value is -1.0; expected a finite number of at least 0"),
         (lambda: schedules.cosine(1.0, math.nan, 10), "cosine end_value is nan"),
-        (lambda: schedules.cosine(1.0, 0.0, 0), "cosine transition_steps is 0: a whole number of at least 1 steps"),
-        (lambda: schedules.cosine(1.0, 0.0, 10, -1), "cosine transition_begin is -1: a whole number of at least 0"),
-        (lambda: schedules.step("1", 0.0, 10), "step init_value is '1': a finite number"),
-        (lambda: schedules.step(1.0, 0.0, 10.5), "step transition_begin is 10.5: a whole number"),
-        (lambda: schedules.piecewise({}), r"piecewise points are \{\}: at least one is needed"),
-        (lambda: schedules.piecewise({10: 1.0, 0: 0.0}), "and their steps must grow"),
+        (
+            lambda: schedules.cosine(1.0, 0.0, 0),
+            "cosine transition_steps is 0; expected an integer of at least 1",
+        ),
+        (
+            lambda: schedules.cosine(1.0, 0.0, 10, -1),
+            "transition_begin is -1; expected an integer of at least 0",
+        ),
+        (lambda: schedules.step("1", 0.0, 10), "step init_value is '1'; expected a finite number"),
+        (lambda: schedules.step(1.0, 0.0, 10.5), "step transition_begin is 10.5; expected an integer"),
+        (lambda: schedules.piecewise({}), r"piecewise points are \{\}; expected at least one"),
+        (lambda: schedules.piecewise({10: 1.0, 0: 0.0}), "with increasing steps"),
         (
             lambda: schedules.piecewise({-5: 1.0, 0: 0.0}),
-            "piecewise step of points is -5: a whole number of at least 0",
+            "piecewise step of points is -5; expected an integer of at least 0",
         ),
-        (lambda: schedules.piecewise({0: 1.0, 7: -2.0}), "piecewise weight at step 7 is -2.0: a finite number"),
+        (
+            lambda: schedules.piecewise({0: 1.0, 7: -2.0}),
+            "piecewise weight at step 7 is -2.0; expected a finite",
+        ),
         (lambda: schedules.cyclic(0.0, math.inf, 10), "cyclic high is inf"),
-        (lambda: schedules.cyclic(0.0, 1.0, 0), "cyclic period is 0: a whole number of at least 1"),
-        (lambda: schedules.cyclic(0.0, 1.0, 10, phase=math.nan), "cyclic phase is nan: a finite number of periods"),
-        (lambda: schedules.curriculum((), 10), "at least one name is needed, each once"),
+        (lambda: schedules.cyclic(0.0, 1.0, 0), "cyclic period is 0; expected an integer of at least 1"),
+        (
+            lambda: schedules.cyclic(0.0, 1.0, 10, phase=math.nan),
+            "cyclic phase is nan; expected a finite number of",
+        ),
+        (lambda: schedules.curriculum((), 10), "at least one name, without repeats"),
         (lambda: schedules.curriculum(("a", "b"), 0), "curriculum turn is 0"),
-        (lambda: schedules.curriculum(("a", "b"), 10, overlap=11), "overlap is 11: at most the 10 steps of a turn"),
+        (
+            lambda: schedules.curriculum(("a", "b"), 10, overlap=11),
+            "overlap is 11; expected at most the 10 steps",
+        ),
         (lambda: schedules.curriculum(("a", "b"), 10, low=-1), "curriculum low is -1"),
     ],
 )

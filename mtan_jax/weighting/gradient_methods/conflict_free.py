@@ -47,8 +47,7 @@ def conflict_free(
         along = cosines @ coefficients  # with each unit gradient; all equal if these are linearly independent
         square = coefficients @ along
         projections = jnp.where(there, lengths * along, 0).sum()
-        return jnp.where(there, coefficients / lengths, 0) * projections / jnp.where(
-            square > 1e-12, square, jnp.inf
-        ), state
+        divisor = jnp.where(square > 1e-12, square, jnp.inf)
+        return jnp.where(there, coefficients / lengths, 0) * projections / divisor, state
 
     return weighted("conflict_free", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

@@ -78,17 +78,17 @@ def test_a_task_of_which_nothing_is_known_stops_training():
     weights, _ = follow(dtp(names(2)), indicators, present=np.array([[False, True]]))
     assert np.isfinite(weights).all()
     without = TaskGradients(names(2), jnp.ones(2), jnp.ones(2, bool), jnp.ones(2), lambda cotangent: cotangent)
-    with pytest.raises(ValueError, match=r"how well each task is done: TaskGradients\.indicators is None"):
+    with pytest.raises(ValueError, match=r"dtp needs performance indicators, but TaskGradients\.indicators is None"):
         dtp(names(2)).update(without, dtp(names(2)).init(None))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": -1.0}, "gamma of 'task_0' is -1.0: a finite number of at least 0"),
-        ({"gamma": {"task_0": 1.0}}, r"gamma is for \['task_0'\]: one for each of \['task_0', 'task_1'\]"),
-        ({"alpha": 0.0}, "alpha is 0.0: a number above 0 and at most 1"),
-        ({"alpha": 1.5}, "alpha is 1.5: a number above 0 and at most 1"),
+        ({"gamma": -1.0}, "gamma of 'task_0' is -1.0; expected a finite number of at least 0"),
+        ({"gamma": {"task_0": 1.0}}, r"gamma is given for \['task_0'\]; expected exactly \['task_0', 'task_1'\]"),
+        ({"alpha": 0.0}, "alpha is 0.0; expected a number above 0 and at most 1"),
+        ({"alpha": 1.5}, "alpha is 1.5; expected a number above 0 and at most 1"),
     ],
 )
 def test_bad_options(options, message):

@@ -116,13 +116,13 @@ def test_a_task_that_is_never_present_has_rate_one(follow, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "dwa steps_per_epoch is None: variant 'mtan' needs a whole number of at least 1"),
+        ({}, "dwa steps_per_epoch is None: variant 'mtan' needs an integer of at least 1"),
         ({"steps_per_epoch": 2.5}, "dwa steps_per_epoch is 2.5"),
         ({"steps_per_epoch": 0}, "dwa steps_per_epoch is 0"),
-        ({"steps_per_epoch": 5, "temperature": 0}, "dwa temperature is 0: a finite number above 0"),
+        ({"steps_per_epoch": 5, "temperature": 0}, "dwa temperature is 0; expected a finite number above 0"),
         ({"steps_per_epoch": 5, "temperature": float("nan")}, "dwa temperature is nan"),
-        ({"variant": "nash", "window": 0}, "dwa window is 0: a whole number of at least 1 step"),
-        ({"variant": "libmtl"}, "dwa variant is 'libmtl': 'mtan' or 'nash' is needed"),
+        ({"variant": "nash", "window": 0}, "dwa window is 0; expected an integer of at least 1 step"),
+        ({"variant": "libmtl"}, "dwa variant is 'libmtl'; expected 'mtan' or 'nash'"),
     ],
 )
 def test_messages(options, message):

@@ -50,11 +50,11 @@ def test_a_function_that_needs_the_step_in_python_is_refused_at_once(function):
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        (lambda step: jnp.ones(3), "the function gives .*; one number is needed"),
-        (lambda step: None, "one number is needed"),
-        (lambda step: (step, step), "one number is needed"),
-        (lambda step: step < 3, "one number is needed"),
-        (-0.5, "schedule weight of 'depth' is -0.5: a finite number of at least 0"),
+        (lambda step: jnp.ones(3), "the function returns .*; expected one number"),
+        (lambda step: None, "expected one number"),
+        (lambda step: (step, step), "expected one number"),
+        (lambda step: step < 3, "expected one number"),
+        (-0.5, "schedule weight of 'depth' is -0.5; expected a finite number of at least 0"),
     ],
 )
 def test_messages(weight, message):
@@ -111,26 +111,29 @@ def test_the_weights_are_constants_in_the_gradient(problem):
     [
         (
             lambda step, losses: losses[:2],
-            r"gives float32 of shape \(2,\); one number for each of \['semantic', 'depth'",
+            r"returns float32 of shape \(2,\); expected one number for each of \['semantic', 'depth'",
         ),
-        (lambda step, losses: 1.0, r"gives float32 of shape \(\); one number for each"),
-        (lambda step, losses: None, "gives None; one number for each"),
-        (lambda step, losses: losses > 1, "gives bool of shape"),
-        (lambda step, losses: [1.0, None, 2.0], r"gives \[1\.0, None, 2\.0\]; one number for each"),
+        (lambda step, losses: 1.0, r"returns float32 of shape \(\); expected one number for each"),
+        (lambda step, losses: None, "returns None; expected one number for each"),
+        (lambda step, losses: losses > 1, "returns bool of shape"),
+        (lambda step, losses: [1.0, None, 2.0], r"returns \[1\.0, None, 2\.0\]; expected one number for each"),
         (lambda step, losses: {"depth": 1.0}, r"schedule weights: missing \['normal', 'semantic'\], unknown \[\]"),
         (lambda step, losses: dict.fromkeys((*TASKS, "x"), 1.0), r"missing \[\], unknown \['x'\]"),
         (lambda step, losses: dict.fromkeys(TASKS, losses), r"of shape \(3, 3\)"),
-        (lambda step, losses: losses if losses[0] > 1 else 2 * losses, r"schedule weights: .* or of a loss, in Python"),
-        (lambda step, losses: np.exp(losses), r"use jnp\.where\(step < 1000, 1\.0, 0\.1\) in place of if, and jnp in"),
-        (lambda step: jnp.ones(3), r"the function takes \(step\); one of \(step, losses\) is needed, which"),
-        (optax.constant_schedule(1.0), r"the function takes \(count.*\); one of \(step, losses\)"),
+        (
+            lambda step, losses: losses if losses[0] > 1 else 2 * losses,
+            r"schedule weights: .* a concrete value of the step or of a loss",
+        ),
+        (lambda step, losses: np.exp(losses), r"use jnp\.where\(step < 1000, 1\.0, 0\.1\) instead of if, and jnp in"),
+        (lambda step: jnp.ones(3), r"the function takes \(step\); expected a function of \(step, losses\), returning"),
+        (optax.constant_schedule(1.0), r"the function takes \(count.*\); expected a function of \(step, losses\)"),
         (
             lambda step, losses: 1 / losses,
-            r"for losses \[0\.0, 1\.0, 1\.0\] the function gives \[inf, .* jnp\.maximum\(",
+            r"for losses \[0\.0, 1\.0, 1\.0\] the function returns \[inf, .* jnp\.maximum\(",
         ),
         (
             lambda step, losses: losses / (1 - step / 1) / 0,
-            r"for losses \[1\.0, 1\.0, 1\.0\] the function gives \[inf,",
+            r"for losses \[1\.0, 1\.0, 1\.0\] the function returns \[inf,",
         ),
     ],
 )
@@ -140,6 +143,8 @@ def test_messages_for_functions_of_all_tasks(function, message):
 
 
 def test_a_function_of_the_losses_for_one_task_is_told_where_it_belongs():
-    message = r"weight of 'depth': the function takes \(step, losses\); one of the step is needed .* weights=function"
+    message = (
+        r"weight of 'depth': the function takes \(step, losses\); expected a function of the step; .* weights=function"
+    )
     with pytest.raises(ValueError, match=message):
         schedule(TASKS, weights={"semantic": 1.0, "depth": lambda step, losses: losses[1], "normal": 1.0})

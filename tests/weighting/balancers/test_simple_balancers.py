@@ -49,9 +49,9 @@ def test_published_codes(tasks, follow):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps_per_epoch": 0}, "stch steps_per_epoch is 0: a whole number of at least 1"),
-        ({"steps_per_epoch": 1, "mu": 0.0}, "stch mu is 0.0: a finite number above 0"),
-        ({"steps_per_epoch": 1, "warmup_epochs": -1}, "stch warmup_epochs is -1: a whole number of at least 0"),
+        ({"steps_per_epoch": 0}, "stch steps_per_epoch is 0; expected an integer of at least 1"),
+        ({"steps_per_epoch": 1, "mu": 0.0}, "stch mu is 0.0; expected a finite number above 0"),
+        ({"steps_per_epoch": 1, "warmup_epochs": -1}, "stch warmup_epochs is -1; expected an integer of at least 0"),
     ],
 )
 def test_bad_options_of_stch(options, message):
@@ -92,5 +92,5 @@ def test_random_weights(distribution, follow):
 
 
 def test_unknown_distribution():
-    with pytest.raises(ValueError, match="rlw distribution is 'uniform': 'normal' or 'dirichlet'"):
+    with pytest.raises(ValueError, match="rlw distribution is 'uniform'; expected 'normal' or 'dirichlet'"):
         rlw(TASKS, distribution="uniform")

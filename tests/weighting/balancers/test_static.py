@@ -19,12 +19,15 @@ def test_equal_weights_are_one(follow):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"semantic": 1.0}, r"static weights: missing \['depth'\], unknown \[\]; exactly \['semantic', 'depth'\]"),
+        (
+            {"semantic": 1.0},
+            r"static weights: missing \['depth'\], unknown \[\]; expected exactly \['semantic'",
+        ),
         ({"semantic": 1, "depth": 1, "normals": 1}, r"missing \[\], unknown \['normals'\]"),
-        ({"semantic": 1.0, "depth": -1.0}, "static weight of 'depth' is -1.0: a finite number of at least 0"),
+        ({"semantic": 1.0, "depth": -1.0}, "static weight of 'depth' is -1.0; expected a finite number of at least 0"),
         ({"semantic": float("nan"), "depth": 1.0}, "static weight of 'semantic' is nan"),
         ({"semantic": float("inf"), "depth": 1.0}, "static weight of 'semantic' is inf"),
-        ({"semantic": "0.5", "depth": 1.0}, "static weight of 'semantic' is '0.5': a number is needed"),
+        ({"semantic": "0.5", "depth": 1.0}, "static weight of 'semantic' is '0.5'; expected a number"),
     ],
 )
 def test_messages(weights, message):

@@ -113,10 +113,13 @@ def test_steps_at_which_a_task_is_absent_leave_no_trace(follow):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "uncertainty learning_rate is None: variant 'mtan' needs the network's learning rate"),
-        ({"variant": "kendall"}, r"uncertainty variant is 'kendall': one of \['mtan', 'nash'\]"),
-        ({"learning_rate": -1.0}, "uncertainty rate is -1.0: a finite number of at least 0"),
-        ({"variant": "nash", "initial_log_variance": math.inf}, "initial_log_variance is inf: a finite number"),
+        ({}, "uncertainty has no learning rate; variant 'mtan' needs learning_rate or log_variance_rate"),
+        ({"variant": "kendall"}, r"uncertainty variant is 'kendall'; expected one of \['mtan', 'nash'\]"),
+        ({"learning_rate": -1.0}, "uncertainty rate is -1.0; expected a finite number of at least 0"),
+        (
+            {"variant": "nash", "initial_log_variance": math.inf},
+            "log_variance is inf; expected a finite number",
+        ),
     ],
 )
 def test_messages(options, message):

@@ -542,13 +542,13 @@ def test_needs():
 @each_method
 def test_messages_of_the_methods(method):
     make = GRADIENT_METHODS[method]
-    with pytest.raises(ValueError, match=f"{method} wrt is 'heads': 'parameters' or 'features' is needed"):
+    with pytest.raises(ValueError, match=f"{method} wrt is 'heads'; expected 'parameters' or 'features'"):
         make(("depth",), wrt="heads")
-    with pytest.raises(ValueError, match=f"{method} shared is 'backbone' and wrt is 'features': .* must be left out"):
+    with pytest.raises(ValueError, match=f"{method} shared is 'backbone' and wrt is 'features'; leave out shared"):
         make(("depth",), shared="backbone", wrt="features")
     given = TaskGradients(("depth",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda cotangent: cotangent)
     tx = make(("depth",), wrt="features")
-    with pytest.raises(ValueError, match=r"no gradients with respect to features: make_train_step\(features=True\)"):
+    with pytest.raises(ValueError, match=r"no gradients with respect to features; use make_train_step"):
         tx.update(given, tx.init(None))
 
 

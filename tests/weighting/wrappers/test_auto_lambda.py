@@ -265,12 +265,12 @@ def test_every_method_may_follow(problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"meta_rate": -1.0}, "meta_rate is -1.0: a finite number of at least 0"),
-        ({"initial": float("inf")}, "initial is inf: a finite number of at least 0"),
-        ({"epsilon": -0.1}, "epsilon is -0.1: a finite number of at least 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan: a finite number of at least 0"),
-        ({"primary": ("depht",)}, "primary: unknown depht; known: semantic, depth, normal"),
-        ({"primary": "depth"}, "a sequence of at least one name"),
+        ({"meta_rate": -1.0}, "meta_rate is -1.0; expected a finite number of at least 0"),
+        ({"initial": float("inf")}, "initial is inf; expected a finite number of at least 0"),
+        ({"epsilon": -0.1}, "epsilon is -0.1; expected a finite number of at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; expected a finite number of at least 0"),
+        ({"primary": ("depht",)}, "primary names unknown tasks depht; known: semantic, depth, normal"),
+        ({"primary": "depth"}, "expected a sequence of at least one name"),
     ],
 )
 def test_bad_options(options, message):

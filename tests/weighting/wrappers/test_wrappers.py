@@ -164,7 +164,7 @@ def test_build_puts_all_that_follows_inside(problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight_rate": -1.0}, "famo weight_rate is -1.0: a finite number of at least 0"),
+        ({"weight_rate": -1.0}, "famo weight_rate is -1.0; expected a finite number of at least 0"),
         ({"decay": float("nan")}, "famo decay is nan"),
         ({"least_losses": {"a": 0.0}}, r"famo weights: missing \['b'\]"),
     ],
