@@ -72,8 +72,9 @@ def registries():
     from mtan_jax.data import DATASETS  # after the settings above
     from mtan_jax.models import BACKBONES
     from mtan_jax.tasks import TASKS
+    from mtan_jax.weighting import METHODS
 
-    before = [(names, dict(names)) for names in (BACKBONES, DATASETS, TASKS)]
+    before = [(names, dict(names)) for names in (BACKBONES, DATASETS, METHODS, TASKS)]
     yield
     for names, old in before:
         names.clear()

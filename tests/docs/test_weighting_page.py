@@ -1,18 +1,34 @@
-"""docs/weighting.md: its table has every method, and its code runs."""
+"""docs/weighting.md: its tables list every method, and its code runs."""
 
 import pathlib
 import re
+import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import toy_config
 
 from mtan_jax.config import default_config
+from mtan_jax.reporting import writers
 from mtan_jax.weighting import BALANCERS, GRADIENT_METHODS, METHODS, WRAPPERS, build_weighting, task_weights
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "weighting.md").read_text()
+DEFINITIONS = ("def worst_first", "def equal_lengths", "def shrink_harmful_steps")
+USAGES = ('METHODS["worst_first"] = ', "config.weighting = ((worst_first")  # by name, and as functions
+# A whole run of the toy with the page's methods, added to METHODS only.
+TOY = """
+import runpy
+
+{definitions}
+
+def get_config(arg=None):
+    config = runpy.run_path({toy!r})["get_config"](arg)
+{usage}
+    return config
+"""
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -22,7 +38,7 @@ def block(word):
 
 
 def test_the_tables_have_every_method_once():
-    sections = dict(re.findall(r"^### (Of .*?)\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL))
     for title, registry in zip(sections, (BALANCERS, WRAPPERS, GRADIENT_METHODS), strict=True):
         assert sorted(re.findall(r"^\| `(\w+)` \|", sections[title], re.MULTILINE)) == sorted(registry)
 
@@ -38,19 +54,19 @@ def test_options_on_the_page_are_known():
     exec(block("tx = optax.chain("), {"optax": optax, "tasks": tasks, **names})
 
 
-@pytest.mark.parametrize(("word", "lines"), [("def worst_first", 20), ("def equal_lengths", 20)])
-def test_methods_of_ones_own_are_short(word, lines):
+@pytest.mark.parametrize("word", DEFINITIONS)
+def test_a_users_method_is_short(word):
     text = block(word)
     body = text[text.index("def ") :]
-    assert len(body.strip().splitlines()) <= lines
+    assert len(body.strip().splitlines()) <= 20
 
 
-def test_methods_of_ones_own_learn_and_resume(problem):
-    names = {}
-    for word in ("def worst_first", "def equal_lengths"):
+@pytest.mark.parametrize("usage", USAGES)
+def test_a_users_methods_learn_and_resume(problem, usage):
+    names = {"config": default_config()}
+    for word in (*DEFINITIONS, usage):
         exec(block(word), names)
-    config = default_config()
-    exec(block("config.weighting = ((worst_first"), {"config": config, **names})
+    config = names["config"]
     tx = build_weighting(config.weighting, problem.tasks, optax.adam(0.02))
     batch = {key: value[0] for key, value in problem.batches.items()}
 
@@ -74,3 +90,15 @@ def test_methods_of_ones_own_learn_and_resume(problem):
     assert (losses[-1] < 0.7 * losses[0]).all()
     assert len(np.unique(np.asarray(weights)[:, 0])) > 40
     jax.tree.map(np.testing.assert_array_equal, whole, again)
+
+
+def test_a_run_trains_with_the_users_methods_by_name(tmp_path, run_main):
+    file = tmp_path / "config.py"
+    definitions = "\n\n".join(block(word) for word in DEFINITIONS)
+    usage = textwrap.indent(block(USAGES[0]), " " * 4)
+    file.write_text(TOY.format(definitions=definitions, usage=usage, toy=toy_config.__file__))
+    run_main(f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={tmp_path / 'data'}")
+    lines = [line for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    weights = np.array([[line[f"weights/{task}"] for task in ("semantic", "depth", "normal")] for line in lines])
+    assert len(np.unique(weights[:, 0])) == 4
