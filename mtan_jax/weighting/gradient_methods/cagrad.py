@@ -59,9 +59,9 @@ def cagrad(
         mean = stack.present / count
         w = conflict_averse(gram, stack.present, c)
         square = w @ gram @ w
-        there = square > 1e-12
-        ratio = jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0) / jnp.where(there, square, 1))
-        weights = mean + jnp.where(there, c * ratio, 0) * w
+        is_nonzero = square > 1e-12
+        ratio = jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0) / jnp.where(is_nonzero, square, 1))
+        weights = mean + jnp.where(is_nonzero, c * ratio, 0) * w
         return weights * (count if times_tasks else 1) / divisors[rescale], state
 
     return weighted("cagrad", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

@@ -40,14 +40,14 @@ def conflict_free(
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         lengths = jnp.sqrt(jnp.diag(stack.gram))
-        there = stack.present & (lengths > 0)
-        lengths = jnp.where(there, lengths, 1)
-        cosines = jnp.where(there[:, None] & there[None], stack.gram / lengths[:, None] / lengths[None], 0)
-        coefficients = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ there.astype(cosines.dtype)
+        active = stack.present & (lengths > 0)
+        lengths = jnp.where(active, lengths, 1)
+        cosines = jnp.where(active[:, None] & active[None], stack.gram / lengths[:, None] / lengths[None], 0)
+        coefficients = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ active.astype(cosines.dtype)
         along = cosines @ coefficients  # with each unit gradient; all equal if these are linearly independent
         square = coefficients @ along
-        projections = jnp.where(there, lengths * along, 0).sum()
+        projections = jnp.where(active, lengths * along, 0).sum()
         divisor = jnp.where(square > 1e-12, square, jnp.inf)
-        return jnp.where(there, coefficients / lengths, 0) * projections / divisor, state
+        return jnp.where(active, coefficients / lengths, 0) * projections / divisor, state
 
     return weighted("conflict_free", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)

@@ -106,19 +106,19 @@ def gradnorm(
         present = stack.present
         losses = jnp.maximum(stack.losses.astype(jnp.float32), _SMALLEST_LOSS)
         lengths = jnp.sqrt(jnp.diag(stack.gram)).astype(jnp.float32)
-        # A task that is first present at a later step starts there.
+        # A task that is first present at a later step uses that loss as its initial one.
         first = present & jnp.where(state.first_count == 0, True, state.steps < first_steps)
         first_loss, first_count = state.first_loss + jnp.where(first, losses, 0), state.first_count + first
         relative = jnp.where(
             present, losses * jnp.maximum(first_count, 1) / jnp.where(first_loss > 0, first_loss, 1), 0
         )
-        there = jnp.maximum(present.sum(), 1)
-        mean = relative.sum() / there
+        present_count = jnp.maximum(present.sum(), 1)
+        mean = relative.sum() / present_count
         rates = relative / jnp.where(mean > 0, mean, 1)
 
         def distance(learned: Float[Array, "t"]) -> Float[Array, ""]:
             sizes = weights_of(learned) * lengths
-            goals = (sizes * present).sum() / there * rates**alpha
+            goals = (sizes * present).sum() / present_count * rates**alpha
             return (jnp.abs(sizes - jax.lax.stop_gradient(goals)) * present).sum()
 
         direction, new_adam = jax.vmap(adam.update)(jax.grad(distance)(state.learned), state.adam)

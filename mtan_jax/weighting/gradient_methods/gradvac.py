@@ -96,9 +96,9 @@ def vaccinate(
     rows = jnp.arange(len(gram))
     # Relative to each gradient's norm, so that no square underflows.
     lengths = jnp.sqrt(jnp.diag(gram))
-    there = present & (lengths > 0)
-    lengths = jnp.where(there, lengths, 1)
-    cosines = jnp.where(there[:, None] & there[None], gram / lengths[:, None] / lengths[None], 0)
+    active = present & (lengths > 0)
+    lengths = jnp.where(active, lengths, 1)
+    cosines = jnp.where(active[:, None] & active[None], gram / lengths[:, None] / lengths[None], 0)
 
     def visit(
         k: Array, carry: tuple[Float[Array, "t t"], Float[Array, "t t"]]
@@ -110,7 +110,7 @@ def vaccinate(
         cosine = jnp.clip(along[rows, j] / jnp.where(length > 0, length, 1), -1, 1)
         goal = goals[rows, j]
         sine, goal_sine = jnp.sqrt(1 - cosine**2), jnp.sqrt(jnp.maximum(1 - goal**2, 1e-12))
-        meets = there & there[j] & (j != rows) & (length > 0)
+        meets = active & active[j] & (j != rows) & (length > 0)
         more = jnp.where(meets & (cosine < goal), length * (goal * sine - cosine * goal_sine) / goal_sine, 0)
         goals = goals.at[rows, j].set(jnp.where(meets, (1 - beta) * goal + beta * cosine, goal))
         return coefficients.at[rows, j].add(more), goals

@@ -42,11 +42,11 @@ def imtl_g(
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = stack.gram
         lengths = jnp.sqrt(jnp.diag(gram))
-        there = stack.present & (lengths > 0)
-        lengths = jnp.where(there, lengths, 1)
-        cosines = jnp.where(there[:, None] & there[None], gram / lengths[:, None] / lengths[None], 0)
+        active = stack.present & (lengths > 0)
+        lengths = jnp.where(active, lengths, 1)
+        cosines = jnp.where(active[:, None] & active[None], gram / lengths[:, None] / lengths[None], 0)
         smallest = 1 / lengths.max()  # keeps the weights near 1
-        w = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ there.astype(gram.dtype) / lengths / smallest
+        w = jnp.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ active.astype(gram.dtype) / lengths / smallest
         total = w.sum()
         return jnp.where(jnp.abs(total) > 1e-12, w / jnp.where(total == 0, 1, total), 0), state
 

@@ -74,10 +74,10 @@ def sdmgrad(
 
     def weigh(stack: Stack, state: SDMGradState) -> tuple[Float[Array, "t"], SDMGradState]:
         present, gram = stack.present, stack.gram
-        there = jnp.maximum(present.sum(), 1)
-        scale = (jnp.sqrt(jnp.diag(gram)) * present).sum() / there
+        present_count = jnp.maximum(present.sum(), 1)
+        scale = (jnp.sqrt(jnp.diag(gram)) * present).sum() / present_count
         gram = gram / (scale**2 + _SMALLEST_SQUARE)
-        towards = pull * present / there
+        towards = pull * present / present_count
 
         def search(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             w, velocity = carry
