@@ -1,4 +1,4 @@
-"""Fixtures of the tests of weighting methods."""
+"""Fixtures for the tests of weighting methods."""
 
 import pytest
 from helpers import weighting_problem

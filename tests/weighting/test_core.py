@@ -53,7 +53,7 @@ def over_devices(function, problem, step):
 
 
 @pytest.mark.parametrize("step", [0, 2])
-def test_gradient_over_four_devices_is_the_single_device_one(problem, step):
+def test_gradient_on_four_devices_equals_that_on_one(problem, step):
     weights = np.array([0.3, 2.0, 1.5], np.float32)
     tx = optax.chain(
         static(problem.tasks, weights=dict(zip(problem.tasks, weights, strict=True))), sum_tasks(problem.tasks)
@@ -63,8 +63,8 @@ def test_gradient_over_four_devices_is_the_single_device_one(problem, step):
     assert largest_difference(gradient, single_device_gradient(problem, step, weights)) < 1e-6
 
 
-def test_mean_of_each_devices_own_loss_would_be_another_gradient(problem):
-    """The problem is uneven enough for the test above to fail where a device divides by its own count."""
+def test_the_mean_of_per_device_losses_has_another_gradient(problem):
+    """On this problem the test above fails if each device divides by its own count."""
     batches = split({key: value[0] for key, value in problem.batches.items()})
 
     def own(params, batch):
@@ -78,7 +78,7 @@ def test_mean_of_each_devices_own_loss_would_be_another_gradient(problem):
 
 @pytest.mark.parametrize("stack", [jax.vmap, lambda f: lambda rows: jax.lax.map(f, rows)], ids=["vmap", "map"])
 def test_gradients_of_single_tasks_over_four_devices(problem, stack):
-    """What the methods that compare task gradients need: each row is one task's gradient of the global loss."""
+    """Each row is one task's gradient of the global loss, as gradient methods need."""
     rows = over_devices(lambda gradients: stack(gradients.gradient)(jnp.diag(gradients.weights)), problem, 0)
     for i in range(3):
         row = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
@@ -91,7 +91,7 @@ class LookAheadState(NamedTuple):
 
 
 def look_ahead(tasks, inner):
-    """A method that wraps the rest of the chain, and weights by 1 / the losses after the last step."""
+    """A wrapper that weights by 1 / the losses after the last step."""
 
     def init(params):
         return LookAheadState(jnp.ones(len(tasks)), inner.init(params))
@@ -120,8 +120,8 @@ def test_a_method_may_wrap_the_rest_of_the_chain(problem):
     np.testing.assert_allclose(task_weights(history[1][1]), 2 / history[0][1].losses_after, rtol=1e-6)
 
 
-def test_a_method_may_stand_in_the_place_of_sum_tasks(problem):
-    """The mean of the normalised gradients of the tasks: no task's scale matters."""
+def test_a_method_may_replace_sum_tasks(problem):
+    """The mean of the normalized task gradients, which does not depend on the scale of any loss."""
 
     def normalised(tasks):
         def update(updates, state, params=None, **extra_args):
@@ -142,7 +142,7 @@ def test_a_method_may_stand_in_the_place_of_sum_tasks(problem):
     np.testing.assert_allclose(task_weights(opt_state), [5.0, 0.1, 3.0], rtol=1e-6)
 
 
-def test_weights_of_several_methods_multiply_and_are_read_in_one_way():
+def test_weights_of_several_methods_multiply_and_task_weights_reads_the_product():
     tx = optax.chain(
         static(TASKS, weights={"a": 3.0, "b": 0.5}),
         schedule(TASKS, weights={"a": lambda step: 10.0 + step, "b": 4.0}),
@@ -161,7 +161,7 @@ def test_weights_of_several_methods_multiply_and_are_read_in_one_way():
     np.testing.assert_allclose(task_weights((opt_state, None)), [33, 2])
 
 
-def test_task_weights_needs_one_place_to_read():
+def test_task_weights_needs_exactly_one_field():
     adam = optax.adam(1e-4).init(jnp.zeros(2))
     with pytest.raises(ValueError, match=r"found 0 fields task_weights.*exactly once"):
         task_weights(adam)

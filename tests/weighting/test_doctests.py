@@ -1,4 +1,4 @@
-"""The examples in the docstrings do what they say, and every method has one."""
+"""The docstring examples run, and every method has one."""
 
 import doctest
 import importlib

@@ -31,7 +31,7 @@ from mtan_jax.weighting import (
 
 TASKS = ("semantic", "depth", "normal")
 WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
-# Options without which a method is not defined, and a second variant where there is one.
+# Required options, and a second variant where there is one.
 CASES: dict[str, list[dict[str, Any]]] = {
     "dtp": [{"gamma": {"semantic": 0.5, "depth": 1.0, "normal": 2.0}}],
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
@@ -61,7 +61,7 @@ def losses():
 @each_method
 def test_order_of_the_tasks_does_not_matter(name, options, follow, losses):
     if name == "rlw":
-        pytest.skip("in distribution only: the random weights belong to the places of the tasks")
+        pytest.skip("equal in distribution only: the random weights are drawn by position")
     order = [2, 0, 1]
     present = np.random.default_rng(2).random(losses.shape) < 0.8
     expected, _ = follow(METHODS[name](TASKS, **options), TASKS, losses, present)
@@ -135,7 +135,7 @@ def test_one_task_keeps_the_direction_of_its_gradient(name, options, follow):
     options = {key: {"depth": value["depth"]} if isinstance(value, dict) else value for key, value in options.items()}
     factors, _ = follow(METHODS[name](("depth",), **options), ("depth",), np.full((6, 1), 0.7))
     assert (factors > 0).all()
-    if name in ("equal", "dwa", "rlw", "geometric"):  # which weigh tasks against each other only
+    if name in ("equal", "dwa", "rlw", "geometric"):  # weights relative to other tasks only
         np.testing.assert_allclose(factors, 1, rtol=1e-6)
 
 
@@ -155,7 +155,7 @@ def test_one_backward_pass(name, options):
 
 @each_method
 def test_every_method_learns(name, options, problem):
-    """No method turns the gradient round: the weighted loss falls on a batch seen again and again."""
+    """No method reverses the gradient: the losses fall on a batch that repeats."""
     batch = {key: value[0] for key, value in problem.batches.items()}
     tx = chain(name, options)
 
@@ -170,11 +170,11 @@ def test_every_method_learns(name, options, problem):
     for _ in range(150):
         params, state, losses = step(params, state)
         history.append(losses)
-    # Where each loss counts by its logarithm, the largest falls slowly.
+    # With logarithms of the losses, the largest loss falls slowly.
     assert (history[-1] < (0.8 if name in ("geometric", "scale_invariant", "stch") else 0.5) * history[0]).all()
 
 
-def test_every_method_takes_the_tasks_first_and_checks_them():
+def test_every_method_checks_the_task_names():
     for name, options in EACH:
         with pytest.raises(ValueError, match="without repeats"):
             METHODS[name](("depth", "depth"), **options)

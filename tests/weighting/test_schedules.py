@@ -1,4 +1,4 @@
-"""The library of schedules, each against its equation in plain Python."""
+"""Each schedule against its equation in plain Python."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ def rise(u):
 
 
 def line(points):
-    """Through points, by the two that stand around a step."""
+    """Linear interpolation between the two points around a step."""
 
     def weight(t):
         for (before, low), (after, high) in itertools.pairwise(points):
@@ -49,7 +49,7 @@ def test_values(function, expected):
     found = jax.jit(jax.vmap(lambda step: jnp.asarray(function(step), jnp.float32)))(STEPS)
     # A cosine in float32.
     np.testing.assert_allclose(found, [expected(t) for t in STEPS], atol=2e-6)
-    assert found[13] == pytest.approx(float(function(13)), abs=2e-6)  # a Python number will do
+    assert found[13] == pytest.approx(float(function(13)), abs=2e-6)  # a Python integer works too
 
 
 def follow(weights, steps=STEPS):
@@ -70,29 +70,29 @@ def test_a_curriculum_by_hand():
     np.testing.assert_allclose(follow(weights), 0.5 + 1.5 * shares, atol=1e-6)
 
 
-def test_without_overlap_a_turn_begins_at_once():
+def test_without_overlap_a_turn_starts_at_once():
     found = follow(schedules.curriculum(("a", "b", "c"), 10))
     np.testing.assert_array_equal(found, np.eye(3)[np.minimum(STEPS // 10, 2)])
 
 
-def test_tasks_take_turns_to_the_end_where_a_curriculum_repeats():
+def test_a_repeating_curriculum_starts_over():
     found = follow(schedules.curriculum(("a", "b", "c"), 10, repeat=True))
     np.testing.assert_array_equal(found, np.eye(3)[STEPS // 10 % 3])
     found = follow(schedules.curriculum(("a", "b", "c"), 10, overlap=6, repeat=True))
     np.testing.assert_array_equal(found[30:], found[:30])
-    np.testing.assert_allclose(found[27], [0.5, 0.0, 0.5], atol=1e-6)  # the last hands over to the first
+    np.testing.assert_allclose(found[27], [0.5, 0.0, 0.5], atol=1e-6)  # transition from the last task to the first
     np.testing.assert_array_equal(found[0], [1, 0, 0])
 
 
 @pytest.mark.parametrize("options", [{}, {"overlap": 10}, {"overlap": 7, "repeat": True}, {"low": 0.2, "high": 3.0}])
-def test_weights_of_a_curriculum_add_up_to_the_same_at_every_step(options):
+def test_weights_of_a_curriculum_have_a_constant_sum(options):
     found = follow(schedules.curriculum(("a", "b", "c", "d"), 10, **options))
     expected = options.get("high", 1.0) + 3 * options.get("low", 0.0)
     np.testing.assert_allclose(found.sum(1), expected, rtol=1e-6)
     assert found.min() >= 0
 
 
-def test_cycles_with_phases_spread_evenly_add_up_to_the_same_at_every_step():
+def test_cycles_with_evenly_spaced_phases_have_a_constant_sum():
     found = follow({i: schedules.cyclic(0.5, 2.0, 21, phase=i / 3) for i in range(3)})
     np.testing.assert_allclose(found.sum(1), 3.75, rtol=1e-6)
 
@@ -102,7 +102,7 @@ def test_a_million_steps_later_the_cycle_is_the_same():
     np.testing.assert_array_equal(follow(weights, STEPS + 30_000_000), follow(weights))
 
 
-def test_all_of_them_are_weights_for_schedule():
+def test_schedule_accepts_all_of_them():
     weights = {name: getattr(schedules, name) for name in schedules.__all__}
     made = {
         "constant": weights["constant"](1.0),

@@ -39,7 +39,7 @@ def follow(tx, indicators, present=None):
 
 @pytest.mark.parametrize("tasks", [2, 3, 10])
 def test_the_code_of_yun_and_cho(tasks):
-    """Weights at 24 updates, from tests/reference/make_dtp.py."""
+    """Weights of 24 updates, from tests/reference/make_dtp.py."""
     with np.load(REFERENCE, allow_pickle=False) as stored:
         for gamma in (0.5, 1, 2):
             weights, _ = follow(dtp(names(tasks), gamma=gamma, alpha=0.1), stored[f"{tasks}/indicators"])
@@ -49,7 +49,7 @@ def test_the_code_of_yun_and_cho(tasks):
 
 @pytest.mark.parametrize("tasks", [2, 3, 10])
 def test_by_hand(tasks):
-    """24 steps, tasks being absent at some of them, and a focus and a share of their own."""
+    """24 steps with absent tasks, and gamma and alpha other than the defaults."""
     rng = np.random.default_rng(tasks)
     for alpha in (0.3, 1.0):
         indicators, present = rng.uniform(0.02, 0.98, (24, tasks)), rng.random((24, tasks)) < 0.7
@@ -67,12 +67,12 @@ def test_by_hand(tasks):
                     assert weights[step, i] == 1
 
 
-def test_the_ends_of_the_scale():
+def test_indicators_of_zero_and_one():
     weights, _ = follow(dtp(names(3), gamma=2.0), np.array([[0.0, 1.0, 0.5]]))
     np.testing.assert_allclose(weights[0], [20 * np.log(10), 0, 0.25 * np.log(2)], rtol=1e-6)
 
 
-def test_a_task_of_which_nothing_is_known_stops_training():
+def test_a_present_task_without_an_indicator_stops_training():
     indicators = np.array([[np.nan, 0.5]])
     assert np.isnan(follow(dtp(names(2)), indicators)[0][0, 0])
     weights, _ = follow(dtp(names(2)), indicators, present=np.array([[False, True]]))

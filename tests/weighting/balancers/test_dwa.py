@@ -9,7 +9,7 @@ TASKS = ("a", "b")
 
 
 def by_equation(losses, present, steps_per_epoch, temperature):
-    """Equation 7 of the paper, epoch by epoch in float64; a task without a mean in one of the epochs has rate 1."""
+    """Equation 7 of the paper, epoch by epoch in float64; a task without a mean in either epoch has rate 1."""
     steps, tasks = losses.shape
     weights = np.ones((steps, tasks))
     for epoch in range(2, math.ceil(steps / steps_per_epoch)):
@@ -28,7 +28,7 @@ def by_equation(losses, present, steps_per_epoch, temperature):
 
 
 def test_by_hand(follow):
-    """Means 4, 2 of the first task and 4, 4 of the second: rates 1/2 and 1, so weights 2 / (1 + e^(+-1/2)) at T = 1."""
+    """Means 4, 2 of the first task and 4, 4 of the second give rates 1/2 and 1: weights 2 / (1 + e^(+-1/2)), T = 1."""
     losses = [[5, 4], [3, 4], [1, 6], [3, 2], [9, 9], [9, 9]]
     factors, _ = follow(dwa(TASKS, temperature=1.0, steps_per_epoch=2), TASKS, losses)
     np.testing.assert_array_equal(factors[:4], np.ones((4, 2)))
@@ -53,7 +53,7 @@ def test_epochs_follow_the_papers_equation(follow, temperature, missing):
     np.testing.assert_allclose(factors, expected, rtol=2e-6)
 
 
-def test_temperature_evens_the_weights(follow):
+def test_a_higher_temperature_makes_the_weights_more_equal(follow):
     losses = [[4, 1], [1, 1], [1, 1]]
     spread = []
     for temperature in (0.5, 2.0, 50.0):
@@ -84,7 +84,7 @@ def test_window_gives_the_weights_of_the_published_code(follow):
 
 
 def test_window_of_25_by_hand(follow):
-    """Losses 2 for 25 steps, then 1 and 3: rates 1/2 and 3/2 at the 50th step, T = 2, mean over two tasks."""
+    """Losses 2 for 25 steps, then 1 and 3, give rates 1/2 and 3/2 at step 50; T = 2, mean over two tasks."""
     losses = np.concatenate([np.full((25, 2), 2.0), np.tile([1.0, 3.0], (25, 1))])
     factors, _ = follow(dwa(TASKS, variant="nash"), TASKS, losses)
     np.testing.assert_array_equal(factors[:26], np.full((26, 2), 0.5))
@@ -100,7 +100,7 @@ def test_window_leaves_absent_tasks_out_of_the_means(follow):
     np.testing.assert_allclose(factors[-1], [1 / (1 + math.exp(0.5)), 1 / (1 + math.exp(-0.5))], rtol=1e-6)
 
 
-def test_a_rate_beyond_float32_takes_all_the_weight(follow):
+def test_a_rate_beyond_float32_gets_all_the_weight(follow):
     factors, _ = follow(dwa(TASKS, steps_per_epoch=1), TASKS, [[1e-20, 1], [1e20, 1], [1, 1]])
     np.testing.assert_array_equal(factors[-1], [2, 0])
 

@@ -42,7 +42,7 @@ def test_constants_and_functions_without_the_step(follow):
     ],
     ids=["if", "float", "numpy", "index", "range", "item"],
 )
-def test_a_function_that_needs_the_step_in_python_is_refused_at_once(function):
+def test_a_function_that_needs_a_concrete_step_is_refused_at_once(function):
     with pytest.raises(ValueError, match=r"schedule weight of 'depth': .* use jnp.where\(step < 1000, 1.0, 0.1\)"):
         schedule(TASKS, weights={"semantic": 1.0, "depth": function, "normal": 1.0})
 
@@ -86,7 +86,7 @@ def test_a_function_of_step_and_losses(give, follow):
     assert state.steps == 3
 
 
-def test_losses_are_those_of_the_log_whatever_stands_before():
+def test_losses_are_unweighted_whichever_methods_come_before():
     tx = optax.chain(
         static(TASKS, weights={"semantic": 10.0, "depth": 2.0, "normal": 1.0}),
         schedule(TASKS, weights=lambda step, losses: losses),
@@ -142,7 +142,7 @@ def test_messages_for_functions_of_all_tasks(function, message):
         schedule(TASKS, weights=function)
 
 
-def test_a_function_of_the_losses_for_one_task_is_told_where_it_belongs():
+def test_a_function_of_the_losses_for_one_task_is_refused():
     message = (
         r"weight of 'depth': the function takes \(step, losses\); expected a function of the step; .* weights=function"
     )

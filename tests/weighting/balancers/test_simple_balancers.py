@@ -1,4 +1,4 @@
-"""Balancers whose weights follow from one line: against the derivative of that line, or their distribution."""
+"""Balancers with a one-line total loss, against the derivative of that loss, or against their distribution."""
 
 import pathlib
 
@@ -29,7 +29,7 @@ def test_weights_are_the_derivative_of_the_total_loss(method, follow):
     "tasks", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(10, marks=pytest.mark.long)]
 )
 def test_published_codes(tasks, follow):
-    """Weights at 24 steps, from tests/reference/make_losses.py."""
+    """Weights of 24 steps, from tests/reference/make_losses.py."""
     names = tuple(f"task_{i}" for i in range(tasks))
     with np.load(REFERENCE / "losses.npz", allow_pickle=False) as stored:
         losses = stored[f"{tasks}/losses"]
@@ -60,7 +60,7 @@ def test_bad_options_of_stch(options, message):
 
 
 @pytest.mark.parametrize("method", TOTALS)
-def test_an_absent_task_takes_no_part(method, follow):
+def test_an_absent_task_has_no_effect(method, follow):
     losses = np.array([[0.5, 0.0, 2.0]], np.float32)
     factors, _ = follow(method(TASKS), TASKS, losses, present=[[True, False, True]])
     others, _ = follow(method(TASKS[::2]), TASKS[::2], losses[:, ::2])
@@ -81,11 +81,11 @@ def test_random_weights(distribution, follow):
     weights, _ = follow(rlw(TASKS, distribution=distribution), TASKS, np.ones((steps, 3)))
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
     assert len(np.unique(weights[:, 0])) == steps
-    # Five standard deviations of a mean of so many; that of a flat Dirichlet weight is sqrt(1/18).
+    # Five standard errors of the mean. The standard deviation of a flat Dirichlet weight is sqrt(1/18).
     np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=5 * weights.std() / np.sqrt(steps))
     if distribution == "dirichlet":
         assert weights.std() == pytest.approx(np.sqrt(1 / 18), rel=0.05)
-    else:  # logarithms of ratios are differences of two normal numbers
+    else:  # logarithms of ratios are differences of two normal variables
         assert np.log(weights[:, 0] / weights[:, 1]).std() == pytest.approx(np.sqrt(2), rel=0.05)
     other, _ = follow(rlw(TASKS, distribution=distribution, seed=1), TASKS, np.ones((3, 3)))
     assert (other != weights[:3]).all()

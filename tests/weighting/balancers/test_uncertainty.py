@@ -34,7 +34,7 @@ def trajectory(tx, steps):
 
 
 def joint_trajectory(start, network_rate, rate, factors=(1.0, 1.0, 1.0), steps=60):
-    """The same, from the gradient of the published objective in both, as one set of parameters for Adam."""
+    """The same by joint minimization of the published objective, with one Adam for all parameters."""
 
     def objective(params, s):
         return jnp.sum(jnp.array(factors) * losses_of(params) / (2 * jnp.exp(s)) + s / 2)
@@ -84,21 +84,21 @@ def test_weights_of_the_methods_before_are_part_of_the_loss():
     np.testing.assert_allclose(params, expected_params, atol=1e-5)
 
 
-def test_first_weights_are_those_of_the_start(follow):
+def test_first_weights_follow_from_the_initial_log_variance(follow):
     for options, start in (({"learning_rate": 0.1}, -0.5), ({"variant": "nash"}, 0.0)):
         factors, _ = follow(uncertainty(TASKS, **options), TASKS, np.ones((1, 3)))
         np.testing.assert_allclose(factors, np.full((1, 3), 1 / (2 * math.exp(start))), rtol=1e-6)
 
 
-def test_log_variances_settle_at_the_log_of_the_losses(follow):
+def test_log_variances_converge_to_the_log_of_the_losses(follow):
     losses = np.array([0.1, 1.0, 30.0], np.float32)
     factors, state = follow(uncertainty(TASKS, learning_rate=0.05), TASKS, np.tile(losses, (2000, 1)))
     np.testing.assert_allclose(state.scales, np.log(losses), atol=1e-3)
     np.testing.assert_allclose(factors[-1] * losses, np.full(3, 0.5), rtol=1e-3)
 
 
-def test_steps_at_which_a_task_is_absent_leave_no_trace(follow):
-    """The task sees the losses 3, 2, 1 with pauses between; its s goes as without the pauses."""
+def test_an_absent_task_keeps_its_state(follow):
+    """With losses 3, 2, 1 and absences in between, s moves as without the absences."""
     tasks = ("a", "b")
     pauses = np.array([[3.0, 1], [0, 1], [0, 1], [2.0, 1], [0, 1], [1.0, 1]])
     present = pauses > 0

@@ -1,4 +1,4 @@
-"""Gradients with respect to the features that tasks share: the networks, the step, and the methods that use them."""
+"""Gradients with respect to shared features: the networks, the step, and the methods that use them."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "features.npz"
 
 
 def slow(*values):
-    """Values of a parameter that are left to the slow tests: each is compiled anew."""
+    """Parameter values for the slow tests only, since each needs its own compilation."""
     return [pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
@@ -40,7 +40,7 @@ each_method = pytest.mark.parametrize("method", ["imtl_g", *slow("mgda", "aligne
 
 
 def gram_keeper(tasks, weights):
-    """Constant weights; its state keeps the Gram matrix that a method would see."""
+    """Constant weights; the state holds the Gram matrix that a method receives."""
     return weighted(
         "gram_keeper",
         tasks,
@@ -53,7 +53,7 @@ def gram_keeper(tasks, weights):
 
 
 class FeatureProblem(Problem):
-    """The small problem with features of its own: tanh(x @ shared)."""
+    """The small problem with the shared features tanh(x @ shared)."""
 
     def task_gradients(self, params, batch, axis_name=None):
         def task_losses(params, zeros):
@@ -145,7 +145,7 @@ def test_all_parameters_have_the_gradient_of_the_weighted_losses_from_one_pass(m
     tx = GRADIENT_METHODS[method](Problem.tasks, wrt="features", backward=backward)
     gradient, state = jax.jit(lambda: tx.update(given, tx.init(feature_problem.params)))()
     assert len(calls) == 1
-    assert calls[0].shape == (3,)  # under vmap it has one dimension less than what is mapped
+    assert calls[0].shape == (3,)  # under vmap the mapped axis is hidden
     weights = task_weights(state)
     assert np.ptp(weights) > 0.05
 
@@ -155,7 +155,7 @@ def test_all_parameters_have_the_gradient_of_the_weighted_losses_from_one_pass(m
 
     expected = jax.grad(total)(feature_problem.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, expected)
-    # The weights are those that the method finds for this Gram matrix as one of parameters.
+    # The method gives the same weights for this Gram matrix if it comes from parameters.
     scaled = feature_problem.gram(0) * np.outer(given.weights, given.weights)
     rows = jnp.asarray(np.linalg.cholesky(scaled), jnp.float32)
     same = TaskGradients(given.tasks, given.losses, given.present, jnp.ones(3), lambda cotangent: cotangent @ rows)
@@ -165,7 +165,7 @@ def test_all_parameters_have_the_gradient_of_the_weighted_losses_from_one_pass(m
 
 
 @each_method
-def test_an_absent_task_takes_no_part(method, feature_problem):
+def test_an_absent_task_has_no_effect(method, feature_problem):
     batch = {key: value[2] for key, value in feature_problem.batches.items()}  # no label for the second task
     given = feature_problem.task_gradients(feature_problem.params, batch)
     tx = GRADIENT_METHODS[method](Problem.tasks, wrt="features")
@@ -186,7 +186,7 @@ def test_an_absent_task_takes_no_part(method, feature_problem):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradient, expected)
 
 
-# Numbers of LibMTL and of the authors of Aligned-MTL (tests/reference/make_features.py).
+# Reference values of LibMTL and of the authors of Aligned-MTL (tests/reference/make_features.py).
 
 
 @functools.cache
@@ -203,7 +203,7 @@ def sets(tasks, rows, name):
 
 @functools.cache
 def network_step(method, options, sum_rows):
-    """From a problem to the gradient of its parameters, the weights, and what they were made of."""
+    """Returns a function from a problem to its parameter gradient, the weights and the stack."""
 
     @jax.jit
     def step(problem):
@@ -242,15 +242,15 @@ each_size = pytest.mark.parametrize(
     [(k, b) if (k, b) == (3, 8) else pytest.param(k, b, marks=pytest.mark.long) for k in (2, 3, 10) for b in (1, 8)],
 )
 
-# Rounding of float64 alone, but the eigenvalues of the Gram matrices differ 8e8-, 2e7- and 1e12-fold. Seen: 3.1e-12,
-# 2.7e-11, 6.9e-7.
+# float64 rounding only, but the Gram matrices have condition numbers of 8e8, 2e7 and 1e12. Seen: 3.1e-12, 2.7e-11,
+# 6.9e-7.
 BOUND = {2: 1e-10, 3: 1e-9, 10: 5e-6}
 
 
 @pytest.mark.parametrize("method", ["imtl_g", *slow("aligned_mtl")])
 @each_size
 def test_numbers_of_libmtl(method, tasks, rows):
-    """LibMTL sums gradients over the rows of a batch first; with one row there is nothing to sum."""
+    """LibMTL first sums gradients over the rows of a batch; with one row the two agree."""
     with jax.enable_x64(True):
         differences = []
         for problem, expected in sets(tasks, rows, f"libmtl/{method}/gradient"):
@@ -270,7 +270,7 @@ def test_numbers_of_the_authors_of_aligned_mtl(scale, tasks, rows):
 
 @pytest.mark.long
 @each_size
-def test_heads_have_the_weighted_gradient_where_libmtl_leaves_the_plain_one(tasks, rows):
+def test_heads_get_the_weighted_gradient_but_the_plain_one_in_libmtl(tasks, rows):
     with jax.enable_x64(True):
         for problem, expected in sets(tasks, rows, "libmtl/heads"):
             gradient, weights, made_of = run("mgda", problem)
@@ -279,7 +279,7 @@ def test_heads_have_the_weighted_gradient_where_libmtl_leaves_the_plain_one(task
 
 
 def normalised(kind, made_of):
-    """What gradients are divided by, and the Gram matrix after that."""
+    """The divisor of the gradients, and the normalized Gram matrix."""
     lengths = np.sqrt(np.diag(made_of["gram"]))
     divisor = {"none": 1, "l2": lengths, "loss": made_of["losses"], "loss+": lengths * made_of["losses"]}[kind]
     divisor = divisor * np.ones(len(lengths))
@@ -304,7 +304,7 @@ def test_numbers_of_mgda(kind, tasks, rows):
             if tasks == 2:
                 expected = np.clip(ours, 0.001, 0.999) if ours.min() < 1e-6 else ours
                 np.testing.assert_allclose(theirs, expected, atol=1e-6)
-            # The shortest vector of a convex set makes an angle below 90 degrees with every step away from it.
+            # Optimality: the shortest vector of a convex set has a nonnegative product with every feasible direction.
             assert ours @ gram @ (theirs - ours) >= -1e-6 * (ours @ gram @ ours)
             away = theirs - ours
             close += away @ gram @ away < 1e-4 * (theirs @ gram @ theirs)
@@ -326,7 +326,7 @@ def test_mgda_compares_the_gradients_of_all_rows(tasks, rows):
 
 
 class Block(nn.Module):
-    """A block of a backbone as a user writes it; with `alike`, a mask looks at what it gates."""
+    """A backbone block as a user writes it; with `alike`, a mask gates its own input."""
 
     alike: bool
     numerics: Numerics
@@ -357,12 +357,12 @@ def test_these_architectures_share_features(arch):
     assert "perturbations" not in variables
     assert bool(features) == (arch in SHARE_FEATURES)
     shapes = [leaf.shape for leaf in jax.tree.leaves(features)]
-    # An array that is looked at and gated counts once. Of dense the image and the last block's output count not.
+    # An array that is both mask input and gated counts once. For dense, image and last block's output do not count.
     assert shapes == {"mtan": [(2, 4, 4, 4)] * 3, "dense": [(2, 2, 2, 2)]}.get(arch, [(2, 4, 4, 4)] * bool(features))
     assert not shapes_of(ARCHITECTURES[arch](backbone, tiny_problem.TASKS[:1]))[1]  # one task shares nothing
 
 
-def test_features_are_handed_over_as_they_are():
+def test_features_are_passed_on_unchanged():
     class Network(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -381,7 +381,7 @@ def test_features_are_handed_over_as_they_are():
 
 
 class Behind(nn.Module):
-    """What stands behind the shared features of `Split` and `MTAN`, as a network of its own."""
+    """The layers after the shared features of `Split` and `MTAN`, as a separate network."""
 
     backbone: Backbone
     attention: bool
@@ -397,10 +397,10 @@ class Behind(nn.Module):
 
 
 def gram_by_hand(backbone, variables, batch, attention):
-    """Runs the backbone, then differentiates what stands behind it with respect to its features."""
+    """Runs the backbone, then differentiates the remaining layers with respect to its features."""
     trunk = {collection: tree["backbone"] for collection, tree in variables.items()}
     stages, _ = Trunk(backbone).apply(trunk, batch["image"], train=True, mutable=["batch_stats"])
-    # In "second" `look` is `gate`; split reads nothing but the last gate.
+    # In "second", `look` is `gate`; split reads only the last gate.
     features = {"second": [stages["second"].gate]}
     if attention:
         features["first"] = [stages["first"].look, stages["first"].gate]
@@ -439,7 +439,7 @@ def train_once(model, *, devices=1, accumulate=1, tx=TX, features=True, apply=No
 
 
 def assert_same(found, expected, tolerance):
-    """Gram matrices and parameters; relative to the largest number."""
+    """Compares Gram matrices and parameters, relative to the largest element."""
     for a, b in ((found.opt_state[0].inner, expected.opt_state[0].inner), (found.params, expected.params)):
         pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
         largest = max(np.abs(leaf).max() for _, leaf in pairs)
@@ -448,14 +448,14 @@ def assert_same(found, expected, tolerance):
 
 @pytest.mark.long
 @pytest.mark.parametrize("arch", ["split", "mtan"])
-def test_gram_matrix_of_a_network_is_that_of_what_stands_behind_its_backbone(arch):
+def test_gram_matrix_of_a_network_is_that_of_the_layers_after_its_backbone(arch):
     model = ARCHITECTURES[arch](small(), tiny_problem.TASKS)
     state, batch = tiny_problem.make_state(model, TX), tiny_problem.make_batch()
     expected = jax.jit(lambda variables: gram_by_hand(small(), variables, batch, arch == "mtan"))(state.variables)
     found = train_once(model)
     lengths = np.sqrt(np.diag(expected))
     assert (np.abs(found.opt_state[0].inner - expected) <= 1e-4 * lengths * lengths[:, None]).all()
-    # And the step is that of the weighted losses.
+    # The step follows the gradient of the weighted losses.
     static = tiny_problem.make_tx(
         "static", optax.sgd(1.0), static={"weights": dict(zip(tiny_problem.NAMES, WEIGHTS, strict=True))}
     )
@@ -476,10 +476,10 @@ def test_four_devices_are_one(arch):
 
 
 @pytest.mark.long
-def test_accumulation_sees_the_features_of_all_parts():
+def test_accumulation_includes_the_features_of_all_parts():
     model = Split(small(), tiny_problem.TASKS)
 
-    class Frozen:  # the network as in evaluation, where BatchNorm does not see the parts
+    class Frozen:  # the network in evaluation mode, where BatchNorm does not depend on the parts
         def apply(self, variables, image, train, mutable, rngs=None):
             chosen = [name for name in mutable if name != "batch_stats"]
             predictions, updates = model.apply(variables, image, train=False, mutable=chosen)
@@ -496,7 +496,7 @@ def test_accumulation_sees_the_features_of_all_parts():
 
 @pytest.mark.long
 def test_the_backward_pass_of_the_backbone_is_run_once():
-    """XLA drops what is not asked for: the backbone's part of each task's pass."""
+    """XLA eliminates unused results: the backbone's part of each task's pass."""
 
     def flops(spec, **options):
         model = Split(segnet(1.0, widths=(4, 6)), tiny_problem.TASKS)
@@ -528,7 +528,7 @@ def test_a_run_from_its_configuration(run_main, tmp_path):
     assert np.ptp(weights) > 0.01
 
 
-# What is refused.
+# Errors.
 
 
 def test_needs():

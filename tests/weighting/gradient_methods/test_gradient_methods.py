@@ -1,4 +1,4 @@
-"""Gradient methods against TorchJD and LibMTL (tests/reference/make_gradients.py), and what the papers promise."""
+"""Gradient methods against TorchJD and LibMTL (tests/reference/make_gradients.py), and the papers' guarantees."""
 
 import functools
 import pathlib
@@ -37,7 +37,7 @@ def stepper(name, tasks, options):
 
 
 def combine(name, gradients, losses=None, present=None, **options):
-    """The combined gradient of one set, in its first step."""
+    """The combined gradient of one set of gradients, and the weights, at the first step."""
     count = len(gradients)
     tx, step = stepper(name, tuple(f"task_{i}" for i in range(count)), tuple(options.items()))
     losses = jnp.ones(count) if losses is None else jnp.asarray(losses)
@@ -51,13 +51,13 @@ def relative(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-# Each number of tasks is compiled anew.
+# Each number of tasks needs its own compilation.
 each_count = pytest.mark.parametrize(
     "tasks", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(10, marks=pytest.mark.long)]
 )
 
-# (method, options, name in the file, bound on the relative error). The bounds are those of the solvers there: LibMTL's
-# CAGrad and FairGrad stop SciPy's at its default tolerance, its MGDA keeps weights from 0.001 to 0.999.
+# (method, options, name in the file, bound on the relative error). The bounds are the tolerances of the reference
+# solvers: LibMTL's CAGrad and FairGrad use SciPy's default tolerance, its MGDA clips weights to 0.001 to 0.999.
 CASES = [
     ("imtl_g", {}, "torchjd/imtl_g", 1e-9),
     ("imtl_g", {}, "libmtl/imtl_g", 1e-9),
@@ -70,7 +70,7 @@ CASES = [
     ("conflict_free", {}, "torchjd/config", 1e-9),
     ("conflict_free", {}, "config/config", 1e-9),
 ]
-# The same of methods that remember, over 20 steps; some of them keep float32. LibMTL's search for SDMGrad magnifies
+# The same for methods with state, over 20 steps; the state of some is float32. LibMTL's search for SDMGrad amplifies
 # rounding: 2e-3 was seen with 10 tasks, 1e-11 with 2 and 3.
 SEQUENCES = [
     ("moco", {"rho": 0.1}, "libmtl/moco", 1e-6),
@@ -103,8 +103,8 @@ def test_numbers(method, options, name, bound, tasks):
 
 @each_count
 @pytest.mark.parametrize(("method", "options", "name", "bound"), SEQUENCES, ids=[f"{c[0]}-{c[2]}" for c in SEQUENCES])
-def test_numbers_of_methods_that_remember(method, options, name, bound, tasks):
-    """The combined gradient, or where the file has weights, these."""
+def test_numbers_of_methods_with_state(method, options, name, bound, tasks):
+    """Compares the combined gradient, or the weights if the file holds weights."""
     with jax.enable_x64(True):
         tx, step = stepper(method, tuple(f"task_{i}" for i in range(tasks)), tuple(options.items()))
         state = tx.init(jnp.zeros(12))
@@ -134,8 +134,8 @@ def test_scales_of_aligned_mtl(tasks, scale):
 
 
 @each_count
-def test_mgda_is_as_short_as_the_others_or_shorter(tasks):
-    """Their methods converge slowly; where they have, to 2 parts in a thousand, the combination is theirs."""
+def test_mgda_is_at_most_as_long_as_the_reference(tasks):
+    """The reference solvers converge slowly; where they converged, to 0.2 %, the combination agrees."""
     with jax.enable_x64(True):
         close = 0
         for gradients, _, _, theirs in sets(tasks, "torchjd/mgda"):
@@ -157,7 +157,7 @@ def test_mgda_divides_gradients_as_libmtl_does(tasks, kind):
 
 @each_count
 def test_nash_mtl(tasks):
-    """The equation itself; and TorchJD's answer where its own solver came to one."""
+    """The equation itself, and TorchJD's result where its solver converged."""
     with jax.enable_x64(True):
         compared = 0
         for gradients, _, _, expected in sets(tasks, "torchjd/nash_mtl"):
@@ -175,10 +175,10 @@ def test_nash_mtl(tasks):
 def test_pcgrad(tasks):
     with jax.enable_x64(True):
         for gradients, _, order, expected in sets(tasks, "torchjd/pcgrad"):
-            made_of = jax.jit(project_conflicts)(
+            coefficients = jax.jit(project_conflicts)(
                 jnp.asarray(gradients @ gradients.T), jnp.ones(tasks, bool), jnp.asarray(order)
             )
-            assert relative(np.asarray(made_of).sum(0) @ gradients, expected) < 1e-9
+            assert relative(np.asarray(coefficients).sum(0) @ gradients, expected) < 1e-9
 
 
 @each_count
@@ -187,11 +187,13 @@ def test_gradvac(tasks):
         goals = jnp.zeros((tasks, tasks))
         for gradients, _, order, expected in sets(tasks, "torchjd/gradvac"):
             gram = jnp.asarray(gradients @ gradients.T)
-            made_of, goals = jax.jit(vaccinate)(gram, jnp.ones(tasks, bool), jnp.asarray(order), goals, 0.5)
-            assert relative(np.asarray(made_of).sum(0) @ gradients, expected) < 1e-5  # TorchJD adds 1e-8 to divisors
+            coefficients, goals = jax.jit(vaccinate)(gram, jnp.ones(tasks, bool), jnp.asarray(order), goals, 0.5)
+            assert (
+                relative(np.asarray(coefficients).sum(0) @ gradients, expected) < 1e-5
+            )  # TorchJD adds 1e-8 to divisors
 
 
-# What holds for all of them.
+# Properties of all gradient methods.
 
 each_method = pytest.mark.parametrize("method", GRADIENT_METHODS)
 RANDOM = ("pcgrad", "gradvac")
@@ -208,7 +210,7 @@ def test_one_task_has_its_plain_gradient(method):
     found, _ = combine(method, gradients, **options)
     direction = found / np.linalg.norm(found)
     np.testing.assert_allclose(direction, gradients[0] / np.linalg.norm(gradients[0]), atol=1e-5)
-    # Which choose a length too: 1, 1 / |g|^(1/3), half the loss, a tenth of the gradient of its logarithm.
+    # These also choose a length: 1, 1 / |g|^(1/3), half the loss, a tenth of the gradient of its logarithm.
     if method not in ("nash_mtl", "fairgrad", "moco", "db_mtl"):
         np.testing.assert_allclose(found, gradients[0], rtol=1e-4)
 
@@ -216,7 +218,7 @@ def test_one_task_has_its_plain_gradient(method):
 @each_method
 def test_order_of_the_tasks_does_not_matter(method):
     if method in RANDOM:
-        pytest.skip("in distribution only: the random order belongs to the places of the tasks")
+        pytest.skip("equal in distribution only: the random order is drawn by position")
     gradients, order = gradients_of(4), [2, 0, 3, 1]
     found, weights = combine(method, gradients)
     again, moved = combine(method, gradients[order])
@@ -244,9 +246,9 @@ def test_hard_gradients_give_finite_answers(method):
 
 
 @each_method
-def test_absent_tasks_take_no_part(method):
+def test_absent_tasks_have_no_effect(method):
     if method in RANDOM:
-        pytest.skip("the random order belongs to the places of the tasks")
+        pytest.skip("the random order is drawn by position")
     gradients = gradients_of(3)
     given = gradients.copy()
     given[1] = 0
@@ -261,17 +263,17 @@ TRACKED = ("db_mtl", "moco")
 
 
 @each_method
-def test_one_task_a_step_gives_its_gradient_or_as_documented_its_direction(method):
-    """Three tasks in turn, twice; docs/decathlon.md names the methods that differ."""
+def test_one_task_per_step_gives_its_gradient_or_its_direction(method):
+    """Three tasks in turn, twice; docs/decathlon.md lists the methods that rescale or average the gradient."""
     tx, step = stepper(method, ("task_0", "task_1", "task_2"), ())
     gradients, state = gradients_of(6), tx.init(jnp.zeros(20))
     for k, gradient in enumerate(gradients):
         present = np.arange(3) == k % 3
         found, state = step(present[:, None] * gradient, 2.0 * present / (k + 1), present, state)
-        made_of = gradients[k % 3 : k + 1 : 3] if method in TRACKED else gradient[None]
-        factors, *_ = np.linalg.lstsq(made_of.T, np.asarray(found))
+        coefficients = gradients[k % 3 : k + 1 : 3] if method in TRACKED else gradient[None]
+        factors, *_ = np.linalg.lstsq(coefficients.T, np.asarray(found))
         assert (factors > 0).all()
-        np.testing.assert_allclose(found, factors @ made_of, atol=1e-5)
+        np.testing.assert_allclose(found, factors @ coefficients, atol=1e-5)
         if method not in OWN_LENGTH:
             assert factors == pytest.approx(1, abs=1e-4)
         else:
@@ -283,7 +285,7 @@ def test_one_task_a_step_gives_its_gradient_or_as_documented_its_direction(metho
     [("mgda", {}), ("upgrad", {}), ("dualproj", {}), ("nash_mtl", {}), ("cagrad", {"c": 1.0}), ("fairgrad", {})],
 )
 @each_count
-def test_these_conflict_with_no_task(method, options, tasks):
+def test_the_update_conflicts_with_no_task(method, options, tasks):
     for gradients in stored()[f"{tasks}/gradients"].astype(np.float32):
         found, _ = combine(method, gradients, **options)
         cosines = gradients @ found / np.linalg.norm(gradients, axis=1) / max(np.linalg.norm(found), 1e-30)
@@ -346,8 +348,8 @@ def test_resumed_in_the_middle_is_the_same(method, problem):
 
 
 @each_method
-def test_own_parameters_and_one_backward_pass_after_another(method, problem):
-    """Parameters that tasks do not share have the gradient of the sum; both ways to run the passes agree."""
+def test_task_specific_parameters_and_backward_passes_one_by_one(method, problem):
+    """Task-specific parameters get the gradient of the sum, and both values of `backward` agree."""
     make, batch = GRADIENT_METHODS[method], {key: value[0] for key, value in problem.batches.items()}
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Auto-Lambda: against the authors' code, against automatic differentiation, and what every method promises."""
+"""Auto-Lambda against the authors' code and automatic differentiation, and the properties of every method."""
 
 import functools
 import pathlib
@@ -39,7 +39,7 @@ def first_step(tx, gradients_at, params):
     return jax.jit(lambda params: tx.update(gradients_at(params), tx.init(params), params))(params)
 
 
-# The numbers.
+# Values.
 
 
 def regression(params, x, y):
@@ -87,7 +87,7 @@ def test_the_authors_code(count, primary):
         (params, _), lambdas = jax.jit(lambda start: jax.lax.scan(step, start, tuple(batches)))(start)
         expected = stored[f"{count}/{primary}/lambdas"]
         assert np.abs(expected[-1] - expected[0]).max() > 0.1
-        # The weights are float32 here, so rounding of 3e-8 a step; seen 2e-7 at most.
+        # The weights are float32 here: rounding of 3e-8 per step. Largest difference seen: 2e-7.
         np.testing.assert_allclose(lambdas, expected, atol=2e-6)
         for name, value in params.items():
             np.testing.assert_allclose(value, stored[f"{count}/{primary}/{name}"], rtol=1e-5, atol=1e-6)
@@ -95,7 +95,7 @@ def test_the_authors_code(count, primary):
 
 @pytest.mark.parametrize(("epsilon", "tolerance"), [(0.01, 1e-4), (0.0, 1e-6)])
 def test_the_derivative_is_that_of_the_second_loss_after_the_step(epsilon, tolerance):
-    """By differentiating through the virtual step of SGD with momentum and weight decay, at its second step."""
+    """Differentiates through the virtual step of SGD with momentum and weight decay, at the second step."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         batch = [jnp.asarray(rng.normal(size=(2, 6, n))) for n in (5, 3, 5, 3)]
@@ -124,7 +124,7 @@ def test_the_derivative_is_that_of_the_second_loss_after_the_step(epsilon, toler
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
-# What every method promises.
+# Properties of every method.
 
 
 def train(tx, problem, **options):
@@ -151,7 +151,7 @@ def test_four_devices_are_one_and_the_state_keeps_its_types(epsilon, problem):
     for (params, state), (other_params, other_state) in zip(one, four, strict=True):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other_params, params)
         np.testing.assert_allclose(other_state.lambdas, state.lambdas, rtol=1e-5)
-        # The quotient divides the rounding of losses of about 1 by 2 epsilon. Seen: 1.3e-6.
+        # The quotient divides the rounding error of losses of about 1 by 2 epsilon. Seen: 1.3e-6.
         np.testing.assert_allclose(other_state.adam.mu, state.adam.mu, rtol=2e-4, atol=5e-6)
         jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail("changed"), state, start)
     assert np.ptp(one[-1][1].lambdas) > 0.01
@@ -204,7 +204,7 @@ def test_one_task_is_plain_gradient_descent(problem):
 
 
 def with_scale(problem, scale, params):
-    """The problem's first step with losses so many times as large."""
+    """The problem's first step with scaled losses."""
     gradients = problem.task_gradients(params, {key: value[0] for key, value in problem.batches.items()})
     scale = jnp.array(scale)
     return TaskGradients(
@@ -245,7 +245,7 @@ def test_an_absent_task_keeps_its_weight(problem):
     np.testing.assert_array_equal(changed, [True, False, True])
     np.testing.assert_array_equal(before.adam.mu != after.adam.mu, changed)
     np.testing.assert_array_equal(after.adam.count, [3, 2, 3])
-    # Nothing to learn from where it is the only primary one.
+    # If it is the only primary task, no weight changes.
     (_, before), (_, after) = train(chain(primary=("depth",)), problem)[1:3]
     jax.tree.map(np.testing.assert_array_equal, (before.lambdas, before.adam), (after.lambdas, after.adam))
 
@@ -278,12 +278,12 @@ def test_bad_options(options, message):
         chain(**options)
 
 
-# In the step.
+# Within the training step.
 
 
 @functools.cache
 def make_step(make_model, devices, accumulate, epsilon):
-    """The state at the start, and the step."""
+    """The initial state and the step."""
     axis_name = None if devices == 1 else parallel.AXIS
     tx = tiny_problem.make_tx("auto_lambda", optax.sgd(0.01), auto_lambda={"epsilon": epsilon})
     model = make_model(axis_name)
@@ -316,11 +316,11 @@ def moments(state):
 def test_the_step_is_the_same_on_one_and_four_devices(epsilon):
     one, four = (run_step(plain, devices, epsilon=epsilon) for devices in (1, 4))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), four.params, one.params)
-    # The difference of two float32 losses is off by their rounding.
+    # The difference of two float32 losses has their rounding error.
     np.testing.assert_allclose(moments(four), moments(one), rtol=1e-4, atol=1e-6 if epsilon else 0)
     other = run_step(plain, 1, second=2, epsilon=epsilon)
     assert np.abs(moments(other) / moments(one) - 1).max() > 0.01  # the second batch matters
-    # It leaves no trace in what the network keeps and logs.
+    # It changes neither running statistics nor logged metrics.
     jax.tree.map(np.testing.assert_array_equal, other.batch_stats, one.batch_stats)
     np.testing.assert_array_equal(other.window.loss_total, one.window.loss_total)
 
@@ -330,13 +330,13 @@ def test_the_exact_derivative_of_a_whole_network():
     with jax.enable_x64(True):
         make_model = functools.partial(tiny_problem.make_model, dtype=jnp.float64, param_dtype=jnp.float64)
         exact, quotient = (moments(run_step(make_model, 1, epsilon=epsilon)) for epsilon in (0.0, 1e-6))
-    # The moments are float32. With the published 0.01 they are others here: 1.9e-5 for -1.6e-6, 2.6e-4 for -4.7e-5,
-    # because so long a step crosses kinks of rectifiers and poolings.
+    # The moments are float32. With the published 0.01 they differ: 1.9e-5 instead of -1.6e-6, 2.6e-4 instead of
+    # -4.7e-5, because such a long step crosses kinks of ReLUs and poolings.
     np.testing.assert_allclose(quotient, exact, rtol=1e-3)
 
 
 @pytest.mark.long
-def test_the_derivative_in_parts():
+def test_the_derivative_with_gradient_accumulation():
     exact, quotient = (moments(run_step(plain, 4, accumulate=2, epsilon=epsilon)) for epsilon in (0.0, 0.01))
     assert (np.abs(exact) > 1e-6).all()
     np.testing.assert_allclose(quotient, exact, rtol=0.02, atol=1e-6)
@@ -347,7 +347,7 @@ def test_without_a_second_batch_the_message_says_what_to_do():
         run_step(plain, 1, second=None)
 
 
-def test_what_the_chain_needs():
+def test_needs_of_the_chain():
     assert needs_of("static+auto_lambda").second_batch
     assert not needs_of("static+dtp").second_batch
     assert [needs_of(name).indicators for name in ("static+dtp", "auto_lambda")] == [True, False]

@@ -1,4 +1,4 @@
-"""FAMO, which wraps the rest of the chain: against its authors' code, and its contracts."""
+"""FAMO against its authors' code, and the contracts of a wrapper."""
 
 import pathlib
 
@@ -52,7 +52,7 @@ def test_all_losses_of_one_task_and_of_none():
     np.testing.assert_allclose(found[0], [2 / 3, 0, 1 / 3], rtol=1e-6)
     np.testing.assert_array_equal(found[1], 0)
     assert np.isfinite(found).all()
-    assert state.logits[1] == 0  # moved at the last step only, and all fell alike there
+    assert state.logits[1] == 0  # moved at the last step only, where all losses fell equally
     one, _ = follow_famo(losses[:, :1], losses[:, :1])
     np.testing.assert_allclose(one, 1)
 
@@ -99,7 +99,7 @@ def test_scan_on_one_device_is_pmap_on_four(name, problem):
 
     start = (problem.params, tx.init(problem.params))
     _, one = jax.jit(lambda carry: jax.lax.scan(step, carry, problem.batches))(start)
-    assert len(np.unique(np.asarray(one[1])[:, 0])) > 3  # they change
+    assert len(np.unique(np.asarray(one[1])[:, 0])) > 3  # the weights change
     for i, (params, state) in enumerate(problem.train(tx, devices=4)):
         np.testing.assert_allclose(task_weights(state), one[1][i], rtol=5e-5)
         for key in params:
@@ -107,7 +107,7 @@ def test_scan_on_one_device_is_pmap_on_four(name, problem):
 
 
 def test_losses_after_the_step_are_those_at_the_new_parameters(problem):
-    """The logits follow from the losses that a step of the whole chain leaves."""
+    """The logits follow from the losses after a step of the whole chain."""
     tx, batch = chains()["famo"], {key: value[0] for key, value in problem.batches.items()}
 
     @jax.jit
@@ -144,7 +144,7 @@ def test_resumed_in_the_middle_is_the_same(problem):
     assert step._cache_size() == compiled
 
 
-def test_build_puts_all_that_follows_inside(problem):
+def test_build_weighting_passes_the_rest_of_the_chain_as_inner(problem):
     tasks = Problem.tasks
     params = problem.params
     for spec in ("dwa+famo", "famo+dwa", "static+famo+nash_mtl"):
@@ -174,7 +174,7 @@ def test_bad_options(options, message):
         famo(("a", "b"), optax.identity(), **options)
 
 
-def test_a_step_without_losses_elsewhere_is_refused():
+def test_a_step_without_losses_at_other_parameters_is_refused():
     tx = famo(("a",), sum_tasks(("a",)))
     given = TaskGradients(("a",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda c: c)
     with pytest.raises(ValueError, match="famo needs the parameters"):
