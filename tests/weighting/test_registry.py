@@ -257,7 +257,7 @@ def test_build_takes_a_config():
         ),
         ("equal", {"equal": {"weights": {}}}, "unknown option 'weights' of weighting 'equal'; known: none"),
         ("static", {}, "weighting 'static' needs the option weights"),
-        ("dwa", {}, "steps_per_epoch is None: variant 'mtan' needs a whole number"),
+        ("dwa", {}, "steps_per_epoch is None; variant 'mtan' needs an integer"),
         ("equal+equal", {}, "repeats a method"),
         ("pcgrad+equal", {}, "pcgrad turns the losses into a gradient, so it must come last"),
         ((), {}, "names no method"),

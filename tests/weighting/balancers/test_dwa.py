@@ -116,7 +116,7 @@ def test_a_task_that_is_never_present_has_rate_one(follow, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "dwa steps_per_epoch is None: variant 'mtan' needs an integer of at least 1"),
+        ({}, "dwa steps_per_epoch is None; variant 'mtan' needs an integer of at least 1"),
         ({"steps_per_epoch": 2.5}, "dwa steps_per_epoch is 2.5"),
         ({"steps_per_epoch": 0}, "dwa steps_per_epoch is 0"),
         ({"steps_per_epoch": 5, "temperature": 0}, "dwa temperature is 0; expected a finite number above 0"),
