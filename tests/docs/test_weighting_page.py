@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import toy_config
+from helpers.weighting_problem import Problem
 
 from mtan_jax.config import default_config
 from mtan_jax.reporting import writers
@@ -62,7 +63,8 @@ def test_a_users_method_is_short(word):
 
 
 @pytest.mark.parametrize("usage", USAGES)
-def test_a_users_methods_learn_and_resume(problem, usage):
+def test_a_users_methods_learn_and_resume(usage):
+    problem = Problem()
     names = {"config": default_config()}
     for word in (*DEFINITIONS, usage):
         exec(block(word), names)
