@@ -249,7 +249,9 @@ def part_of(instruction: hlo.Instruction) -> str:
     if not name:
         return "copies made by XLA"
     direction = "backward" if "transpose(" in name else "forward"
-    found = re.search(r"\b(backbone\w*|attention|head_\w+)/(?:[\w.]*block/)?(?:(?!cond/)(\w+)/)?", name)
+    found = re.search(
+        r"\b(backbone\w*|attention|head_\w+)/(?:[\w.]*block/)?(?:attention_\w+/)?(?:(?!cond/)(\w+)/)?", name
+    )
     if found:
         part, stage = found.groups()
         return f"{part if part.startswith('head_') else f'{part}/{stage or BETWEEN}'}, {direction}"

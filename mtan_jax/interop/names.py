@@ -88,11 +88,12 @@ def _segnet_name(path: Path, tasks: tuple[str, ...], depth: int = 1) -> str:
     if path[0].startswith("head_"):
         number = tasks.index(path[0].removeprefix("head_")) + 1
         return f"pred_task{number}.{_last_number(path[1])}.{_LEAVES[path[-1]]}"
-    if path[0] == "attention":
-        side, level, *shared = path[1].split("_")
-        if shared:
-            return f"{side}_block_att.{level}.{_conv_or_norm(path[2:], 0)}"
-        return f"{side}_att.{tasks.index(path[2])}.{level}.{_mask(path[3])}"
+    if path[0].startswith("shared_"):
+        side, level = path[0].removeprefix("shared_").split("_")
+        return f"{side}_block_att.{level}.{_conv_or_norm(path[1:], 0)}"
+    if path[0].startswith("attention_"):
+        side, level = path[1].split("_")
+        return f"{side}_att.{_task_index(path, tasks)}.{level}.{_mask(path[2:])}"
     side, level = path[1].split("_")
     layer, within = divmod(_last_number(path[2]), depth)
     if layer == 0:
@@ -108,15 +109,15 @@ def _segnet_name(path: Path, tasks: tuple[str, ...], depth: int = 1) -> str:
 def _resnet_mtan(path: Path, tasks: tuple[str, ...], *, layers: tuple[int, ...]) -> tuple[str, ...]:
     if path[0].startswith("head_"):
         return (f"decoders.{tasks.index(path[0].removeprefix('head_'))}.{_deeplab(path[1:])}",)
-    number = path[1].split("_")[1]
-    if path[0] == "attention":
-        if path[1].endswith("_shared"):
-            return (f"encoder_block_att_{number}.{_bottleneck(path[2:])}",)
-        return (f"encoder_att_{number}.{tasks.index(path[2])}.{_mask(path[3])}",)
+    if path[0].startswith("shared_"):
+        return (f"encoder_block_att_{_last_number(path[0])}.{_bottleneck(path[1:])}",)
+    number = _last_number(path[1])
+    if path[0].startswith("attention_"):
+        return (f"encoder_att_{number}.{_task_index(path, tasks)}.{_mask(path[2:])}",)
     if path[2] == "stem":
         return (f"shared_conv.{_conv_or_norm(path[3:], 0)}",)
     block = _last_number(path[2])
-    if block == layers[int(number) - 1] - 1:
+    if block == layers[number - 1] - 1:
         return (f"shared_layer{number}_t.{_bottleneck(path[3:])}",)
     return (f"shared_layer{number}_b.{block}.{_bottleneck(path[3:])}",)
 
@@ -138,12 +139,12 @@ def _deeplab(path: Path) -> str:
 def _wide_resnet_mtan(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
     if path[0].startswith("head_"):
         return (f"linear.{tasks.index(path[0].removeprefix('head_'))}.0.{_LEAVES[path[-1]]}",)
-    stage = path[1].removesuffix("_shared")
+    stage = path[0].removeprefix("shared_") if path[0].startswith("shared_") else path[1]
     level = 0 if stage == "stem" else _last_number(stage) + 1
-    if path[0] == "attention":
-        if stage != path[1]:
-            return (f"encoder_block_att.{level}.{_conv_or_norm(path[2:], 0)}",)
-        return (f"encoder_att.{tasks.index(path[2])}.{level}.{_mask(path[3])}",)
+    if path[0].startswith("shared_"):
+        return (f"encoder_block_att.{level}.{_conv_or_norm(path[1:], 0)}",)
+    if path[0].startswith("attention_"):
+        return (f"encoder_att.{_task_index(path, tasks)}.{level}.{_mask(path[2:])}",)
     if level == 0:
         return (f"conv1.{_LEAVES[path[-1]]}",)
     if path[2] == "norm":
@@ -183,10 +184,12 @@ def _torchvision_vgg(path: Path) -> tuple[str, ...]:
 # Parts of networks.
 
 
-def _mask(key: str) -> str:
-    where, _, leaf = key.partition("_")
-    index = {"hidden": 0, "output": 3}[where] + (leaf not in ("kernel", "conv_bias"))
-    return f"{index}.{_LEAVES[leaf.removeprefix('conv_')]}"
+def _mask(path: Path) -> str:
+    return _conv_or_norm(path[1:], {"hidden": 0, "output": 3}[path[0]])
+
+
+def _task_index(path: Path, tasks: tuple[str, ...]) -> int:
+    return tasks.index(path[0].removeprefix("attention_"))
 
 
 def _bottleneck(path: Path) -> str:

@@ -154,16 +154,12 @@ def _list(names: Sequence[str]) -> str:
 def _to_ours(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if has_task_axis(path):
         return np.broadcast_to(array, shape)
-    if not path[-1].endswith("kernel"):
+    if path[-1] != "kernel":
         return array
-    if path[-1] == "kernel":
-        return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
-    return array[:, :, 0, 0].T  # of a mask: a 1x1 convolution as a matrix
+    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
 
 
 def _to_theirs(path: Path, array: np.ndarray) -> np.ndarray:
-    if not path[-1].endswith("kernel"):
+    if path[-1] != "kernel":
         return array
-    if path[-1] == "kernel":
-        return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-    return array.T[:, :, None, None]
+    return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)

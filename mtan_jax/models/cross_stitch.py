@@ -3,20 +3,20 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.network import predict
+from mtan_jax.models.predictions import predict
 from mtan_jax.models.stage import Backbone, Trunk, start
 from mtan_jax.tasks import Task
 
 
 class CrossStitch(nn.Module):
-    """One backbone and one head a task; between blocks, the tasks' features are mixed.
+    """One backbone and one head per task, with features mixed between blocks.
 
-    The authors of MTAN learn one weighted sum of the tasks' features after each block, which is the input of every
-    task's next block; Misra et al. learn a sum for each task. Weights start at 1. This follows the former.
+    After each block, one learned weighted sum of the tasks' features is the input of every task's next block, as in the
+    code of MTAN's authors; Misra et al. learn one sum per task. Weights start at 1.
 
     Attributes:
-        backbone: of each task.
-        tasks: any number of tasks; predictions come under their names.
+        backbone: one per task.
+        tasks: any number of tasks; predictions are returned under their names.
     """
 
     backbone: Backbone

@@ -1,4 +1,4 @@
-"""The authors' network "dense": a shared network, and a network a task that reads the shared one at every block."""
+"""The network "dense" of MTAN's authors: one network per task, which reads a shared network at every block."""
 
 import dataclasses
 import functools
@@ -9,22 +9,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.network import predict
+from mtan_jax.models.predictions import predict
 from mtan_jax.models.shared_features import hand_over
 from mtan_jax.models.stage import Backbone, Flow, Trunk, start
 from mtan_jax.tasks import Task
 
 
 class Dense(nn.Module):
-    """A shared backbone, and a backbone and a head a task; each block of a task reads the shared features besides.
+    """A shared backbone, and a backbone and a head per task; each block of a task also reads the shared features.
 
-    The input of a task's block is [the task's features; the shared features], unpooled each by its own positions where
-    there are any. What the last shared block computes is read by nothing, as in the authors' code, where it has as many
+    The input of a task's block is [the task's features; the shared features], each unpooled with its own positions in
+    the decoder. Nothing reads the output of the last shared block, as in the authors' code, where it has as many
     channels as the first task's prediction.
 
     Attributes:
-        backbone: of what is shared and of each task; its last block takes `last`, its number of channels.
-        tasks: any number of tasks; predictions come under their names.
+        backbone: of the shared network and of each task; its last block must accept `last`, its number of channels.
+        tasks: any number of tasks; predictions are returned under their names.
     """
 
     backbone: Backbone
@@ -39,7 +39,7 @@ class Dense(nn.Module):
         common = [start(self.backbone, image)]
         for name in (*names, last):
             common.append(trunk.block(name, common[-1], train=train)[1])
-        _, *inner, _ = common  # neither the image nor what nothing reads
+        _, *inner, _ = common  # without the image and the last output, which nothing reads
         handed = hand_over(self, self.tasks, [flow.x for flow in inner])
         shared = [flow._replace(x=x) for flow, x in zip(inner, handed, strict=True)]
         features = {}
@@ -59,7 +59,7 @@ def _joined(flow: Flow, common: Flow) -> Flow:
 
 
 def _memory_of_task(before: Flow, after: Flow) -> Flow:
-    """The flow out of a block that was given joined features: memory as if the block had seen the task's alone."""
+    """Returns the flow after a block that got joined features, with the memory of the task's own features only."""
     pushed = len(after.memory) - len(before.memory)
     memory = after.memory[:pushed] + before.memory if pushed > 0 else before.memory[-pushed:]
     return Flow(after.x, memory)

@@ -1,24 +1,24 @@
-"""How the layers of a network compute."""
+"""Data types of a network's layers, and the devices over which BatchNorm computes moments."""
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
 class Numerics:
-    """How every layer of a network computes.
+    """Data types of a network's layers, and the devices over which BatchNorm computes moments.
 
     Attributes:
-        axis_name: devices over which BatchNorm takes its moments; None: each device on its own.
-        dtype: type of the computation; moments, and predictions, are float32 at least.
-        param_dtype: type of parameters and statistics.
+        axis_name: device axis over which BatchNorm computes moments; None: each device on its own.
+        dtype: type of the computation. Moments and predictions are in float32 or wider.
+        param_dtype: type of parameters and running statistics.
     """
 
     axis_name: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
 
 FLOAT32 = Numerics()

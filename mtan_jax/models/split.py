@@ -1,22 +1,22 @@
-"""One backbone, the last features of which all heads read; and one network a task, none of which knows the others."""
+"""Hard parameter sharing, and separate networks per task."""
 
 from collections.abc import Callable
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mtan_jax.models.network import predict
+from mtan_jax.models.predictions import predict
 from mtan_jax.models.shared_features import hand_over
 from mtan_jax.models.stage import Backbone, Trunk
 from mtan_jax.tasks import Task
 
 
 class Split(nn.Module):
-    """A shared backbone and one head a task (hard parameter sharing).
+    """A shared backbone and one head per task (hard parameter sharing).
 
     Attributes:
-        backbone: what is shared.
-        tasks: any number of tasks; predictions come under their names.
+        backbone: shared by all tasks.
+        tasks: any number of tasks; predictions are returned under their names.
     """
 
     backbone: Backbone
@@ -31,12 +31,12 @@ class Split(nn.Module):
 
 
 class Separate(nn.Module):
-    """One network of a single task for each task, side by side: nothing is shared.
+    """One single-task network per task; nothing is shared.
 
     Attributes:
-        network: makes each: `network(backbone, (task,), name=...)`.
-        backbone: of each.
-        tasks: any number of tasks; predictions come under their names.
+        network: makes each network: `network(backbone, (task,), name=...)`.
+        backbone: of each network.
+        tasks: any number of tasks; predictions are returned under their names.
     """
 
     network: Callable[..., nn.Module]

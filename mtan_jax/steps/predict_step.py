@@ -1,6 +1,6 @@
 """The step of prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,9 +22,8 @@ def make_predict_step(model: nn.Module) -> Callable[[Any, Batch], tuple[dict[str
             variables, batch["image"], train=False, mutable=["masks"], **tasks_of_rows(batch)
         )
         shown = shown.get("masks", {})
-        modules = [part["attention"] for part in (shown, *shown.values()) if "attention" in part]  # one, or one a task
-        stages = modules[0] if modules else ()
-        return predictions, {name: jnp.concatenate([module[name]["mask"] for module in modules]) for name in stages}
+        networks = list(shown.values()) if any(isinstance(part, Mapping) for part in shown.values()) else [shown]
+        return predictions, {name: jnp.concatenate([masks[name] for masks in networks]) for name in networks[0]}
 
     return predict_step
 

@@ -5,8 +5,8 @@ their modules as follows:
 
     backbone/...                       shared by all tasks
     backbone_TASK/..., TASK/...        a task's own backbone, or its own whole network
-    attention/STAGE/TASK/...           a task's attention mask
-    attention/STAGE_shared/...         the convolution that follows a stage's masks, shared by all tasks
+    attention_TASK/STAGE/...           a task's attention mask
+    shared_STAGE/...                   the convolution that follows a stage's masks, shared by all tasks
     head_TASK/...                      a task's prediction head
     .../own_NAME                       a variable with a leading axis over all tasks, one slice per task
 """
@@ -21,7 +21,7 @@ def part_of(path: Path, tasks: tuple[str, ...]) -> str:
     """The part of the network that a variable belongs to.
 
     Args:
-        path: keys below the collection, such as ("attention", "encoder_0", "depth", "hidden_kernel").
+        path: keys below the collection, such as ("attention_depth", "encoder_0", "hidden", "conv", "kernel").
         tasks: task names.
 
     Returns:
@@ -34,12 +34,14 @@ def part_of(path: Path, tasks: tuple[str, ...]) -> str:
     """
     if has_task_axis(path):
         return PER_TASK
-    is_separate = path[0] in tasks and path[1] in ("backbone", "attention", f"head_{path[0]}")  # one network per task
-    first, *rest = path[1:] if is_separate else path
+    is_separate = path[0] in tasks and (  # one network per task
+        path[1] in ("backbone", f"attention_{path[0]}", f"head_{path[0]}") or path[1].startswith("shared_")
+    )
+    first = path[1] if is_separate else path[0]
     if first.startswith("head_"):
         return HEADS
-    if first == "attention":
-        return ATTENTION if not rest[0].endswith("_shared") else PER_TASK if is_separate else SHARED
+    if first.startswith("attention_"):
+        return ATTENTION
     return PER_TASK if is_separate or (first != "backbone" and first.startswith("backbone_")) else SHARED
 
 
@@ -50,6 +52,4 @@ def has_task_axis(path: Path) -> bool:
 
 def task_of(path: Path, tasks: tuple[str, ...]) -> str | None:
     """The task that a variable belongs to through its network, head or mask; None if it belongs to no single task."""
-    if path[0] == "attention":
-        return path[2] if len(path) > 2 and path[2] in tasks else None
-    return next((task for task in tasks if path[0] in (task, f"head_{task}")), None)
+    return next((task for task in tasks if path[0] in (task, f"attention_{task}", f"head_{task}")), None)

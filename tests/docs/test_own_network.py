@@ -102,8 +102,8 @@ def test_every_task_has_a_mask_at_every_stage(experiment):
     masks = jax.eval_shape(make_predict_step(experiment.model), experiment.abstract_variables, {"image": image})[1]
     sizes = {"down1": (16, 24, 8), "down2": (8, 12, 16), "middle": (4, 6, 32), "up2": (8, 12, 16), "up1": (16, 24, 8)}
     assert {name: mask.shape for name, mask in masks.items()} == {k: (4, 2, *size) for k, size in sizes.items()}
-    params = experiment.abstract_variables["params"]["attention"]
-    assert all(set(params[stage]) == set(TASKS) for stage in sizes)
+    params = experiment.abstract_variables["params"]
+    assert all(set(params[f"attention_{task}"]) == set(sizes) for task in TASKS)
 
 
 def imported_models(path):

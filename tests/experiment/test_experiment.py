@@ -156,7 +156,7 @@ def test_unknown_fields_of_a_configuration_file():
 def test_image_size_that_cannot_be_halved_five_times():
     config = load_config("nyuv2")
     config.data.options.image_size = (288, 400)
-    message = r"\(288, 400\): the network needs sides that are multiples of 32; \(288, 384\) would do"
+    message = r"\(288, 400\) is not a multiple of 32, which the network needs; use \(288, 384\)"
     with pytest.raises(ValueError, match=message):
         Experiment.from_config(config)
 

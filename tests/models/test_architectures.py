@@ -14,8 +14,7 @@ from helpers import tiny_problem
 from mtan_jax import models, steps, tasks
 from mtan_jax.commands.summary import count, count_parts
 from mtan_jax.config import default_config
-from mtan_jax.models import IMAGE_BACKBONES, build_model, layers, numerics, pairs
-from mtan_jax.models.ops import resample
+from mtan_jax.models import IMAGE_BACKBONES, build_model, layers, numerics, ops, pairs
 from mtan_jax.runtime import parallel
 from mtan_jax.weighting import build_weighting
 
@@ -68,7 +67,7 @@ def test_parameter_totals_of_backbones(backbone):
 
 
 def test_no_network_is_missing_from_the_tables():
-    registered = runpy.run_path(models.__file__)  # as it is without what tests and users add
+    registered = runpy.run_path(models.registry.__file__)  # as it is without what tests and users add
     assert SEGNET_TOTALS.keys() == registered["ARCHITECTURES"].keys()
     assert BACKBONE_TOTALS.keys() == registered["BACKBONES"].keys()
 
@@ -201,4 +200,4 @@ def test_resize_interpolates_between_corners(size):
         n = x.shape[axis]
         places = np.linspace(0, n - 1, length)
         expected = np.apply_along_axis(lambda v, p=places, n=n: np.interp(p, np.arange(n), v), axis, expected)
-    np.testing.assert_allclose(resample.resize(jnp.asarray(x, jnp.float32), size), expected, atol=1e-6)
+    np.testing.assert_allclose(ops.resize(jnp.asarray(x, jnp.float32), size), expected, atol=1e-6)

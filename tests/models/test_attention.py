@@ -1,19 +1,37 @@
 """Gradients of several tasks in one batched pass of attention."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from mtan_jax.models.attention import TaskAttention
-from mtan_jax.models.stage import Stage
+from mtan_jax import tasks
+from mtan_jax.models import Backbone, Flow, Stage
+from mtan_jax.models.mtan import MTAN
 
 
 class OneStage(nn.Module):
+    """A block without layers: masks are computed from the image and applied to it."""
+
     @nn.compact
-    def __call__(self, features):
-        return jnp.stack(TaskAttention(("a", "b", "c"))({"only": Stage(features, features, hidden=4)}, train=True))
+    def __call__(self, flow, *, train):
+        return Stage(flow.x, flow.x, hidden=4), Flow(flow.x)
+
+
+class NoHead(nn.Module):
+    """Returns the attended features."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return x
+
+
+def no_head(*, channels, image_size, name):
+    return NoHead(name=name)
 
 
 def test_gradients_of_all_tasks_at_once_where_xla_sums_a_product_over_tasks_wrongly():
@@ -24,12 +42,17 @@ def test_gradients_of_all_tasks_at_once_where_xla_sums_a_product_over_tasks_wron
     cotangents = np.zeros((3, 3, *features.shape), np.float32)
     for i in range(3):
         cotangents[i, i] = rng.normal(size=features.shape)
-    variables = jax.jit(OneStage().init)(jax.random.key(0), features)
+    network = MTAN(
+        Backbone({"only": OneStage}, no_head, multiple=1),
+        tuple(dataclasses.replace(tasks.depth(), name=name, activation=lambda x: x) for name in "abc"),
+    )
+    variables = jax.jit(functools.partial(network.init, train=False))(jax.random.key(0), features)
 
     def gradients(of_each):
         def compute(features, cotangents):
             def apply(features):
-                return OneStage().apply(variables, features, mutable=["batch_stats"])[0]
+                predictions, _ = network.apply(variables, features, train=True, mutable=["batch_stats"])
+                return jnp.stack(list(predictions.values()))
 
             return of_each(lambda c: jax.vjp(apply, features)[1](c)[0], cotangents)
 

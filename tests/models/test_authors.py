@@ -14,11 +14,10 @@ from flax import traverse_util
 from mtan_jax import tasks
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
-from mtan_jax.models import ARCHITECTURES, Numerics
+from mtan_jax.models import ARCHITECTURES, Numerics, ops
 from mtan_jax.models.backbones.resnet import resnet
 from mtan_jax.models.backbones.segnet import segnet
 from mtan_jax.models.layers.heads import DeepLabHead
-from mtan_jax.models.ops import resample
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 TASKS = (tasks.semantic(5), tasks.depth(), tasks.normal())
@@ -214,15 +213,15 @@ def test_layers():
     image, indices = channels_last(stored["pool/input"]), channels_last(stored["pool/indices"])
     width = image.shape[2]
     positions = (indices // width % 2) * 2 + indices % width % 2
-    (values, found), pullback = jax.vjp(resample.max_pool, jnp.asarray(image))
+    (values, found), pullback = jax.vjp(ops.max_pool, jnp.asarray(image))
     np.testing.assert_array_equal(values, channels_last(stored["pool/output"]))
     np.testing.assert_array_equal(found, positions)
     cotangent = (jnp.asarray(channels_last(stored["pool/cotangent"])), np.zeros(found.shape, jax.dtypes.float0))
     np.testing.assert_array_equal(pullback(cotangent)[0], channels_last(stored["pool/gradient"]))
-    unpool = lambda x: resample.max_unpool(x, jnp.asarray(positions, jnp.int8))  # noqa: E731
+    unpool = lambda x: ops.max_unpool(x, jnp.asarray(positions, jnp.int8))  # noqa: E731
     check_layer(unpool, stored, "unpool", 0)
     for name in ("1x1", "2x3", "4x4", "5x8", "9x12"):
-        check_layer(resample.upsample, stored, f"resize/{name}", 1e-14)
+        check_layer(ops.upsample, stored, f"resize/{name}", 1e-14)
 
 
 def check_layer(layer, stored, name, tolerance):

@@ -21,9 +21,8 @@ from reference.seeded import seeded_image, seeded_state
 from mtan_jax import tasks
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
-from mtan_jax.models import ARCHITECTURES, Numerics
+from mtan_jax.models import ARCHITECTURES, Numerics, ops
 from mtan_jax.models.backbones import segnet
-from mtan_jax.models.ops import resample
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 NORMAL = tasks.normal()
@@ -68,15 +67,15 @@ def run(dtype, mode, given=None):
     # Optimised, as outside the tests: otherwise long sums are rounded worse.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def predict(variables, image, given):
-        shown = []
+        shown, max_pool_of_ops = [], ops.max_pool
 
         def max_pool(x):
-            values, position = resample.max_pool(x)
+            values, position = max_pool_of_ops(x)
             shown.append((x, position))
             return values, position if given is None else given[len(shown) - 1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(segnet, "max_pool", max_pool)
+            patch.setattr(ops, "max_pool", max_pool)
             predictions, _ = model.apply(variables, image, train=mode == "train", mutable=["batch_stats"])
         return predictions, shown
 

@@ -1,4 +1,4 @@
-"""What a backbone of a user's own may get wrong, and what it is told."""
+"""Errors in a user's own backbone, and their messages."""
 
 import functools
 
@@ -32,8 +32,8 @@ def shapes(make):
 
 
 def test_layers_of_plain_flax_will_do():
-    masks = shapes(lambda x: Stage(x, x, hidden=5, resample="down"))["params"]["attention"]
-    assert masks["coarse"]["depth"]["hidden_kernel"].shape == (4 + 4, 5)
+    masks = shapes(lambda x: Stage(x, x, hidden=5, resample="down"))["params"]["attention_depth"]
+    assert masks["coarse"]["hidden"]["conv"]["conv"]["kernel"].shape == (1, 1, 4 + 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -41,25 +41,25 @@ def test_layers_of_plain_flax_will_do():
     [
         (
             lambda x: Stage(x[:, ::2], x, hidden=5),
-            r"Stage\.look is \(1, 4, 16, 4\) and gate \(1, 8, 16, 4\): a mask has the height and width of both",
+            r"Stage\.look is \(1, 4, 16, 4\) and Stage\.gate is \(1, 8, 16, 4\); they must have the same height",
         ),
-        (lambda x: Stage(x, x, hidden=5, resample="half"), r"resample is 'half'; known: 'down', 'up', None"),
+        (lambda x: Stage(x, x, hidden=5, resample="half"), r"resample='half' is not one of 'down', 'up', None"),
         (
             lambda x: Stage(x, x, 5, ConvNorm, shared_pools=True),
-            r"shared_pools needs resample='down' and something shared",
+            r"shared_pools=True needs resample='down' and a `shared` module that pools",
         ),
         (
             lambda x: Stage(x, x, 5, resample="down", shared_pools=True),
-            r"shared_pools needs resample='down' and something shared",
+            r"shared_pools=True needs resample='down' and a `shared` module that pools",
         ),
         (
             lambda x: Stage(x, x, 5, functools.partial(ConvNorm, 4), "down", shared_pools=True),
-            r"stage 'fine' has shared_pools=True, but what it shares keeps the size of 8x16: it has to pool",
+            r"stage 'fine' has shared_pools=True, but its shared module keeps the size 8x16; let it pool",
         ),
         (
             lambda x: Stage(x, x, hidden=5),
-            r"stage 'coarse' is 4x8, but the features attended to before it come as 8x16: a stage that is followed by "
-            r"half the size needs resample='down', one of double the size resample='up' itself",
+            r"stage 'coarse' is 4x8, but the attended features before it are 8x16; set resample='down' for a stage "
+            r"followed by half the size, resample='up' for one of double the size",
         ),
     ],
 )

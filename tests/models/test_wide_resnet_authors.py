@@ -17,8 +17,8 @@ from mtan_jax.commands.summary import count, count_parts
 from mtan_jax.interop import torch
 from mtan_jax.interop.names import layouts
 from mtan_jax.models import IMAGE_ARCHITECTURES, Numerics
-from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, pooled, wide_resnet
-from mtan_jax.models.layers.batch_norm import BATCH_NORM_MOMENTUM
+from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, mean_over_positions, wide_resnet
+from mtan_jax.models.layers.batch_norm import MOMENTUM
 from mtan_jax.models.many_to_many import ManyToMany
 from mtan_jax.tasks import classification
 
@@ -198,15 +198,15 @@ def check_statistics(batch_stats, k, present):
         if path[-1].startswith("own_"):
             np.testing.assert_array_equal(found[absent], old[absent])
             old, found = old[k], found[k]
-        elif path[2] != network.names[k]:
-            if network.names.index(path[2]) in absent:
+        elif (task := path[0].removeprefix("attention_")) != network.names[k]:
+            if network.names.index(task) in absent:
                 np.testing.assert_array_equal(found, old)
                 np.testing.assert_array_equal(expected, old)
             continue
         seen.add(entry)
         if entry.endswith("var"):
             # PyTorch's running variance takes in the unbiased variance of the batch.
-            kept = (LAST_MOMENTUM if entry.startswith("bn1.") else BATCH_NORM_MOMENTUM) * old
+            kept = (LAST_MOMENTUM if entry.startswith("bn1.") else MOMENTUM) * old
             pixels = ROWS * (SIZE // shrunk(entry)) ** 2
             found = kept + (found - kept) * pixels / (pixels - 1)
         assert relative(found, expected) < 1e-9, entry
@@ -252,10 +252,10 @@ def test_parameters_of_wrn_28_4_and_ten_tasks():
     )
     assert count(params) == 10_237_656
     assert count(params["backbone"]) == 5_850_528
-    shared = [tree for name, tree in params["attention"].items() if name.endswith("_shared")]
+    shared = [tree for name, tree in params.items() if name.startswith("shared_")]
     assert count(shared) == 969_792
     for name in network.names:
-        assert count([tree[name] for stage, tree in params["attention"].items() if stage[-7:] != "_shared"]) == 261_344
+        assert count(params[f"attention_{name}"]) == 261_344
     parts = {"shared": 5_850_528 + 969_792, "attention": 2_613_440, "heads": 803_896}
     assert count_parts(params, network.names) == parts
 
@@ -325,4 +325,4 @@ def test_all_positions_count_but_for_the_authors_image_size(height, width, seen)
     """12x12 positions (96x96 pixels) lost more than half of themselves."""
     x = np.random.default_rng(0).normal(size=(2, 3, height, width, 5))
     expected = [[[x[g, b, : seen[0], : seen[1], c].mean() for c in range(5)] for b in range(3)] for g in range(2)]
-    np.testing.assert_allclose(pooled(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+    np.testing.assert_allclose(mean_over_positions(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)

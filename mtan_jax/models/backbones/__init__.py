@@ -1,1 +1,1 @@
-"""Backbones: each returns the ordered list of its stages (`mtan_jax.models.stage.Stage`)."""
+"""Backbones: functions that return a `mtan_jax.models.stage.Backbone`."""

@@ -1,4 +1,4 @@
-"""Dilated ResNet-50 and -101 (He et al. 2016; Yu et al. 2017) with DeepLabv3's head, as MTAN's authors run them."""
+"""Dilated ResNet-50 and -101 (He et al. 2016; Yu et al. 2017) with DeepLabv3's head, as in the MTAN authors' code."""
 
 import functools
 
@@ -11,18 +11,18 @@ from mtan_jax.models.numerics import FLOAT32, Numerics
 from mtan_jax.models.stage import Backbone, Flow, Stage
 
 LAYERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-_EXPANSION = 4  # of a bottleneck block's channels
-_DILATIONS = ((1, 1), (1, 1), (1, 2), (2, 4))  # of each layer's first block and of its others
-_STRIDES = (1, 2, 1, 1)  # an output at an eighth of the image's size
+_EXPANSION = 4  # output channels of a bottleneck block per inner channel
+_DILATIONS = ((1, 1), (1, 1), (1, 2), (2, 4))  # per layer: of the first block, of the other blocks
+_STRIDES = (1, 2, 1, 1)  # per layer; the output has an eighth of the image's height and width
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's choice
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # as in torchvision
 
 
 def resnet(name: str, width: float = 1.0, numerics: Numerics = FLOAT32) -> Backbone:
-    """A ResNet whose last two layers keep the resolution of the second by dilation.
+    """Makes a ResNet whose last two layers keep the resolution of the second, with dilation in place of strides.
 
-    A mask looks at a layer without its last bottleneck block and gates the layer. Attended features pass bottleneck
-    blocks that the tasks share; after the last layer they go to the heads as they are.
+    A mask is computed from the input of a layer's last bottleneck block and applied to the layer's output. Attended
+    features pass bottleneck blocks that the tasks share; after the last layer they go straight to the heads.
 
     Args:
         name: "resnet50" or "resnet101".
@@ -30,7 +30,7 @@ def resnet(name: str, width: float = 1.0, numerics: Numerics = FLOAT32) -> Backb
         numerics: of all layers.
 
     Returns:
-        Blocks layer_1 .. layer_4; the stem (7x7 convolution and pooling) is in layer_1.
+        A backbone with blocks layer_1 .. layer_4; layer_1 includes the stem (7x7 convolution and max-pooling).
     """
     features = [max(round(64 * 2**i * width), 1) for i in range(4)]
     blocks = {
@@ -51,7 +51,7 @@ def resnet(name: str, width: float = 1.0, numerics: Numerics = FLOAT32) -> Backb
 
 
 class ResNetLayer(nn.Module):
-    """Bottleneck blocks; before the first layer's, the stem of `stem` channels."""
+    """Bottleneck blocks, preceded in the first layer by the stem with `stem` channels."""
 
     features: int
     shared_features: int | None
@@ -80,7 +80,7 @@ class ResNetLayer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1x1, 3x3, 1x1 to 4 * `features` channels, added to the input or to its projection."""
+    """Convolutions 1x1, 3x3 and 1x1 (to 4 * `features` channels), added to the input or its 1x1 projection."""
 
     features: int
     stride: int = 1
@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         layer = functools.partial(ConvNorm, use_bias=False, kernel_init=he_normal, numerics=self.numerics)
         y = layer(self.features, 1, name="layer_0")(x, train=train)
         y = layer(self.features, 3, self.stride, self.dilation, name="layer_1")(y, train=train)
-        y = layer(_EXPANSION * self.features, 1, relu=False, name="layer_2")(y, train=train)
+        y = layer(_EXPANSION * self.features, 1, activation=None, name="layer_2")(y, train=train)
         if self.project:
-            x = layer(_EXPANSION * self.features, 1, self.stride, relu=False, name="project")(x, train=train)
+            x = layer(_EXPANSION * self.features, 1, self.stride, activation=None, name="project")(x, train=train)
         return nn.relu(x + y)

@@ -1,13 +1,13 @@
-"""SegNet (Badrinarayanan, Kendall, Cipolla, 2017) as the authors of MTAN run it."""
+"""SegNet (Badrinarayanan, Kendall, Cipolla, 2017) as in the MTAN authors' code."""
 
 import functools
 
 from flax import linen as nn
 
+from mtan_jax.models import ops
 from mtan_jax.models.layers.conv import ConvNorm
 from mtan_jax.models.layers.heads import Head
 from mtan_jax.models.numerics import FLOAT32, Numerics
-from mtan_jax.models.ops.resample import max_pool, max_unpool
 from mtan_jax.models.stage import Backbone, Flow, Stage
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -21,21 +21,21 @@ def segnet(
     widths: tuple[int, ...] = WIDTHS,
     depth: int = 1,
 ) -> Backbone:
-    """VGG-16 without its last layers, and the mirror image of it, joined by the positions of the max-pooling.
+    """Makes VGG-16's convolutions and their mirror image, connected by max-pooling positions.
 
-    Encoder block i maps to `widths[i]` channels by one layer, refines by one (the two finest blocks) or two more, and
-    is max-pooled. Decoder block i is unpooled with the positions of encoder block i, maps to `widths[max(i-1, 0)]`
-    channels and is refined likewise. A layer is conv3x3-BN-ReLU. A mask looks at the first layer of an encoder block,
-    or at the unpooled features of a decoder block, and gates the block's last layer.
+    Encoder block i has two layers (the two finest blocks) or three with `widths[i]` channels, then max-pooling. Decoder
+    block i unpools with the positions of encoder block i and has as many layers, with `widths[max(i-1, 0)]` channels. A
+    layer is conv3x3-BN-ReLU. A mask is computed from the first layer of an encoder block, or from the unpooled features
+    of a decoder block, and applied to the block's last layer.
 
     Args:
         width: multiplies the channels.
         numerics: of all layers.
-        widths: channels of the encoder's blocks, from the finest.
-        depth: convolutions a layer; 2 in the authors' "split, deep".
+        widths: channels of the encoder's blocks, finest first.
+        depth: convolutions per layer; 2 in the authors' "split, deep".
 
     Returns:
-        Blocks encoder_0 (the finest) .. encoder_4, decoder_4 .. decoder_0.
+        A backbone with blocks encoder_0 (the finest) .. encoder_4, decoder_4 .. decoder_0.
     """
     scaled = [max(round(w * width), 1) for w in widths]
     levels = range(len(scaled))
@@ -55,19 +55,19 @@ def segnet(
 
 
 def layers(level: int) -> int:
-    """Layers of an encoder or decoder block."""
+    """Returns the number of layers of an encoder or decoder block."""
     return 2 if level < 2 else 3
 
 
 class Encoder(nn.Module):
-    """Layers at one resolution, then max-pooling, whose positions it leaves in the flow's memory.
+    """Layers at one resolution, then max-pooling, whose positions are pushed to the flow's memory.
 
     Attributes:
         features: channels.
-        shared_features: channels of attended features on their way to the next block; None in a network's last block,
-            which has no pooling either.
+        shared_features: output channels of the shared extractor after the mask; None in a network's last block, which
+            has no pooling either.
         layers: number of layers.
-        depth: convolutions a layer.
+        depth: convolutions per layer.
         numerics: of all layers.
     """
 
@@ -88,18 +88,18 @@ class Encoder(nn.Module):
             return Stage(look, x, self.features), Flow(x)
         shared = functools.partial(ConvNorm, self.shared_features, pool=True, numerics=self.numerics)
         stage = Stage(look, x, self.features, shared, "down", shared_pools=True)
-        pooled, position = max_pool(x)
+        pooled, position = ops.max_pool(x)
         return stage, Flow(pooled, (position, *flow.memory))
 
 
 class Decoder(nn.Module):
-    """Max-unpooling by the positions that the flow's memory holds, then layers.
+    """Max-unpooling with the positions in the flow's memory, then layers.
 
     Attributes:
         features: channels.
         layers: number of layers.
-        depth: convolutions a layer.
-        last: in the finest block, channels of the last convolution; those before it keep the channels of the input.
+        depth: convolutions per layer.
+        last: in the finest block, channels of the last convolution; the others keep the channels of the input.
         numerics: of all layers.
     """
 
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, flow: Flow, *, train: bool) -> tuple[Stage, Flow]:
         position, *memory = flow.memory
-        look = x = max_unpool(flow.x, position)
+        look = x = ops.max_unpool(flow.x, position)
         inner = x.shape[-1] if self.last else self.features
         features = [inner] * (self.layers * self.depth - 1) + [self.last or self.features]
         for i, channels in enumerate(features):

@@ -1,4 +1,4 @@
-"""VGG-16 with BatchNorm (Simonyan and Zisserman 2015) as a fully convolutional network, with the head of DeepLabv3."""
+"""VGG-16 with BatchNorm (Simonyan and Zisserman 2015) as a fully convolutional network, with DeepLabv3's head."""
 
 import functools
 
@@ -9,14 +9,14 @@ from mtan_jax.models.stage import Backbone
 
 
 def vgg16(width: float = 1.0, numerics: Numerics = FLOAT32) -> Backbone:
-    """The 13 convolutions of VGG-16, which are SegNet's encoder; the last max-pooling is left out.
+    """Makes the 13 convolutions of VGG-16, which are SegNet's encoder, without the last max-pooling.
 
     Args:
         width: multiplies the channels.
         numerics: of all layers.
 
     Returns:
-        Blocks encoder_0 .. encoder_4, down to a sixteenth of the image's size.
+        A backbone with blocks encoder_0 .. encoder_4; the last has a sixteenth of the image's height and width.
     """
     scaled = [max(round(w * width), 1) for w in WIDTHS]
     last = len(scaled) - 1

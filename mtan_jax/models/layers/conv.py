@@ -1,33 +1,34 @@
-"""The layers with kernels that every network here is made of, with the numerics of the authors' PyTorch layers.
+"""Convolutions, and convolution with BatchNorm and activation, with the numerics of the authors' PyTorch layers.
 
-Arrays are channels-last. Where a layer takes `"*t b h w c"`, a leading axis `t` may hold one feature map a task.
+Arrays are channels-last. A leading axis `t` in `"*t b h w c"` holds one feature map per task; all use one kernel.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mtan_jax.models.layers.batch_norm import BatchNorm, over_pixels
+from mtan_jax.models import ops
+from mtan_jax.models.layers.batch_norm import BatchNorm
 from mtan_jax.models.numerics import FLOAT32, Numerics
-from mtan_jax.models.ops import pixel_pairs
-from mtan_jax.models.ops.convolution import convolve
 
-# torch.nn.init.xavier_normal_; Flax' own of that name draws from a truncated normal.
+# torch.nn.init.xavier_normal_. Flax's initializer of that name draws from a truncated normal.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
 class _Weights(nn.Module):
-    """Kernel and bias of a convolution; the bias is 0 where there is none."""
+    """Kernel and bias of a convolution; the bias is 0.0 if there is none."""
 
     shape: tuple[int, int, int, int]
     use_bias: bool
     kernel_init: nn.initializers.Initializer
-    param_dtype: Any
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "k k c d"], Float[Array, " d"] | float]:
@@ -38,9 +39,9 @@ class _Weights(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution, one for all tasks where there is a task axis.
+    """Convolution, padded by `dilation * (kernel_size // 2)` zeros on every side.
 
-    Padded by `dilation * (kernel_size // 2)` zeros on every side, which keeps height and width at stride 1.
+    A sequence of inputs is convolved as if concatenated along channels, without storing the concatenation.
     """
 
     features: int
@@ -51,54 +52,66 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = xavier_normal
     numerics: Numerics = FLOAT32
 
-    def __call__(self, x: Float[Array, "*t b h w c"]) -> Float[Array, "*t b H W d"]:
+    def __call__(
+        self, x: Float[Array, "*t b h w c"] | Sequence[Float[Array, "*t b h w _"]]
+    ) -> Float[Array, "*t b H W d"]:
         y, bias = self.without_bias(x)
-        bias = jnp.broadcast_to(jnp.asarray(bias, y.dtype), y.shape[-1:])
-        return pixel_pairs.each_pixel(lambda y, bias: y + over_pixels(bias), (y,), (bias,))
+        return ops.add_bias(y, jnp.broadcast_to(jnp.asarray(bias, y.dtype), y.shape[-1:]))
 
     @nn.compact
     def without_bias(
-        self, x: Float[Array, "*t b h w c"]
+        self, x: Float[Array, "*t b h w c"] | Sequence[Float[Array, "*t b h w _"]]
     ) -> tuple[Float[Array, "*t b H W d"], Float[Array, " d"] | float]:
-        """The output before the bias is added, and the bias."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        """Returns the convolution without its bias, and the bias."""
+        parts: list[Array] = [x] if isinstance(x, jax.Array | np.ndarray) else list(x)
+        shape = (self.kernel_size, self.kernel_size, sum(part.shape[-1] for part in parts), self.features)
         kernel, bias = _Weights(shape, self.use_bias, self.kernel_init, self.numerics.param_dtype, name="conv")()
-        x, kernel = x.astype(self.numerics.dtype), kernel.astype(self.numerics.dtype)
-        flat = x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
-        y = convolve(flat, kernel, stride=self.stride, dilation=self.dilation)
-        return y.reshape(*x.shape[:-3], *y.shape[1:]), bias
+        axes = parts[0].shape[:-3]
+        flat = [part.astype(self.numerics.dtype).reshape(math.prod(axes), *part.shape[-3:]) for part in parts]
+        kernel = kernel.astype(self.numerics.dtype)
+        y = ops.conv_concatenated(flat, kernel, stride=self.stride, dilation=self.dilation)
+        return y.reshape(*axes, *y.shape[1:]), bias
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm, unless `relu` is False ReLU, and with `pool` max-pooling by 2."""
+    """Convolution, BatchNorm, an activation and, with `pool`, max-pooling by 2.
+
+    A sequence of inputs is convolved as if concatenated along channels, without storing the concatenation.
+    """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
     dilation: int = 1
     use_bias: bool = True
-    relu: bool = True
+    activation: ops.Activation = "relu"
     kernel_init: nn.initializers.Initializer = xavier_normal
     numerics: Numerics = FLOAT32
     pool: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*t b h w c"], *, train: bool) -> Float[Array, "*t b H W d"]:
+    def __call__(
+        self, x: Float[Array, "*t b h w c"] | Sequence[Float[Array, "*t b h w _"]], *, train: bool
+    ) -> Float[Array, "*t b H W d"]:
         conv = Conv(
-            *(self.features, self.kernel_size, self.stride, self.dilation, self.use_bias, self.kernel_init),
-            numerics=self.numerics,
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.use_bias,
+            self.kernel_init,
+            self.numerics,
             name="conv",
         )
-        x, offset = conv.without_bias(x)
-        norm = BatchNorm(self.numerics, "relu" if self.relu else None, self.pool, name="norm")
-        return norm(x, train=train, offset=offset)
+        y, offset = conv.without_bias(x)
+        return BatchNorm(self.numerics, self.activation, self.pool, name="norm")(y, train=train, offset=offset)
 
 
 class Dropout(nn.Module):
-    """Sets a share `rate` of the elements to 0 in training and divides the others by what is left.
+    """Sets a fraction `rate` of the elements to 0 in training and scales the others by 1 / (1 - rate).
 
-    What an example loses depends on its place in the whole batch, not on the number of devices: the answer of 4 is
-    that of 1. Needs `rngs={"dropout": key}`, the same key on every device.
+    The mask of an example depends on its position in the global batch, so results do not depend on the number of
+    devices. Needs `rngs={"dropout": key}`, the same key on every device.
     """
 
     rate: float

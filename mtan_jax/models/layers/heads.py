@@ -1,4 +1,4 @@
-"""Heads: from the features of a backbone to a task's prediction, before its activation."""
+"""Heads: map a backbone's features to a task's prediction before its activation."""
 
 import functools
 
@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mtan_jax.models import ops
 from mtan_jax.models.layers.conv import Conv, ConvNorm, Dropout
 from mtan_jax.models.numerics import FLOAT32, Numerics
-from mtan_jax.models.ops.resample import resize
 
 
 class Head(nn.Module):
-    """conv3x3 then conv1x1, nothing between them, resized to the image where the features are smaller."""
+    """conv3x3, then conv1x1 without an activation between them, resized to the image."""
 
     channels: int
     image_size: tuple[int, int]
@@ -22,18 +22,19 @@ class Head(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W channels"]:
         del train
         x = Conv(x.shape[-1], numerics=self.numerics, name="conv_0")(x)
-        return resize(Conv(self.channels, 1, numerics=self.numerics, name="conv_1")(x), self.image_size)
+        return ops.resize(Conv(self.channels, 1, numerics=self.numerics, name="conv_1")(x), self.image_size)
 
 
 class DeepLabHead(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLabv3 (Chen et al. 2017), conv3x3-BN-ReLU, conv1x1, resized to the image.
+    """DeepLabv3's atrous spatial pyramid pooling (Chen et al. 2017), conv3x3-BN-ReLU, conv1x1, resized to the image.
 
     Attributes:
-        channels: of the prediction.
+        channels: channels of the prediction.
         image_size: height and width of the prediction.
-        features: channels within; 256 in DeepLabv3.
+        features: channels of the inner layers; 256 in DeepLabv3.
         rates: dilations of the pyramid.
-        dropout: after the pyramid, in training.
+        dropout: dropout rate after the pyramid.
+        numerics: of all layers.
     """
 
     channels: int
@@ -54,4 +55,4 @@ class DeepLabHead(nn.Module):
         x = layer(1, name="project")(jnp.concatenate(branches, -1), train=train)
         x = Dropout(self.dropout, numerics=self.numerics)(x, train=train)
         x = layer(name="refine")(x, train=train)
-        return resize(Conv(self.channels, 1, numerics=self.numerics, name="predict")(x), self.image_size)
+        return ops.resize(Conv(self.channels, 1, numerics=self.numerics, name="predict")(x), self.image_size)

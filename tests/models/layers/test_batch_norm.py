@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.models import numerics
+from mtan_jax.models import numerics, ops
 from mtan_jax.models.layers import batch_norm
-from mtan_jax.models.ops import resample
 
 
 def test_batch_norm_by_hand():
@@ -42,7 +41,7 @@ def test_batch_norm_with_task_axis_is_one_batch_norm_after_another():
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("activation", [None, "relu", "sigmoid"])
 def test_gradient_of_batch_norm_is_that_of_its_formula(activation, pool, devices):
-    """The gradient that is written out, against what JAX derives from moments, `normalise` and max-pooling."""
+    """The gradient that is written out, against what JAX derives from moments, `normalize` and max-pooling."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x = jnp.asarray(rng.normal(2, 3, (devices, 2, 3, 4, 8, 6)))  # devices, tasks, examples, ...
@@ -53,12 +52,12 @@ def test_gradient_of_batch_norm_is_that_of_its_formula(activation, pool, devices
         axis_name = "d" if devices > 1 else None
 
         def written_out(x, scale, bias):
-            return batch_norm.normalise_batch(x, scale, bias, axis_name, activation, pool)[0]
+            return ops.normalize_batch(x, scale, bias, axis_name, activation, pool)[0]
 
         def derived(x, scale, bias):
-            mean, variance = batch_norm.batch_moments(x, axis_name)
-            y = batch_norm.normalise(x, mean, variance, scale, bias, activation)
-            return resample.max_pool(y)[0] if pool else y
+            mean, variance = ops.batch_moments(x, axis_name)
+            y = ops.normalize(x, mean, variance, scale, bias, activation)
+            return ops.max_pool(y)[0] if pool else y
 
         def gradients(function):
             def of_device(x, cotangent):
@@ -85,14 +84,14 @@ def test_pooling_before_batch_norm_gives_the_same_numbers(dtype, train):
         variables, x, train=train, mutable=["batch_stats"]
     )
     expected, others = batch_norm.BatchNorm(activation="relu").apply(variables, x, train=train, mutable=["batch_stats"])
-    np.testing.assert_array_equal(found, resample.max_pool(expected)[0])
+    np.testing.assert_array_equal(found, ops.max_pool(expected)[0])
     jax.tree.map(np.testing.assert_array_equal, statistics, others)
 
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_batch_norm_keeps_the_type_of_the_computation(pool):
     x = jnp.linspace(-3, 5, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3).astype(jnp.bfloat16)
-    y, pullback = jax.vjp(lambda x: batch_norm.normalise_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu", pool)[0], x)
+    y, pullback = jax.vjp(lambda x: ops.normalize_batch(x, jnp.ones(3), jnp.zeros(3), None, "relu", pool)[0], x)
     assert y.dtype == pullback(y)[0].dtype == jnp.bfloat16
     kept = [leaf for leaf in jax.tree.leaves(pullback) if getattr(leaf, "size", 0) in (x.size, y.size)]
     assert {leaf.dtype for leaf in kept} - {jnp.dtype(jnp.int8)} == {jnp.dtype(jnp.bfloat16)}

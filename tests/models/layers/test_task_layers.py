@@ -11,7 +11,6 @@ from flax import traverse_util
 
 from mtan_jax.models import IMAGE_ARCHITECTURES, Numerics
 from mtan_jax.models.backbones.wide_resnet import LAST_MOMENTUM, Layers, wide_resnet
-from mtan_jax.models.layers.batch_norm import BATCH_NORM_EPSILON
 from mtan_jax.models.layers.task_layers import (
     FROZEN,
     MASK_START,
@@ -26,6 +25,7 @@ from mtan_jax.models.layers.task_layers import (
     TaskConvNorm,
     TaskNorm,
 )
+from mtan_jax.models.ops.batch_norm import EPSILON
 from mtan_jax.models.stage import Trunk
 
 NAMES = ("hues", "bars", "corners")
@@ -177,7 +177,7 @@ def normalised(x, mean, variance, scale, bias):
     mean, variance, scale, bias = (
         np.broadcast_to(array, (len(x), BEFORE))[:, None, None, None] for array in (mean, variance, scale, bias)
     )
-    return (x - mean) / np.sqrt(variance + BATCH_NORM_EPSILON) * scale + bias
+    return (x - mean) / np.sqrt(variance + EPSILON) * scale + bias
 
 
 def norm_and_variables(x, parameters, **options):
@@ -228,7 +228,7 @@ def test_convolution_norm_and_relu(x):
     y = np.stack([by_hand(SharedConv, params["conv"], x[g], 0, 1) for g in range(2)])
     mean, variance = (values[:, None, None, None] for values in moments(y))
     norm = {name: np.asarray(array) for name, array in params["norm"].items()}
-    expected = (y - mean) / np.sqrt(variance + BATCH_NORM_EPSILON) * norm["scale"] + norm["bias"]
+    expected = (y - mean) / np.sqrt(variance + EPSILON) * norm["scale"] + norm["bias"]
     np.testing.assert_allclose(found, np.maximum(expected, 0), rtol=1e-11, atol=1e-12)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mtan_jax.models.ops.convolution import convolve
+from mtan_jax.models.ops import conv
 
 # images, kernel, stride, dilation; whether the gradient of the kernel is a product on CPUs
 CASES = [
@@ -52,7 +52,7 @@ def test_convolution_and_its_gradients(images, kernel, stride, dilation):
     with jax.enable_x64(True):
         arguments = jnp.asarray(rng.normal(size=images)), jnp.asarray(rng.normal(size=kernel))
         expected, pull_expected = jax.vjp(lambda x, k: plain(x, k, stride, dilation), *arguments)
-        found, pull = jax.vjp(lambda x, k: convolve(x, k, stride=stride, dilation=dilation), *arguments)
+        found, pull = jax.vjp(lambda x, k: conv(x, k, stride=stride, dilation=dilation), *arguments)
         assert_close(found, expected)
         cotangents = jnp.asarray(rng.normal(size=(2, *expected.shape)))
         both = jax.jit(jax.vmap(pull))(cotangents)  # as the gradients of two tasks
@@ -72,7 +72,7 @@ def lowered(function, *arguments):
 @pytest.mark.parametrize(("images", "kernel", "stride", "dilation", "is_product"), CASES)
 def test_gradients_of_kernels_are_products_on_cpus_alone(images, kernel, stride, dilation, is_product):
     def gradient(x, kernel):
-        return jax.grad(lambda kernel: convolve(x, kernel, stride=stride, dilation=dilation).sum())(kernel)
+        return jax.grad(lambda kernel: conv(x, kernel, stride=stride, dilation=dilation).sum())(kernel)
 
     arguments = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (images, kernel))
     cpu, tpu = lowered(gradient, *arguments)
@@ -82,7 +82,7 @@ def test_gradients_of_kernels_are_products_on_cpus_alone(images, kernel, stride,
 
 def test_holes_cost_no_padding_on_cpus_alone():
     def convolution(x, kernel):
-        return convolve(x, kernel, dilation=24)
+        return conv(x, kernel, dilation=24)
 
     def gradients(x, kernel):
         return jax.grad(lambda *arguments: convolution(*arguments).sum(), argnums=(0, 1))(x, kernel)
@@ -95,8 +95,8 @@ def test_holes_cost_no_padding_on_cpus_alone():
 
 def test_small_holes_are_for_kernels_gradients_alone():
     arguments = jnp.ones((1, 36, 48, 4)), jnp.ones((3, 3, 4, 4))
-    assert lowered(lambda x, kernel: convolve(x, kernel, dilation=2), *arguments) == [(1, 0), (1, 0)]
-    gradient = jax.grad(lambda kernel: convolve(arguments[0], kernel, dilation=2).sum())
+    assert lowered(lambda x, kernel: conv(x, kernel, dilation=2), *arguments) == [(1, 0), (1, 0)]
+    gradient = jax.grad(lambda kernel: conv(arguments[0], kernel, dilation=2).sum())
     assert lowered(gradient, arguments[1]) == [(0, 9), (1, 0)]
 
 
@@ -109,7 +109,7 @@ def test_sums_over_pieces_are_not_rounded_each():
         return found
 
     kernel = jnp.zeros((3, 3, 16, 32), jnp.bfloat16)
-    found = jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](cotangent)[0]
+    found = jax.vjp(lambda kernel: conv(x, kernel), kernel)[1](cotangent)[0]
     kernel = kernel.astype(jnp.float32)
     exact = (array.astype(jnp.float32) for array in (x, cotangent))
     expected = gradient(lambda x, kernel: plain(x, kernel, 1, 1), *exact)
@@ -120,7 +120,7 @@ def test_sums_over_pieces_are_not_rounded_each():
 def test_sums_over_taps_are_not_rounded_each():
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((2, 8, 8, 64), (3, 3, 64, 8)))
-    found = convolve(x, kernel, dilation=4)
+    found = conv(x, kernel, dilation=4)
     expected = plain(*(array.astype(jnp.float32) for array in (x, kernel)), 1, 4)
     assert found.dtype == jnp.bfloat16
     assert (found == expected.astype(jnp.bfloat16)).mean() > 0.99  # half of them are if each is rounded

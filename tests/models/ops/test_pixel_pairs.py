@@ -1,4 +1,4 @@
-"""Pairs of pixels, which TPUs compute with: the same numbers as of single ones."""
+"""Pairs of pixels: how they are joined, which images are, a whole network in pairs, and that CPUs use none."""
 
 import functools
 
@@ -10,11 +10,9 @@ from flax import linen as nn
 
 from mtan_jax import tasks
 from mtan_jax.commands.hlo import count_instructions
-from mtan_jax.models import ARCHITECTURES, Numerics
+from mtan_jax.models import ARCHITECTURES, Numerics, ops
 from mtan_jax.models.backbones import segnet
-from mtan_jax.models.layers import batch_norm
-from mtan_jax.models.ops import pixel_pairs, resample
-from mtan_jax.models.ops.convolution import convolve
+from mtan_jax.models.ops import pixel_pairs
 
 FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
 
@@ -23,27 +21,6 @@ FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
 def double_precision():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def as_on_tpus(monkeypatch):
-    """From its call on, images of 8 columns and more are computed with in pairs, on the CPU."""
-
-    def start():
-        chosen = []
-
-        def on_tpus(in_pairs, otherwise, *arrays):
-            del otherwise
-            if in_pairs.__name__ != "_product":  # what TPUs compute without pairs
-                chosen.append(in_pairs.__name__)
-            return in_pairs(*arrays)
-
-        monkeypatch.setattr(pixel_pairs, "LEAST_WIDTH", 8)
-        monkeypatch.setitem(pixel_pairs.suits.__kwdefaults__, "among", range(5, 129))
-        monkeypatch.setattr(pixel_pairs, "on_tpus", on_tpus)
-        return chosen
-
-    return start
 
 
 def draw(*shape):
@@ -63,72 +40,29 @@ def test_joined_pixels_keep_their_order():
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
-def test_kernel_of_pairs(size):
+def test_pair_kernel(size):
     x, kernel = draw(2, 6, 8, 3), draw(size, size, 3, 4)
     convolution = functools.partial(
         jax.lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    wide = pixel_pairs.kernel_of_pairs(kernel)
+    wide = pixel_pairs.pair_kernel(kernel)
     rows, columns = size // 2, wide.shape[1] // 2
     found = convolution(pixel_pairs.join(x), wide, padding=((rows, rows), (columns, columns)))
     assert_close(pixel_pairs.split(found), convolution(x, kernel, padding=((rows, rows), (rows, rows))))
 
 
-OPERATIONS = {
-    "convolution": (lambda x, kernel: convolve(x, kernel), ((3, 3, 5, 4),)),
-    "product": (lambda x, kernel: convolve(x, kernel), ((1, 1, 5, 4),)),
-    "moments": (lambda x: batch_norm.batch_moments(x, None), ()),
-    "normalise": (lambda x, *four: batch_norm.normalise(x, four[0], four[1] ** 2, *four[2:], "sigmoid"), ((5,),) * 4),
-    "normalise_batch": (
-        lambda x, scale, bias: batch_norm.normalise_batch(x, scale, bias, None, "relu")[0],
-        ((5,),) * 2,
-    ),
-    "normalise_batch, pooled": (
-        lambda x, scale, bias: batch_norm.normalise_batch(x, scale, bias, None, "relu", True)[0],
-        ((5,),) * 2,
-    ),
-    "max_pool": (lambda x: resample.max_pool(x)[0], ()),
-    "upsample": (resample.upsample, ()),
-}
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_operations_and_their_gradients(name, as_on_tpus):
-    function, shapes = OPERATIONS[name]
-    arguments = [draw(2, 6, 8, 5), *(draw(*shape) for shape in shapes)]
-
-    def both():
-        y, pull = jax.vjp(function, *arguments)
-        return y, pull(
-            jax.tree.map(lambda leaf: jnp.cos(7 * jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), y)
-        )
-
-    expected = both()
-    chosen = as_on_tpus()
-    assert_close(both(), expected)
-    assert chosen  # it did pass in pairs
-
-
-def test_positions_of_maxima_are_the_same(as_on_tpus):
-    x = jnp.round(draw(2, 6, 8, 5))  # with ties
-    expected = resample.max_pool(x)
-    as_on_tpus()
-    for a, b in zip(resample.max_pool(x), expected, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_wide_images_alone_are_joined():
-    assert pixel_pairs.suits(256, 128)
-    assert not pixel_pairs.suits(254, 64)
-    assert not pixel_pairs.suits(257, 64)
-    assert not pixel_pairs.suits(256, 129)
-    assert not pixel_pairs.suits(256, 13)  # classes
-    assert pixel_pairs.suits(256, 3, among=pixel_pairs.CONVOLVED)
-    assert not pixel_pairs.suits(256, 65, among=pixel_pairs.CONVOLVED)
+    assert pixel_pairs.applies(256, 128)
+    assert not pixel_pairs.applies(254, 64)
+    assert not pixel_pairs.applies(257, 64)
+    assert not pixel_pairs.applies(256, 129)
+    assert not pixel_pairs.applies(256, 13)  # classes
+    assert pixel_pairs.applies(256, 3, among=pixel_pairs.CONV_CHANNELS)
+    assert not pixel_pairs.applies(256, 65, among=pixel_pairs.CONV_CHANNELS)
 
 
 @pytest.mark.parametrize("train", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_a_network_and_its_gradient(train, as_on_tpus):
+def test_a_network_and_its_gradient(train, as_on):
     task_list = (tasks.semantic(3), tasks.depth())
     model: nn.Module = ARCHITECTURES["mtan"](segnet.segnet(widths=(8, 16), numerics=FLOAT64), task_list)
     image = draw(2, 8, 16, 3)
@@ -146,17 +80,17 @@ def test_a_network_and_its_gradient(train, as_on_tpus):
         return jax.jit(jax.grad(traced_anew, argnums=(0, 1), has_aux=True))(variables["params"], image)
 
     expected = gradient()
-    chosen = as_on_tpus()
+    ran = as_on("tpu")
     assert_close(gradient(), expected, 1e-9)
-    assert len(chosen) > 50
-    assert "_by_channel" in chosen
+    assert ran.count("paired") > 50
+    assert "stored_channels_first" in ran
 
 
 def test_programs_for_cpus_compute_with_single_pixels():
     def program(width):
         def loss(x, kernel, scale, bias):
-            y = batch_norm.normalise_batch(convolve(x, kernel), scale, bias, None, "relu")[0]
-            return resample.max_pool(y)[0].sum()
+            y = ops.normalize_batch(ops.conv(x, kernel), scale, bias, None, "relu")[0]
+            return ops.max_pool(y)[0].sum()
 
         shapes = [(1, 2, width, 4), (3, 3, 4, 4), (4,), (4,)]
         arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

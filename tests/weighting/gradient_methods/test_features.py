@@ -16,10 +16,10 @@ from helpers.weighting_problem import Problem
 from mtan_jax import steps
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import ARCHITECTURES, SHARE_FEATURES, Backbone, Flow, Head, Numerics, Stage
-from mtan_jax.models.attention import TaskAttention
 from mtan_jax.models.backbones.segnet import segnet
 from mtan_jax.models.layers import ConvNorm
-from mtan_jax.models.network import predict
+from mtan_jax.models.mtan import MTAN
+from mtan_jax.models.predictions import predict
 from mtan_jax.models.shared_features import abstract_features, hand_over
 from mtan_jax.models.split import Separate, Split
 from mtan_jax.models.stage import Trunk
@@ -380,20 +380,27 @@ def test_features_are_passed_on_unchanged():
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 2 * x), Network().apply(given, x))
 
 
-class Behind(nn.Module):
-    """The layers after the shared features of `Split` and `MTAN`, as a separate network."""
+class BehindSplit(nn.Module):
+    """The layers after the shared features of `Split`, as a separate network."""
 
     backbone: Backbone
-    attention: bool
+    tasks: tuple
+    stages: object
 
     @nn.compact
-    def __call__(self, stages, image):
-        *_, last = stages.values()
+    def __call__(self, image, *, train):
+        *_, last = self.stages.values()
         features = dict.fromkeys(tiny_problem.NAMES, last.gate)
-        if self.attention:
-            attended = TaskAttention(tiny_problem.NAMES, self.backbone.numerics, name="attention")(stages, train=True)
-            features = dict(zip(tiny_problem.NAMES, attended, strict=True))
-        return predict(self.backbone, tiny_problem.TASKS, features, image, train=True)
+        return predict(self.backbone, self.tasks, features, image, train=train)
+
+
+class BehindMTAN(MTAN):
+    """The layers after the shared features of `MTAN`, as a separate network."""
+
+    stages: object
+
+    def shared_stages(self, image, *, train):
+        return self.stages
 
 
 def gram_by_hand(backbone, variables, batch, attention):
@@ -412,8 +419,8 @@ def gram_by_hand(backbone, variables, batch, attention):
             for name in stages
             if name in features
         }
-        network = Behind(backbone, attention)
-        predictions, _ = network.apply(behind, shown, batch["image"], mutable=["batch_stats"])
+        network = (BehindMTAN if attention else BehindSplit)(backbone, tiny_problem.TASKS, shown)
+        predictions, _ = network.apply(behind, batch["image"], train=True, mutable=["batch_stats"])
         terms = [
             task.loss(predictions[task.name], batch["targets"][task.target], batch["labelled"][task.target])
             for task in tiny_problem.TASKS
