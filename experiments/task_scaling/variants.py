@@ -4,7 +4,6 @@ Names and shapes of variables are those of `mtan_jax.models.mtan.MTAN`, so one s
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,87 +11,67 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.models.attention import AttentionMasks, Moments, Pointwise, TaskAttention, _MaskVariables
+from mtan_jax.models import ops
+from mtan_jax.models.attention import SharedExtractor, TaskAttention
 from mtan_jax.models.layers import Conv, xavier_normal
-from mtan_jax.models.layers.batch_norm import batch_moments, normalise
-from mtan_jax.models.network import predict
+from mtan_jax.models.mtan import MTAN
 from mtan_jax.models.numerics import Numerics
-from mtan_jax.models.ops.resample import max_pool, resize, upsample
-from mtan_jax.models.stage import Backbone, Stage, Trunk
+from mtan_jax.models.predictions import predict
+from mtan_jax.models.stage import Backbone, Stage
 from mtan_jax.tasks import Task
+from mtan_jax.types import Variables
+
+Modules = dict[str, TaskAttention]
+Stages = dict[str, Stage]
 
 
-def attention_masks(
-    look: Float[Array, "*t b h w c"],
-    attended: Float[Array, "t b h w e"] | None,
-    hidden: Pointwise,
-    output: Pointwise,
-    running: tuple[Moments, Moments] | None = None,
-    axis_name: str | None = None,
-) -> tuple[Float[Array, "t b h w d"], tuple[Moments, Moments]]:
-    """Computes `mtan_jax.models.attention.attention_mask` for all tasks at once, without its later fusions."""
-    dtype = look.dtype
-    channels = look.shape[-1]
-    kernel = hidden.kernel.astype(dtype)
-    # [u ; a_t] W_t as a sum, so that shared features are read once and not copied per task.
-    x = jnp.einsum("bhwc,tcd->tbhwd" if look.ndim == 4 else "tbhwc,tcd->tbhwd", look, kernel[:, :channels])
-    if attended is not None:
-        x = x + jnp.einsum("tbhwc,tcd->tbhwd", attended, kernel[:, channels:])
-    x, hidden_moments = _bias_and_norm(x, hidden, running and running[0], axis_name)
-    x = jnp.einsum("tbhwc,tcd->tbhwd", nn.relu(x), output.kernel.astype(dtype))
-    x, output_moments = _bias_and_norm(x, output, running and running[1], axis_name)
-    return nn.sigmoid(x), (hidden_moments, output_moments)
+def attend_one_by_one(modules: Modules, stages: Stages, train: bool) -> list[Float[Array, "b h w c"]]:
+    """Attention as in `MTAN`: one task after another."""
+    attended: dict[str, Array] = {}
+    for name, stage in stages.items():
+        extractor = SharedExtractor(name, stage, train=train)
+        for task, module in modules.items():
+            mask = module(name, stage, extractor.before_mask(attended.get(task)), train=train)
+            attended[task] = extractor.after_mask(ops.multiply(stage.gate, mask))
+    return list(attended.values())
 
 
-def _bias_and_norm(
-    x: Float[Array, "t b h w d"], layer: Pointwise, running: Moments | None, axis_name: str | None
-) -> tuple[Float[Array, "t b h w d"], Moments]:
-    x = x + jnp.expand_dims(layer.conv_bias, (1, 2, 3)).astype(x.dtype)
-    moments = Moments(*batch_moments(x, axis_name)) if running is None else running
-    return normalise(x, *moments, layer.scale, layer.bias), moments
+def attend_together(modules: Modules, stages: Stages, train: bool) -> Float[Array, "t b h w c"]:
+    """Attention for all tasks at once: parameters are stacked, features have a leading axis of tasks."""
+    tasks = list(modules.values())
+    if tasks[0].is_initializing():
+        return jnp.stack(attend_one_by_one(modules, stages, train))
+    variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[module.variables for module in tasks])
+    attended = None
+    for name, stage in stages.items():
+        extractor = _Together(name, stage, train=train)
+
+        def mask_of(
+            variables: Variables, attended: Array | None, name: str = name, stage: Stage = stage
+        ) -> tuple[Array, Variables]:
+            module = tasks[0].clone(parent=None, name=None)
+            mask, updates = module.apply(variables, name, stage, attended, train=train, mutable=["batch_stats"])
+            return mask, updates
+
+        masks, updates = jax.vmap(mask_of)(variables, extractor.before_mask(attended))
+        variables = {**variables, **updates}
+        attended = extractor.after_mask(stage.gate[None] * masks)
+    if train:
+        for i, module in enumerate(tasks):
+            for name, statistics in variables["batch_stats"].items():
+                module.put_variable("batch_stats", name, jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
+    return attended
 
 
-class BatchedMasks(AttentionMasks):
-    """`AttentionMasks` for all tasks at once."""
+class _Together(SharedExtractor):
+    """The shared extractor for features [t, b, h, w, c]."""
 
-    @nn.compact
-    def __call__(
-        self, look: Float[Array, "b h w c"], attended: Float[Array, "t b h w e"] | None, *, train: bool
-    ) -> Float[Array, "t b h w d"]:
-        channels = look.shape[-1] + (0 if attended is None else attended.shape[-1])
-        sizes = (channels, self.hidden, self.features)
-        layers = [_MaskVariables(sizes, self.numerics.param_dtype, name=task) for task in self.tasks]
-        (hidden, output), running = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[layer() for layer in layers])
-        axis_name = None if self.is_initializing() else self.numerics.axis_name
-        masks, moments = attention_masks(look, attended, hidden, output, None if train else running, axis_name)
-        if train and not self.is_initializing():
-            for i, layer in enumerate(layers):
-                layer.update(jax.tree.map(lambda leaf, i=i: leaf[i], moments))
-        return masks
-
-
-class BatchedAttention(TaskAttention):
-    """`TaskAttention` for all tasks at once."""
-
-    @nn.compact
-    def __call__(self, stages: dict[str, Stage], *, train: bool) -> Float[Array, "t b h w c"]:
-        attended: Any = None
-        for name, stage in stages.items():
-            shared = stage.shared(name=f"{name}_shared") if stage.shared else None
-            if stage.resample == "up" and attended is not None:
-                attended = upsample(attended)
-                attended = shared(attended, train=train) if shared else attended
-            masks = BatchedMasks(self.tasks, stage.hidden, stage.gate.shape[-1], self.numerics, name=name)
-            attended = stage.gate[None] * masks(stage.look, attended, train=train)
-            if stage.resample != "up" and shared:
-                attended = shared(attended, train=train)
-            if stage.resample == "down":
-                attended, _ = max_pool(attended)
-        return attended
+    def _extract(self, x: Float[Array, "t b h w e"]) -> Float[Array, "t b H W d"]:
+        return x if self._module is None else self._module(x, train=self._train)
 
 
 class _ConvVariables(nn.Module):
-    """Kernel and bias of a 3x3 `Conv` with as many outputs as inputs, under the names of `Conv`."""
+    """Kernel and bias of a 3x3 `Conv` with as many outputs as inputs, under the names that `Conv` gives them."""
 
     features: int
     is_inner: bool = False
@@ -106,7 +85,7 @@ class _ConvVariables(nn.Module):
 
 
 class _HeadInTwo(nn.Module):
-    """`heads.Head` in two steps: the variables of its first convolution, and the layers after it."""
+    """`heads.Head` in two steps: the variables of its first convolution, and what follows that convolution."""
 
     features: int
     channels: int
@@ -121,17 +100,17 @@ class _HeadInTwo(nn.Module):
         return self.conv_0()
 
     def rest(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W channels"]:
-        return resize(self.conv_1(x), self.image_size)
+        return ops.resize(self.conv_1(x), self.image_size)
 
 
 def grouped_conv(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c d"]) -> Float[Array, "t b h w d"]:
-    """Applies one 3x3 convolution per task, padded by one; under vmap a convolution with t groups."""
+    """A 3x3 convolution a task, padded by one: under vmap one convolution with t groups of channels."""
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.vmap(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers))(x, kernel)
 
 
 def shifted_products(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c d"]) -> Float[Array, "t b h w d"]:
-    """Computes `grouped_conv` as a sum of nine products batched over tasks, one per pixel of the kernel."""
+    """The same as a sum of nine products batched over tasks, one for each pixel of the kernel."""
     height, width = x.shape[2:4]
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     terms = [
@@ -143,7 +122,7 @@ def shifted_products(x: Float[Array, "t b h w c"], kernel: Float[Array, "t 3 3 c
 
 
 def predict_batched(conv: Callable[..., Array]) -> Callable[..., dict[str, Array]]:
-    """Makes a `predict` for `heads.Head` that computes the first convolutions of all heads together with `conv`."""
+    """`predict` for `heads.Head`, with the first convolutions of all heads computed together by `conv`."""
 
     def predict_together(
         backbone: Backbone,
@@ -168,7 +147,7 @@ def predict_batched(conv: Callable[..., Array]) -> Callable[..., dict[str, Array
     return predict_together
 
 
-MASKS = {"batched": BatchedAttention, "unrolled": TaskAttention}
+MASKS = {"batched": attend_together, "unrolled": attend_one_by_one}
 HEADS = {
     "unrolled": predict,
     "grouped": predict_batched(grouped_conv),
@@ -176,18 +155,16 @@ HEADS = {
 }
 
 
-class VariantMTAN(nn.Module):
+class VariantMTAN(MTAN):
     """`MTAN` with one of `MASKS` and one of `HEADS`."""
 
-    backbone: Backbone
-    tasks: tuple[Task, ...]
     masks: str
     heads: str
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Float[Array, "b h w _"]]:
-        stages = Trunk(self.backbone, name="backbone")(image, train=train)
-        names = tuple(task.name for task in self.tasks)
-        attended = MASKS[self.masks](names, self.backbone.numerics, name="attention")(stages, train=train)
-        features = dict(zip(names, attended, strict=True))
+        stages = self.shared_stages(image, train=train)
+        names = [task.name for task in self.tasks]
+        modules = {task: TaskAttention(self.backbone.numerics, name=f"attention_{task}") for task in names}
+        features = dict(zip(names, MASKS[self.masks](modules, stages, train), strict=True))
         return HEADS[self.heads](self.backbone, self.tasks, features, image, train=train)
