@@ -14,16 +14,18 @@ class Lengths:
         batch_size: examples per step, on all devices together.
         epochs_to_steps: number of steps, whole or not, in a number of epochs.
         steps_to_epochs: its inverse for whole steps.
+        is_placeholder: whether the size of the dataset is unknown, so that durations in other units cannot be compared.
     """
 
     batch_size: int
     epochs_to_steps: Callable[[float], float]
     steps_to_epochs: Callable[[int], float]
+    is_placeholder: bool = False
 
     @classmethod
     def placeholder(cls) -> "Lengths":
         """One step per epoch and example: checks a configuration before the size of its dataset is known."""
-        return cls(1, lambda epochs: epochs, float)
+        return cls(1, lambda epochs: epochs, float, is_placeholder=True)
 
     def to_steps(self, text: str) -> int:
         """Number of steps in a duration such as "20 epochs", rounded up.

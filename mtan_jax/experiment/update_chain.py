@@ -45,7 +45,9 @@ class WeightingSpec:
 
 def build_learning_rate(config: ml_collections.ConfigDict, lengths: Lengths) -> optax.Schedule:
     """The learning rate as a function of the number of steps done."""
-    return build_schedule(config.optimizer, lengths.to_steps(config.duration), lengths.to_steps)
+    # A length of 1 makes `build_schedule` accept pieces in any order, which "steps" and "epochs" do not reveal yet.
+    total_steps = 1 if lengths.is_placeholder else lengths.to_steps(config.duration)
+    return build_schedule(config.optimizer, total_steps, lengths.to_steps)
 
 
 def build_update_chain(
