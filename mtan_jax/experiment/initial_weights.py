@@ -1,4 +1,4 @@
-"""Initial weights of a run: random, from a file of PyTorch weights, or from another run."""
+"""Initial weights of a network: random, from a file of PyTorch weights, or from another run's checkpoint."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def weight_layouts(config: ml_collections.ConfigDict, tasks: tuple[str, ...]) ->
 def load_weights(
     config: ml_collections.ConfigDict, variables: Variables, tasks: tuple[str, ...]
 ) -> Mapping[Path, np.ndarray | Rows]:
-    """The variables that `config.init_from` holds, by (collection, *path); none where it is not set.
+    """Reads the arrays of `config.init_from`, by (collection, *path); empty if it is not set.
 
     Args:
         config: `config.model`.
@@ -29,20 +29,20 @@ def load_weights(
         tasks: names of the tasks.
 
     Raises:
-        WeightsError: the file cannot be read or does not fit the network; the message says in what.
+        WeightsError: the file cannot be read or does not fit the network; the message says which array.
         CheckpointError: the other run has no checkpoint, or a damaged one.
     """
     if config.init_from is None:
         if "frozen" in variables:
             raise files.WeightsError(
-                f"config.model.arch = {config.arch!r} adapts a trained network: name the run of that "
-                "with --config.model.init_from=WORKDIR"
+                f"config.model.arch = {config.arch!r} adapts a pretrained network; give that network's run with "
+                "--config.model.init_from=WORKDIR"
             )
         return {}
     init_from = paths.local(config.init_from, "config.model.init_from")
     if init_from.is_dir():
         source, source_tasks = warm_start.read_run(init_from)
-        return warm_start.adopt(source, source_tasks, traverse_util.flatten_dict(dict(variables)), tasks)
+        return warm_start.initialize_from(source, source_tasks, traverse_util.flatten_dict(dict(variables)), tasks)
     if not init_from.suffix:
         raise files.WeightsError(f"config.model.init_from = {config.init_from!r}: there is no such working directory")
     path = files.checked_path(config.init_from, "config.model.init_from")

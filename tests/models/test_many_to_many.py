@@ -507,17 +507,19 @@ def test_dense_data_do_not_take_a_network_for_images(make):
 
 
 def test_adapting_needs_a_network(make):
-    message = r"arch = 'piggyback' adapts a trained network: .*--config\.model\.init_from"
+    message = r"arch = 'piggyback' adapts a pretrained network; .*--config\.model\.init_from"
     with pytest.raises(WeightsError, match=message):
         make("piggyback").load_weights()
 
 
 def test_a_run_that_does_not_fit_is_named(make, base, tmp_path):
-    with pytest.raises(WeightsError, match=r"backbone/.* is \(.*\) there, \(.*\) here; config\.model\.backbone and"):
+    with pytest.raises(
+        WeightsError, match=r"backbone/.* is \(.*\) there, \(.*\) here; use the same config\.model\.backbone and"
+    ):
         make("split", **{"model.init_from": str(base[0]), "model.width": 0.125}).init_state()
     with pytest.raises(WeightsError, match="there is no such working directory"):
         make("split", **{"model.init_from": str(tmp_path / "nowhere")}).load_weights()
-    with pytest.raises(WeightsError, match=r"should be the working directory of a run, but .*config\.json"):
+    with pytest.raises(WeightsError, match=r"is not the working directory of a run: .*config\.json"):
         make("split", **{"model.init_from": str(tmp_path)}).init_state()
 
 
@@ -534,10 +536,10 @@ def test_a_run_of_another_depth_leaves_no_array_random_or_unused(arch, make):
         shapes, tasks = shapes_of(make, arch, **{"model.backbone": depth})
         networks[depth] = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}, tasks, shapes
     (shallow, tasks, shallow_shapes), (deep, _, deep_shapes) = networks.values()
-    with pytest.raises(WeightsError, match=r"has no backbone/group_0/block_1/.* \(\d+ arrays of the backbone in all\)"):
-        warm_start.adopt(shallow, tasks, deep_shapes, tasks)
-    with pytest.raises(WeightsError, match=r"has besides backbone/group_0/block_1/.*; config\.model\.backbone must be"):
-        warm_start.adopt(deep, tasks, shallow_shapes, tasks)
+    with pytest.raises(WeightsError, match=r"it lacks backbone/group_0/block_1/.* \(\d+ arrays of the backbone"):
+        warm_start.initialize_from(shallow, tasks, deep_shapes, tasks)
+    with pytest.raises(WeightsError, match=r"only it has backbone/group_0/block_1/.*; use the same config"):
+        warm_start.initialize_from(deep, tasks, shallow_shapes, tasks)
 
 
 def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make):
@@ -547,9 +549,9 @@ def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make
         arrays = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in source.items()}
         if {arch, other} == adapters:
             with pytest.raises(WeightsError, match=r"own_adapter is .* the kind of adapters if both have any"):
-                warm_start.adopt(arrays, tasks, wanted, names)
+                warm_start.initialize_from(arrays, tasks, wanted, names)
         else:
-            found = warm_start.adopt(arrays, tasks, wanted, names)
+            found = warm_start.initialize_from(arrays, tasks, wanted, names)
             left = {path for path in wanted.keys() - found.keys() if path[1] == "backbone"}
             assert all(path[-1].removeprefix("own_") in warm_start.ADAPTATIONS for path in left)
 
