@@ -1,19 +1,12 @@
-"""Working directories: one configuration, one dataset and one training run at a time."""
+"""Working directories: each belongs to one configuration and one dataset, and is used by one training run at a time."""
 
 import contextlib
-import functools
-import inspect
 import json
-import math
 import pathlib
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.data.dataset_record import DataRecord
@@ -21,37 +14,35 @@ from mtan_jax.reporting.writers import METRICS_FILE
 from mtan_jax.runtime import lock, paths
 from mtan_jax.runtime.checkpoint import check_workdir
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder
-from mtan_jax.weighting.balancers.schedule import in_order
+from mtan_jax.training.config_record import flatten_config, is_same
 
-# Where a function of the step is written down: every 10 %, as far as a million steps.
-SAMPLED_STEPS = tuple(sorted({0, *(round(1.1**i) for i in range(146))}))
-SAMPLE = " at step "
-DATA_FILE = "data.json"  # what the run keeps of its dataset
+CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"  # the record of the run's dataset
 LISTED_DIFFERENCES = 12
 LOCK_FILE = ".lock"
 
 
 class WorkdirError(ValueError):
-    """The working directory belongs to another configuration or another dataset."""
+    """The working directory belongs to another configuration or another dataset, or was deleted during training."""
 
 
 @contextlib.contextmanager
 def own(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
-    """Keeps every other training run out of a working directory while the context is open.
+    """Locks a working directory against other training runs while the context is open.
 
-    Where several processes train together, process 0 owns it for all of them. Reading needs no ownership.
+    In a run of several processes, process 0 holds the lock for all. Reading needs no lock.
 
     Args:
-        workdir: made where it is missing.
+        workdir: created if it is missing.
 
     Yields:
-        A function that raises a WorkdirError where the directory has been deleted, moved or replaced since: another
-        run may own the one that has its name now.
+        A function that raises a WorkdirError if the directory has been deleted, moved or replaced since. Another run
+        may own the directory that has its name now.
 
     Raises:
-        LockedError: another run trains there; the message names it.
-        PathError: it cannot be written.
-        CheckpointError: checkpoints cannot be kept below its path.
+        LockedError: another run trains in the directory; the message names it.
+        PathError: the directory cannot be written.
+        CheckpointError: checkpoints cannot be stored under this path.
     """
     if jax.distributed.is_initialized() and jax.process_index() > 0:  # the index alone would start the devices
         yield lambda: None
@@ -64,31 +55,31 @@ def own(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
         def check() -> None:
             if held.is_lost():
                 raise WorkdirError(
-                    f"the working directory {workdir} was deleted, moved or replaced while this run trained in it, so "
-                    "the run ends. Move the directory back and run the same command again, or use another --workdir."
+                    f"the working directory {workdir} was deleted, moved or replaced during training, so the run ends. "
+                    "Move it back and run the same command again, or use another --workdir."
                 )
 
         yield check
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:
-    """Writes `config.json`, or checks that the one there says the same.
+    """Claims a working directory for a configuration: writes `config.json`, or compares with the one that exists.
 
-    Fields that do not change results (`mtan_jax.config.FREE_FIELDS`) may differ. A directory in which no run came as
-    far as a log line or a checkpoint belongs to nobody: its `config.json` is replaced.
+    Fields that do not affect results (`mtan_jax.config.FREE_FIELDS`) may differ. A directory without a log line or a
+    checkpoint belongs to no run, and its `config.json` is replaced.
 
     Args:
-        workdir: made if it is not there.
+        workdir: created if it is missing.
         config: of this run.
         write: whether this process writes.
 
     Raises:
-        WorkdirError: the directory has another configuration; the message shows the difference.
-        CheckpointError: checkpoints cannot be kept below its path.
+        WorkdirError: the directory belongs to another configuration; the message lists the fields that differ.
+        CheckpointError: checkpoints cannot be stored under this path.
     """
     check_workdir(workdir)
-    path = workdir / "config.json"
-    ours = flatten(config)
+    path = workdir / CONFIG_FILE
+    ours = flatten_config(config)
     if not path.exists() or not holds_results(workdir):
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -97,25 +88,25 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
     try:
         theirs = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise WorkdirError(f"{path} is damaged ({error}); remove it, or use another --workdir") from error
+        raise WorkdirError(f"{path} is damaged ({error}); delete it, or use another --workdir") from error
     different = [
         name
         for name in dict.fromkeys([*ours, *theirs])
-        if name not in FREE_FIELDS and not _same(name, ours.get(name), theirs.get(name))
+        if name not in FREE_FIELDS and not is_same(name, ours.get(name), theirs.get(name))
     ]
     if different:
         lines = [f"config.{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in different]
         raise WorkdirError(
-            f"{workdir} belongs to a run with another configuration:\n{_listed(lines)}\n"
+            f"{workdir} belongs to a run with another configuration:\n{_list(lines)}\n"
             "Use another --workdir, or the same configuration."
         )
 
 
 def claim_data(workdir: pathlib.Path, record: DataRecord, *, write: bool) -> None:
-    """Writes `data.json`, or checks that the one there says the same.
+    """Claims a working directory for a dataset: writes `data.json`, or compares with the one that exists.
 
     Args:
-        workdir: made where it is missing.
+        workdir: created if it is missing.
         record: of the prepared dataset.
         write: whether this process writes.
 
@@ -130,16 +121,17 @@ def claim_data(workdir: pathlib.Path, record: DataRecord, *, write: bool) -> Non
         return
     if different := kept.differences(record):
         raise WorkdirError(
-            f"the dataset is not the one that the run in {workdir} was trained on ({DATA_FILE}):\n{_listed(different)}"
-            "\nUse another --workdir (--config.model.init_from takes over this one's network), or the same dataset."
+            f"the run in {workdir} was trained on another dataset ({DATA_FILE}):\n{_list(different)}\n"
+            "Use another --workdir, or the same dataset. To fine-tune this run's network on another dataset, set "
+            f"--config.model.init_from={workdir} in a new --workdir."
         )
 
 
 def read_data(workdir: pathlib.Path) -> DataRecord | None:
-    """What the run in a working directory keeps of its dataset; None where no run left results or a record.
+    """Reads the record of a run's dataset; None if the directory has no results or no record.
 
     Raises:
-        WorkdirError: `data.json` cannot be read.
+        WorkdirError: `data.json` is damaged.
     """
     path = workdir / DATA_FILE
     if not path.exists() or not holds_results(workdir):
@@ -148,9 +140,15 @@ def read_data(workdir: pathlib.Path) -> DataRecord | None:
         return DataRecord.from_json(path.read_text())
     except ValueError as error:
         raise WorkdirError(
-            f"{path} is damaged ({error}); delete it, and run the training command again where the dataset is: that "
-            "writes it anew"
+            f"{path} is damaged ({error}); delete it, and run the training command again where the dataset is "
+            "available, which writes it again"
         ) from error
+
+
+def holds_results(workdir: pathlib.Path) -> bool:
+    """Whether a run has written a log line or a checkpoint."""
+    metrics = workdir / METRICS_FILE
+    return bool(CheckpointFolder(workdir).steps()) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def _write(path: pathlib.Path, text: str) -> None:
@@ -159,110 +157,7 @@ def _write(path: pathlib.Path, text: str) -> None:
     partial.replace(path)
 
 
-def _listed(lines: list[str]) -> str:
+def _list(lines: list[str]) -> str:
     if len(lines) > LISTED_DIFFERENCES:
         lines = [*lines[:LISTED_DIFFERENCES], f"and {len(lines) - LISTED_DIFFERENCES} more"]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def holds_results(workdir: pathlib.Path) -> bool:
-    """Whether a run came as far as a log line or a checkpoint."""
-    metrics = workdir / METRICS_FILE
-    return bool(CheckpointFolder(workdir).steps()) or (metrics.exists() and metrics.stat().st_size > 0)
-
-
-def _same(name: str, ours: Any, theirs: Any) -> bool:
-    if name == "data.options.layout" and "auto" in (ours, theirs):
-        return True  # `data.json` has the layout that was found
-    if SAMPLE not in name or None in (ours, theirs) or np.shape(ours) != np.shape(theirs):
-        return ours == theirs
-    return np.allclose(ours, theirs, rtol=1e-4, atol=1e-7, equal_nan=True)  # other devices round in another way
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """All fields by dotted name, as JSON has them.
-
-    A schedule becomes its values at `SAMPLED_STEPS`, because its name would not tell two of one kind apart: one of the
-    step, or one of step and losses, which is tried with losses that fall from 10 to 0.01 as training goes on. Any other
-    function becomes its name and a checksum of its source, with comments and without what it refers to.
-    """
-    return _flatten("", config, tuple(getattr(task, "name", task) for task in config.tasks))
-
-
-def _flatten(name: str, value: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    if isinstance(value, ml_collections.ConfigDict | Mapping):
-        for key in value:
-            item, path = value.get(key), f"{name}.{key}" if name else key
-            parts |= _values(path, item, tasks) if callable(item) else _flatten(path, item, tasks)
-    elif isinstance(value, tuple | list) and _holds_options(value):
-        for i, item in enumerate(value):
-            parts |= _flatten(f"{name}[{i}]", item, tasks)
-    else:
-        parts[name] = _describe(value) if callable(value) else _as_json(value)
-    return parts
-
-
-def _holds_options(value: Any) -> bool:
-    """Whether there is a mapping or a function in a sequence, however deep."""
-    if isinstance(value, tuple | list):
-        return any(map(_holds_options, value))
-    return callable(value) or isinstance(value, ml_collections.ConfigDict | Mapping)
-
-
-def _values(name: str, function: Callable, tasks: tuple[str, ...]) -> dict[str, Any]:
-    """Of a function that is an option: its values if it is a schedule, or its description."""
-    try:
-        if _takes(function, 1):
-            steps = {f"{name}{SAMPLE}{step}": function(jnp.asarray(step, jnp.int32)) for step in SAMPLED_STEPS}
-            return {key: _digits(np.asarray(value)) for key, value in steps.items()}
-        return _values_of_all(name, function, tasks)
-    except Exception:  # it takes something else, such as the path of a parameter; or is wrong, which shows elsewhere
-        return {name: _describe(function)}
-
-
-def _values_of_all(name: str, function: Callable, tasks: tuple[str, ...]) -> dict[str, Any]:
-    values = {}
-    for step in SAMPLED_STEPS:
-        # Rounded to what the name says. The order of their sizes may matter too.
-        falling = [_digits(10 / (1 + i) / math.sqrt(1 + step), 3) for i in range(len(tasks))]
-        for losses in (falling, falling[::-1]):
-            found = in_order(tasks, function(jnp.asarray(step, jnp.int32), jnp.array(losses, jnp.float32)))
-            values[f"{name}{SAMPLE}{step}, losses {losses}"] = [_digits(value) for value in np.asarray(found)]
-    return values
-
-
-def _digits(number: Any, digits: int = 7) -> float:
-    """The number with so many digits; float32 has no more than 7."""
-    return float(f"{float(number):.{digits}g}")
-
-
-def _takes(function: Callable, count: int) -> bool:
-    try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
-        return False
-    except ValueError:  # some that are written in C have no signature
-        return True
-    return True
-
-
-def _describe(function: Callable) -> str:
-    if isinstance(function, functools.partial):
-        return f"{_describe(function.func)} with {_as_json(function.args)} {_as_json([*function.keywords.items()])}"
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):  # none that can be read
-        return name
-    return f"{name}, source {zlib.crc32(source.encode()):08x}"
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_as_json(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if callable(value):
-        return _describe(value)
-    return getattr(value, "name", None) or str(value)

@@ -28,6 +28,7 @@ from mtan_jax.steps.optimizer import build_schedule
 from mtan_jax.steps.state import Window
 from mtan_jax.tasks.decathlon_score import FINETUNING_ERRORS
 from mtan_jax.training import loop, workdir
+from mtan_jax.training.config_record import flatten_config
 from mtan_jax.weighting import METHODS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -402,7 +403,7 @@ def test_configuration_files(name):
     experiment = Experiment.from_config(load_config(name))
     assert experiment.data.info.image_size == SIZES[name]
     # As a resumed run compares: functions, which each reading of the file makes anew, by what they give.
-    assert workdir.flatten(experiment.config) == workdir.flatten(load_config(name, "protocol=paper"))
+    assert flatten_config(experiment.config) == flatten_config(load_config(name, "protocol=paper"))
     benchmark = load_config(name, "protocol=benchmark,width=0.5")
     assert benchmark.data.augment
     assert not experiment.config.data.augment

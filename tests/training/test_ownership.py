@@ -128,7 +128,7 @@ def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monke
                 (folder / f"{LOCK_FILE}.owner").write_text("of another run")
 
     monkeypatch.setattr(loop.MetricWriter, "advance", change_at_step_3)
-    with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced while this run trained in it"):
+    with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced during training"):
         whole_run.train_here(experiment, folder)
     assert folder.exists() == (change in ("replaced", "now a file"))
     if change == "replaced":
@@ -151,7 +151,7 @@ def test_a_directory_that_goes_while_a_checkpoint_is_written_is_what_the_run_rep
         delete(files, steps)
 
     monkeypatch.setattr(CheckpointFolder, "delete", delete_after_change)
-    with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced while this run trained in it"):
+    with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced during training"):
         whole_run.train_here(experiment, folder)
 
 

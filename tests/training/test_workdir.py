@@ -123,7 +123,7 @@ def test_evaluation_writes_nothing(tmp_path):
 def test_damaged_config_file(tmp_path):
     make_used(tmp_path, default_config())
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(WorkdirError, match=r"config\.json is damaged .*remove it, or use another --workdir"):
+    with pytest.raises(WorkdirError, match=r"config\.json is damaged .*delete it, or use another --workdir"):
         claim(tmp_path, default_config(), write=True)
 
 
