@@ -1,27 +1,29 @@
-"""Checks of a configuration that need no data, so that no mistake shows only after an hour of preparation."""
+"""Checks a configuration without data, so that mistakes are reported before the dataset is prepared."""
 
 import functools
 from collections.abc import Mapping
 
 import jax
 import ml_collections
+from flax import linen as nn
 
 from mtan_jax.config import DURATIONS, check_fields
 from mtan_jax.experiment.lengths import Lengths
 from mtan_jax.experiment.task_data import TaskData
 from mtan_jax.experiment.update_chain import WeightingSpec, build_update_chain
 from mtan_jax.models import BACKBONES, IMAGE_BACKBONES, SHARE_FEATURES
-from mtan_jax.runtime import paths
+from mtan_jax.models.shared_features import abstract_features
+from mtan_jax.runtime import parallel, paths
 from mtan_jax.tasks.delta_m import delta_m
 from mtan_jax.tasks.metrics import check_protocol
-from mtan_jax.types import Params
+from mtan_jax.types import Variables
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
-    """Checks fields on their own.
+    """Checks single fields.
 
     Raises:
-        ValueError: a field is unknown, or its value is.
+        ValueError: a field or its value is unknown.
         PathError: a path is not local.
     """
     check_fields(config)
@@ -35,11 +37,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
 
 def check_data(config: ml_collections.ConfigDict, data: TaskData) -> None:
-    """Checks that tasks, backbone and dataset fit each other.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """Raises a ValueError unless the tasks and the backbone suit the dataset."""
     for task in data.tasks:
         if task.target not in data.builder.targets:
             raise ValueError(
@@ -54,7 +52,7 @@ def check_data(config: ml_collections.ConfigDict, data: TaskData) -> None:
 
 
 def check_durations(config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError for a duration that cannot be read."""
+    """Raises a ValueError for an invalid duration."""
     for name in DURATIONS:
         text = functools.reduce(getattr, name.split("."), config)
         try:
@@ -64,51 +62,62 @@ def check_durations(config: ml_collections.ConfigDict) -> None:
 
 
 def check_weighting(
-    config: ml_collections.ConfigDict, data: TaskData, spec: WeightingSpec, params: Params, *, has_features: bool
+    config: ml_collections.ConfigDict, data: TaskData, model: nn.Module, spec: WeightingSpec, variables: Variables
 ) -> None:
-    """Builds the update chain for placeholder lengths, and checks that the run has what its methods need.
+    """Builds the update chain for placeholder lengths, and checks that the run meets its methods' needs.
 
     Args:
         config: of the run.
         data: of the run.
-        spec: of the run.
-        params: shapes of the network's parameters.
-        has_features: whether the network has features that several tasks share.
+        model: the network.
+        spec: the weighting methods.
+        variables: shapes of the network's variables.
 
     Raises:
-        ValueError: a method is unknown, refuses an option, or needs what the run does not have.
+        ValueError: a method or an option is unknown or invalid, or a method needs indicators or shared features that
+            the run does not have.
     """
-    jax.eval_shape(build_update_chain(config, data, spec, Lengths.placeholder()).init, params)
+    jax.eval_shape(build_update_chain(config, data, spec, Lengths.placeholder()).init, variables["params"])
     without = [task.name for task in data.tasks if task.indicator is None]
     if spec.needs.indicators and without:
         raise ValueError(
-            f"config.weighting = {config.weighting!r} looks at how well each task is done, and of "
-            f"{', '.join(without)} it cannot: give Task.indicator, such as mtan_jax.tasks.indicators.right_class"
+            f"config.weighting = {config.weighting!r} needs an indicator of each task's performance, and "
+            f"{', '.join(without)} has none; set Task.indicator, such as mtan_jax.tasks.indicators.right_class"
         )
     if spec.needs.features and data.groups is not None:
         raise ValueError(
-            f"config.weighting = {config.weighting!r} with wrt='features' is for dense tasks: where each image belongs "
-            "to one task, no features are read by several tasks"
+            f"config.weighting = {config.weighting!r} with wrt='features' is for dense tasks: tasks share no features "
+            "if each image belongs to one task"
         )
-    if spec.needs.features and not has_features:
+    if spec.needs.features and not abstract_features(model, variables, data.abstract_batch()["image"]):
         raise ValueError(
             f"config.weighting = {config.weighting!r} with wrt='features' needs features that tasks share: "
-            f"config.model.arch = {config.model.arch!r} with {len(data.tasks)} tasks has none, "
-            f"{', '.join(SHARE_FEATURES)} with several tasks have"
+            f"config.model.arch = {config.model.arch!r} with {len(data.tasks)} tasks has none; use several tasks and "
+            f"one of {', '.join(SHARE_FEATURES)}"
         )
 
 
 def check_single_task(data: TaskData, metrics: Mapping[str, bool], single_task: Mapping[str, float]) -> None:
-    """Checks the metrics of single-task networks that this run is compared with.
+    """Checks the single-task baseline of a run.
 
     Args:
         data: of the run.
         metrics: names of the run's metrics, and whether higher is better.
-        single_task: `config.eval.single_task` of the run's tasks.
+        single_task: `config.eval.single_task` for the run's tasks.
 
     Raises:
-        ValueError: one is missing, unknown, or has an impossible value.
+        ValueError: a metric is missing, unknown or out of range.
     """
     if single_task:
         data.summarize(dict.fromkeys(metrics, 0.0), single_task)
         delta_m({name: 1.0 for name in single_task if name in metrics}, dict(single_task))
+
+
+def check_eval_batch_size(config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError unless the devices of this machine can share an evaluation batch evenly."""
+    parallel.check_batch_size(config.eval.batch_size, "config.eval.batch_size")
+
+
+def check_train_batch_size(config: ml_collections.ConfigDict, data: TaskData, devices: int | None = None) -> None:
+    """Raises a ValueError unless devices, by default those of this machine, can share a training batch evenly."""
+    parallel.check_batch_size(config.batch_size, "config.batch_size", config.accumulate, data.groups or 1, devices)

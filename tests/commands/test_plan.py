@@ -11,6 +11,7 @@ import pytest
 from helpers import tiny_config, toy_config, toy_sets_config
 
 from mtan_jax.commands import plan
+from mtan_jax.commands.plan_measurements import Chip, measure
 from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import parallel
 from mtan_jax.training import evaluation
@@ -38,7 +39,7 @@ def make(module, folder=None, **fields):
     [(toy_config, {}), (toy_config, {"weighting": "auto_lambda"}), (toy_sets_config, {})],
     ids=["dense", "second batch", "sets"],
 )
-def test_the_batch_planned_for_is_the_one_that_comes(module, fields, tmp_path):
+def test_the_planned_batch_is_that_of_training(module, fields, tmp_path):
     experiment = make(module, tmp_path, **fields)
     experiment.data.prepare()
     stream = experiment.train_batches(0)
@@ -58,8 +59,8 @@ def test_numbers_follow_from_the_program(tmp_path):
     experiment = make(tiny_config)
     step, state, batch = plan.planned_step(experiment, jax.devices()[:2])
     compiled = step.lower(state, batch).compile()
-    chip = plan.Chip(flops=1e12, bandwidth=1e9, memory=2**30, example="")
-    found = plan.measure(compiled, chip, experiment)
+    chip = Chip(flops=1e12, bandwidth=1e9, memory=2**30, example="")
+    found = measure(compiled, chip, experiment)
     cost = compiled.cost_analysis()
     assert found["fits"]
     assert (found["flops_per_step"], found["bytes_per_step"]) == (cost["flops"], cost["bytes accessed"])
@@ -80,17 +81,17 @@ def test_numbers_follow_from_the_program(tmp_path):
         "head_depth, backward",
     ):
         assert found["parts"][part] > 0
-    assert not plan.measure(compiled, plan.Chip(1e12, 1e9, 1e4, ""), experiment)["fits"]
+    assert not measure(compiled, Chip(1e12, 1e9, 1e4, ""), experiment)["fits"]
 
 
 @pytest.mark.long
 def test_parts_of_a_step_in_a_loop_count_as_often_as_they_run():
     once, twice = (make(tiny_config, accumulate=parts, batch_size=4 * parts) for parts in (1, 2))
-    chip = plan.Chip(1e12, 1e9, 2**30, "")
+    chip = Chip(1e12, 1e9, 2**30, "")
     found = []
     for experiment in (once, twice):
         step, state, batch = plan.planned_step(experiment, jax.devices()[:1])
-        found.append(plan.measure(step.lower(state, batch).compile(), chip, experiment))
+        found.append(measure(step.lower(state, batch).compile(), chip, experiment))
     # Twice the rows, and one more forward pass: a third to a half of the others.
     assert 2.3 < found[1]["flops_per_step"] / found[0]["flops_per_step"] < 3.2
     assert found[1]["bytes_per_step"] > 2 * found[0]["bytes_per_step"]
@@ -105,11 +106,13 @@ def test_a_topology_is_needed(topology):
 def test_libtpu_is_needed(monkeypatch):
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(plan.PlanError, match=r"not here: pip install -e '\.\[tpu\]' \(no TPU is needed\)"):
+    with pytest.raises(
+        plan.PlanError, match=r"needs libtpu to compile: pip install -e '\.\[tpu\]' \(no TPU is needed\)"
+    ):
         plan.find_devices("v5e:2x4")
 
 
-def test_what_does_not_fit_is_told_and_noted(monkeypatch, tmp_path):
+def test_a_step_that_does_not_fit_is_reported_and_recorded(monkeypatch, tmp_path):
     """By XLA's own message; the rest of the path is real."""
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
 
@@ -124,7 +127,7 @@ def test_what_does_not_fit_is_told_and_noted(monkeypatch, tmp_path):
     step = types.SimpleNamespace(lower=lambda state, batch: lowered)
     monkeypatch.setattr(plan, "planned_step", lambda experiment, devices: (step, None, None))
     with pytest.raises(
-        plan.PlanError, match=r"needs 20\.5 GiB, and a device of v5e:1x2 has 16\. A smaller config\.bat"
+        plan.PlanError, match=r"needs 20\.5 GiB, and a device of v5e:1x2 has 16\. Use a smaller config\.bat"
     ):
         plan.plan(experiment, tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())
@@ -147,20 +150,18 @@ def test_a_step_that_needs_more_on_chip_memory_a_fusion_is_compiled_as_in_traini
 
     lowered = types.SimpleNamespace(compile=compile_with)
     with caplog.at_level("INFO", logger="mtan_jax"):
-        found = {"fusion_memory_kib": 4096}
-        assert plan._compile(lowered, found) == "program"
-    assert found == {"fusion_memory_kib": None}
+        assert plan.compile_step(lowered, 4096) == ("program", None)
     assert asked == [{"xla_tpu_scoped_vmem_limit_kib": "4096"}, None]
-    assert "config.plan.fusion_memory = 4096 is too little for this step" in caplog.text
+    assert "config.plan.fusion_memory = 4096 is too low for this step" in caplog.text
     message = "INTERNAL: something else"
     with pytest.raises(RuntimeError, match="something else"):
-        plan._compile(lowered, {"fusion_memory_kib": 4096})
+        plan.compile_step(lowered, 4096)
 
 
 @pytest.mark.parametrize("kib", [16, 2047, 16385])
 def test_fusion_memory_out_of_range_is_refused(kib):
     experiment = make(tiny_config, plan__fusion_memory=kib)
-    with pytest.raises(plan.PlanError, match=rf"fusion_memory = {kib}: 2048 to 16384 KiB would do, 0 is as much as"):
+    with pytest.raises(plan.PlanError, match=rf"fusion_memory = {kib}: expected 2048 to 16384 KiB, or 0 to"):
         plan.plan(experiment, None)
 
 
@@ -183,7 +184,7 @@ def test_a_plan_by_the_program(run_main, tmp_path, capsys, monkeypatch, caplog):
     shown, written = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
     assert written.keys() >= NUMBERS | {"fits", "collective_bytes", "compile_seconds"}
     assert all(written[name] > 0 for name in NUMBERS)
-    assert "image 32x64, 3 tasks, for v5e:1x2: 2 chips with 1 device each, 2 examples a device and step" in shown
+    assert "image 32x64, 3 tasks, for v5e:1x2: 2 chips with 1 device each, 2 examples per device and step" in shown
     assert "compiling the step for v5e:1x2, which can take minutes" in caplog.text
     assert "a step, at best" in shown
     assert "XLA's estimate        0.0 million cycles" in shown
@@ -207,6 +208,6 @@ def test_a_plan_for_a_tpu(run_main, tmp_path, capsys):
     assert written["fits"]
     assert all(written[name] > 0 for name in NUMBERS | {"estimated_cycles"})
     assert written["fusion_memory_kib"] == 4096
-    assert "4096 KiB on chip a fusion (config.plan.fusion_memory=0: as in training)" in capsys.readouterr().out
-    with pytest.raises(plan.PlanError, match="is none that libtpu knows"):
+    assert "4096 KiB on chip per fusion (config.plan.fusion_memory=0: as in training)" in capsys.readouterr().out
+    with pytest.raises(plan.PlanError, match="is unknown to libtpu"):
         plan.find_devices("v5e:9x9")
