@@ -6,6 +6,7 @@ import jax
 
 from mtan_jax.commands.request import Request
 from mtan_jax.commands.run import Run
+from mtan_jax.experiment import checks
 from mtan_jax.training import evaluation
 
 
@@ -27,7 +28,7 @@ def evaluate(run: Run, *, split: str = "val", checkpoint: str = "newest") -> dic
     """
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r} cannot be evaluated; train and val can (test labels are not public)")
-    run.experiment.check_batch_sizes(train=False)
+    checks.check_eval_batch_size(run.config)
     run.prepare_data("eval", checkpoint)
     return evaluation.evaluate(run.experiment, run.restore(checkpoint), split)
 

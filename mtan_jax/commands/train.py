@@ -9,7 +9,7 @@ import ml_collections
 
 from mtan_jax.commands.request import Request
 from mtan_jax.commands.run import Run, use_compilation_cache
-from mtan_jax.experiment import Experiment
+from mtan_jax.experiment import Experiment, checks
 from mtan_jax.runtime import paths
 from mtan_jax.training import loop, workdir
 
@@ -42,7 +42,8 @@ def fit(config: ml_collections.ConfigDict, folder: str | os.PathLike[str]) -> Ru
         if folder.is_dir():
             owned.enter_context(workdir.own(folder))
         experiment = Experiment.from_config(config)
-        experiment.check_batch_sizes(train=True)
+        checks.check_eval_batch_size(config)
+        checks.check_train_batch_size(config, experiment.data)
         paths.check_folder(folder, "--workdir", write=False)
         owned.enter_context(workdir.own(folder))
         workdir.claim(folder, config, write=jax.process_index() == 0)

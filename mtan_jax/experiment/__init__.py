@@ -1,4 +1,4 @@
-"""From a configuration to everything that a run needs."""
+"""Builds the parts of a run from its configuration."""
 
 from mtan_jax.experiment.experiment import Experiment
 

@@ -1,37 +1,38 @@
-"""Drops what a configuration says about tasks that are not part of the run.
+"""Drops the entries of tasks that a run does not have from its configuration.
 
-`--config.tasks` takes fewer tasks than a configuration file is written for; weights and baselines of the others then
-have no use. Names that no task has are kept: whoever reads them reports the mistake.
+`--config.tasks` may select some of the tasks that a configuration file was written for, whose weights and baselines
+for the other tasks are then dropped. Unknown names are kept, so that the code that reads them reports the mistake.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mtan_jax import weighting
 from mtan_jax.experiment.task_data import TaskData
+from mtan_jax.types import Options
 
 Value = TypeVar("Value")
 
 
 def absent_names(data: TaskData) -> frozenset[str]:
-    """Names that a configuration may mention, of tasks that the run does not have."""
+    """Names of tasks that a configuration may mention but the run does not have."""
     return data.known_names - {task.name for task in data.tasks}
 
 
 def without(absent: frozenset[str], values: Mapping[str, Value]) -> dict[str, Value]:
-    """The entries of "task" or "task/metric" whose task is not absent."""
+    """Drops the entries "task" or "task/metric" of absent tasks."""
     return {name: value for name, value in values.items() if name.partition("/")[0] not in absent}
 
 
-def options_without(absent: frozenset[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """A weighting method's options, of which mappings are by task; `primary` lists tasks."""
+def options_without(absent: frozenset[str], options: Options) -> Options:
+    """Drops absent tasks from a weighting method's options: from mappings, which are by task, and from `primary`."""
     kept = {name: without(absent, value) if isinstance(value, Mapping) else value for name, value in options.items()}
     primary = tuple(task for task in kept.get("primary") or () if task not in absent)
-    return kept | {"primary": primary} if primary else kept  # all of them absent is a mistake, which the method reports
+    return kept | {"primary": primary} if primary else kept  # the method reports an error if all are absent
 
 
 def methods_without(absent: frozenset[str], methods: weighting.Spec) -> weighting.Spec:
-    """Weighting methods, whose options may stand beside their names."""
+    """Drops absent tasks from the options in a sequence of (method, options) pairs."""
     if isinstance(methods, str):
         return methods
     return tuple(

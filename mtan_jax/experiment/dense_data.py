@@ -1,4 +1,4 @@
-"""Datasets whose images may have a target for every task."""
+"""Dense datasets: each image may have a target for every task."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from mtan_jax.types import AbstractBatch, Batch, Batches
 
 
 class DenseData(TaskData):
-    """A dense dataset: every image may have a target for every task. See `TaskData`."""
+    """A dense dataset and its tasks; see `TaskData`."""
 
     builder: DenseBuilder
 

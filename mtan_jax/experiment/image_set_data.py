@@ -1,4 +1,4 @@
-"""Sets of labelled images, each of which is one task."""
+"""Sets of labelled images: each set is one task, and each image belongs to one set."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ MEAN_ACCURACY = "mean/accuracy"
 
 
 class ImageSetData(TaskData):
-    """Several sets of labelled images: each set is one task, and each image belongs to one set. See `TaskData`."""
+    """Several sets of labelled images and their tasks; see `TaskData`."""
 
     builder: ImageSets
 
@@ -34,13 +34,13 @@ class ImageSetData(TaskData):
         for task in self.tasks:
             if task.name != task.target:
                 raise ValueError(
-                    f"config.tasks: the task {task.name!r} is of the set {task.target!r}; of sets of labelled images "
-                    "each is one task, under the name of the set"
+                    f"config.tasks: task {task.name!r} has the target {task.target!r}; a task on a set of labelled "
+                    "images must have the name of its set"
                 )
 
     @property
     def info(self) -> ImageSetsInfo:
-        # Not cached: the statistics of a set are known once it is prepared.
+        # Not cached: preparation computes the statistics of a set.
         return self.record.sets_info if self.record else self.builder.data_info
 
     @property
@@ -81,8 +81,7 @@ class ImageSetData(TaskData):
 
     @property
     def is_described(self) -> bool:
-        # Images are normalised by statistics of each set, which only the record and the prepared data hold.
-        return self.record is not None
+        return self.record is not None  # pixel statistics are in the record or the prepared data
 
     def check(self) -> None:
         self._set_order(dict.fromkeys(self.trained, self.config.batch_size))
@@ -132,12 +131,12 @@ class ImageSetData(TaskData):
         return summary
 
     def _score(self, accuracies: Mapping[str, float], single_task: Mapping[str, float]) -> float:
-        """The score of the Visual Decathlon, relative to the accuracies of single-task networks."""
+        """The score of the Visual Decathlon, with the errors of single-task networks as the baseline."""
         wanted = {f"{name}/accuracy" for name in self.targets}
         if set(single_task) != wanted or not all(0 <= value < 1 for value in single_task.values()):
             raise ValueError(
-                f"config.eval.single_task = {dict(single_task)}: the accuracy of every set is needed, from 0 to below "
-                f"1, as ('{self.targets[0]}/accuracy', 0.6)"
+                f"config.eval.single_task = {dict(single_task)}: expected the accuracy of every set, in [0, 1), such "
+                f"as ('{self.targets[0]}/accuracy', 0.6)"
             )
         errors = {name: 1 - single_task[f"{name}/accuracy"] for name in self.targets}
         return decathlon_score(dict(accuracies), errors)
@@ -156,8 +155,8 @@ class ImageSetData(TaskData):
         unknown = [name for name in until if name not in self.targets]
         if unknown:
             raise ValueError(
-                f"config.mixing.until has {unknown[0]!r}; the tasks are {', '.join(self.targets)}; "
-                "--config.mixing.until={} leaves out none"
+                f"config.mixing.until has {unknown[0]!r}; the tasks are {', '.join(self.targets)}. Set "
+                "--config.mixing.until={} to train all of them to the end"
             )
         return SetOrder(
             mixing.order,

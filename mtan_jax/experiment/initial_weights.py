@@ -1,15 +1,21 @@
-"""Initial weights of a network: random, from a file of PyTorch weights, or from another run's checkpoint."""
+"""Initial weights of a run: random, from a file of PyTorch weights, or from another run's checkpoint."""
 
+import functools
 from collections.abc import Mapping
 
+import jax
 import ml_collections
 import numpy as np
+import optax
+from flax import linen as nn
 from flax import traverse_util
 
+from mtan_jax import steps
 from mtan_jax.experiment import warm_start
 from mtan_jax.interop import files, names, torch
-from mtan_jax.runtime import paths
+from mtan_jax.runtime import parallel, paths
 from mtan_jax.steps import Rows
+from mtan_jax.steps.state import TrainState
 from mtan_jax.types import Path, Variables
 
 
@@ -47,3 +53,18 @@ def load_weights(
         raise files.WeightsError(f"config.model.init_from = {config.init_from!r}: there is no such working directory")
     path = files.checked_path(config.init_from, "config.model.init_from")
     return torch.load(path, variables, weight_layouts(config, tasks))
+
+
+def create_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    image_size: tuple[int, int],
+    num_tasks: int,
+    loaded: Mapping[Path, np.ndarray | Rows],
+) -> TrainState:
+    """Creates the state before the first step, on every device of this process; see `mtan_jax.steps.create_state`."""
+    initial = functools.partial(steps.create_state, model, tx, image_size=image_size, num_tasks=num_tasks)
+    # Runs hundreds of random number generators once: optimizing the program takes longer than running it.
+    create = jax.jit(initial, compiler_options={"xla_backend_optimization_level": 0})
+    return parallel.place_state(create(key=key, loaded=loaded))

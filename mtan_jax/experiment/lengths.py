@@ -1,4 +1,4 @@
-"""Durations of a run in steps."""
+"""Converts durations of a run to steps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,9 +12,9 @@ class Lengths:
 
     Attributes:
         batch_size: examples per step, on all devices together.
-        epochs_to_steps: number of steps, whole or not, in a number of epochs.
-        steps_to_epochs: its inverse for whole steps.
-        is_placeholder: whether the size of the dataset is unknown, so that durations in other units cannot be compared.
+        epochs_to_steps: number of steps in a number of epochs, which may be fractional.
+        steps_to_epochs: the inverse, for whole steps.
+        is_placeholder: whether the size of the dataset is unknown, so durations in different units cannot be compared.
     """
 
     batch_size: int
@@ -24,7 +24,7 @@ class Lengths:
 
     @classmethod
     def placeholder(cls) -> "Lengths":
-        """One step per epoch and example: checks a configuration before the size of its dataset is known."""
+        """One step per epoch and per example, to check a configuration before the size of its dataset is known."""
         return cls(1, lambda epochs: epochs, float, is_placeholder=True)
 
     def to_steps(self, text: str) -> int:

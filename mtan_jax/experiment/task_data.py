@@ -1,13 +1,16 @@
-"""The dataset of a run, as its tasks use it."""
+"""The dataset and the tasks of a run."""
 
+import functools
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, cast
 
 import jax
 import ml_collections
+import numpy as np
 
 from mtan_jax.data import DATASETS
+from mtan_jax.data.batches import pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.data.dataset_record import DataRecord, examples_of
 from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
@@ -21,25 +24,25 @@ class TaskData(Protocol):
     """A dataset and the tasks that are trained on it.
 
     There are two implementations: `DenseData`, in which each image may have a target for every task, and
-    `ImageSetData`, in which each image belongs to one task. Both can be made before the dataset is prepared; what
-    needs its examples says so.
+    `ImageSetData`, in which each image belongs to one task. Both can be built before the dataset is prepared; reading
+    examples needs the prepared dataset.
 
     Attributes:
         config: of the run.
-        record: what a trained run keeps of its dataset; the dataset itself may then be absent.
+        record: of the dataset that a run was trained on; the dataset itself may then be absent.
         builder: prepares and reads the dataset.
         tasks: in the order of all arrays over tasks.
         info: image size, classes and, for sets of labelled images, pixel statistics, which preparation computes.
         trained: names of the tasks that are trained.
         set_names: names of the sets of examples that training reads.
-        targets: names of the targets that the tasks need, each once.
-        known_names: names that a configuration may mention although the run has no such task.
-        backbones: names of the backbones that suit the data.
-        groups: number of tasks per batch where each image belongs to one task, else None.
+        targets: names of the tasks' targets, without repetitions.
+        known_names: task names that a configuration may mention even if the run has no such task.
+        backbones: names of the backbones for this kind of data.
+        groups: number of tasks per batch if each image belongs to one task, else None.
         splits: names of the splits that can be predicted.
         summary_metrics: names of metrics over all tasks, and whether higher is better.
-        default_metric: the metric by which the best checkpoint is chosen by default.
-        is_described: whether `info` holds all that predictions need, without the prepared dataset.
+        default_metric: the metric that chooses the best checkpoint by default.
+        is_described: whether `info` suffices for predictions, without the prepared dataset.
     """
 
     config: ml_collections.ConfigDict
@@ -69,10 +72,10 @@ class TaskData(Protocol):
     def is_described(self) -> bool: ...
 
     def check(self) -> None:
-        """Raises a ValueError where a field of the configuration does not fit the kind of data."""
+        """Raises a ValueError if a field of the configuration does not fit this kind of data."""
 
     def lengths(self) -> Lengths:
-        """Raises a ValueError where the number of training examples is unknown."""
+        """Converts durations to steps. Raises a ValueError while the number of training examples is unknown."""
 
     def abstract_batch(self) -> AbstractBatch:
         """Shapes and types of a batch of one image."""
@@ -81,48 +84,62 @@ class TaskData(Protocol):
         """This process' part of every training batch from a step on.
 
         Args:
-            start_step: steps that are done.
+            start_step: number of completed steps.
             seed: of the order and the augmentation.
-            streams: how many such iterators share the memory for worker processes.
+            streams: number of such iterators that share the memory of worker processes.
             total_steps: length of the run.
         """
 
     def one_pass(self, split: str, process_index: int, process_count: int) -> Iterator[Batch]:
-        """One process' part of a pass over a split."""
+        """One process' part of one pass over a split."""
 
     def summarize(self, metrics: Mapping[str, float], single_task: Mapping[str, float]) -> dict[str, float]:
-        """Metrics over all tasks, from "task/metric" of this run and of single-task networks."""
+        """Metrics over all tasks.
+
+        Args:
+            metrics: of this run, by "task/metric".
+            single_task: of single-task networks, by "task/metric"; may be empty.
+        """
 
     @property
     def targets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(task.target for task in self.tasks))
+
+    def train_stream(self, start_step: int, *, seed: int, total_steps: int, second_batch: bool) -> Batches:
+        """`train_batches`, with a second batch of the same data in another order if `second_batch` is set."""
+        stream = functools.partial(
+            self.train_batches, start_step, streams=2 if second_batch else 1, total_steps=total_steps
+        )
+        if not second_batch:
+            return stream(seed=seed)
+        return pipeline.with_second(stream(seed=seed), stream(seed=pipeline.second_seed(seed)))
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """This process' part of one pass over a split."""
         return self.one_pass(split, jax.process_index(), jax.process_count())
 
     def whole_split(self, split: str) -> Iterator[Batch]:
-        """One pass over a split, all of it on this process."""
+        """One pass over a whole split, on this process."""
         return self.one_pass(split, 0, 1)
 
     def num_train(self) -> dict[str, int]:
-        """Number of training examples of each set that is known: from the record, or else from the prepared data."""
+        """Number of training examples per set, from the record or else from the prepared data; sets may be missing."""
         found = self.record.examples if self.record else examples_of(self.builder, self.config.data.name)
         return {name: splits["train"] for name, splits in found.items()}
 
     def to_record(self) -> DataRecord:
-        """What a run keeps of its dataset, which must be prepared."""
+        """The record of the prepared dataset, which a run keeps in its working directory."""
         return DataRecord.of(self.builder, self.config.data.name)
 
     def prepare(self, *, again: bool | None = None) -> None:
-        """Prepares the dataset unless it is prepared: process 0 first, then processes that do not share its disk.
+        """Prepares the dataset if it is not prepared: on process 0, then on processes that do not share its disk.
 
         Args:
-            again: whether to prepare it in any case; by default as `config.data.prepare` says.
+            again: whether to prepare it even if it is prepared; None: as `config.data.prepare` says.
 
         Raises:
             RawDataError: the raw data are missing or damaged.
-            ValueError: its classes are not those that the run was trained on.
+            ValueError: its classes differ from those that the run was trained on.
         """
         workers = self.config.data.prepare_workers
         again = self.config.data.prepare == "again" if again is None else again
@@ -131,39 +148,40 @@ class TaskData(Protocol):
             self.builder.prepare(workers=workers, again=again)
         parallel.wait_for_all("data prepared")
         if jax.process_index() > 0:
-            self.builder = build_dataset(self.config)  # reads what process 0 wrote
+            self.builder = build_dataset(self.config)  # sees what process 0 wrote
             self.builder.prepare(workers=workers, again=again and self.builder.stamp() == before)
         different = self.record.class_differences(self.to_record()) if self.record else []
         if different:
             raise ValueError(
-                "the classes or the layout of the dataset are not those that the run was trained on (data.json in its "
-                "working directory): " + "; ".join(different)
+                "the run was trained on a dataset with other classes or another layout (data.json in its working "
+                "directory): " + "; ".join(different)
             )
 
 
 def build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSets:
-    """Builds the dataset of `config.data`; reads and writes no data.
+    """Builds the dataset of `config.data`. Reads and writes no data.
 
     Raises:
-        ValueError: the name or an option is not known.
+        ValueError: the name or an option is unknown.
         PathError: a folder is not a local path, or cannot be read.
     """
     data = config.data
     if data.name not in DATASETS:
         raise ValueError(f"config.data.name = {data.name!r} is not known; known: {', '.join(sorted(DATASETS))}")
-    builder: Any = DATASETS[data.name]  # each takes keywords of its own
+    kind = DATASETS[data.name]
     options = {key: plain(value) for key, value in data.options.items()}
-    known = [name for name in inspect.signature(builder).parameters if name not in ("data_dir", "raw_dir", "datasets")]
+    known = [name for name in inspect.signature(kind).parameters if name not in ("data_dir", "raw_dir", "datasets")]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(f"config.data.options.{unknown[0]} is not known to {data.name}; known: {', '.join(known)}")
-    if issubclass(builder, ImageSets):
+    if issubclass(kind, ImageSets):
         options["datasets"] = tuple(dict.fromkeys(getattr(task, "target", task) for task in config.tasks))
-    return builder(data_dir=_folder(data, "data_dir"), raw_dir=_folder(data, "raw_dir"), **options)
+    build = cast(Callable[..., DenseBuilder | ImageSets], kind)  # each has options of its own
+    return build(data_dir=_folder(data, "data_dir"), raw_dir=_folder(data, "raw_dir"), **options)
 
 
 def check_record(record: DataRecord | None, builder: DenseBuilder | ImageSets, name: str) -> None:
-    """Raises a ValueError where a configuration names another dataset than the run was trained on."""
+    """Raises a ValueError if the configuration names another dataset than the one that the run was trained on."""
     if record and (mismatches := record.mismatches(builder, name)):
         raise ValueError(
             "config.data is not the dataset that the run was trained on (data.json in its working directory): "
@@ -172,12 +190,12 @@ def check_record(record: DataRecord | None, builder: DenseBuilder | ImageSets, n
 
 
 def plain(value: object) -> object:
-    """ConfigDicts as dicts, all the way down."""
+    """Converts a ConfigDict to nested dictionaries."""
     return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
-def shape_of_one(*shape: int, dtype: Any) -> Shape:
-    """Shape and type of an array of one example."""
+def shape_of_one(*shape: int, dtype: type[np.generic]) -> Shape:
+    """Shape and type of an array with a batch axis of length 1."""
     return jax.ShapeDtypeStruct((1, *shape), dtype)
 
 

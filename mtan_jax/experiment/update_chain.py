@@ -1,7 +1,6 @@
-"""Weighting methods and optimizer of a run, as one optax chain over `TaskGradients`."""
+"""The weighting methods and the optimizer of a run, as one optax chain over `TaskGradients`."""
 
 import dataclasses
-from typing import Any
 
 import ml_collections
 import optax
@@ -11,6 +10,7 @@ from mtan_jax.experiment import absent_tasks
 from mtan_jax.experiment.lengths import Lengths
 from mtan_jax.experiment.task_data import TaskData, plain
 from mtan_jax.steps.optimizer import build_optimizer, build_schedule, rest_absent
+from mtan_jax.types import Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +18,16 @@ class WeightingSpec:
     """The weighting methods of a run and their options, for the tasks that the run has.
 
     Attributes:
-        methods: as `mtan_jax.weighting.build_weighting` takes them.
+        methods: see `mtan_jax.weighting.build_weighting`.
         options: per method name.
     """
 
     methods: weighting.Spec
-    options: dict[str, dict[str, Any]]  # each method has options of its own
+    options: dict[str, Options]
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict, absent: frozenset[str]) -> "WeightingSpec":
-        """Reads `config.weighting` and `config.weighting_options`, without what they say of absent tasks."""
+        """Reads `config.weighting` and `config.weighting_options`, without the entries of absent tasks."""
         options = {
             name: {key: plain(value) for key, value in values.items()}
             for name, values in config.weighting_options.items()
@@ -39,13 +39,13 @@ class WeightingSpec:
 
     @property
     def needs(self) -> weighting.Needs:
-        """What the methods need of the training step."""
+        """What the methods need from the training step."""
         return weighting.needs_of(self.methods, options=self.options)
 
 
 def build_learning_rate(config: ml_collections.ConfigDict, lengths: Lengths) -> optax.Schedule:
-    """The learning rate as a function of the number of steps done."""
-    # A length of 1 makes `build_schedule` accept pieces in any order, which "steps" and "epochs" do not reveal yet.
+    """The learning rate as a function of the number of completed steps."""
+    # `build_schedule` accepts pieces in any order if the length is 1: steps and epochs cannot be compared yet.
     total_steps = 1 if lengths.is_placeholder else lengths.to_steps(config.duration)
     return build_schedule(config.optimizer, total_steps, lengths.to_steps)
 
@@ -53,16 +53,16 @@ def build_learning_rate(config: ml_collections.ConfigDict, lengths: Lengths) -> 
 def build_update_chain(
     config: ml_collections.ConfigDict, data: TaskData, spec: WeightingSpec, lengths: Lengths
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds the chain whose updates are `TaskGradients`: weighting methods, then the optimizer.
+    """Builds the chain of weighting methods and optimizer, whose updates are `TaskGradients`.
 
     Args:
         config: of the run.
         data: of the run.
         spec: from `config` and `data`.
-        lengths: of the data; with `Lengths.placeholder()` the chain has the same state but cannot train.
+        lengths: of the data. With `Lengths.placeholder()` the chain has the same state, but cannot train.
 
     Raises:
-        ValueError: a field of `config.optimizer` or an option of a method is unknown or does not fit.
+        ValueError: a field of `config.optimizer` or an option of a method is unknown or invalid.
     """
     learning_rate = build_learning_rate(config, lengths)
     return weighting.build_weighting(
@@ -83,12 +83,12 @@ def _build_optimizer(
     if config.absent_tasks == "rest":
         if config.name != "sgd":
             raise ValueError(
-                f"config.optimizer.absent_tasks = 'rest' with config.optimizer.name = {config.name!r}: its step count "
-                "is shared by all tasks, so the first steps of a task that starts late would be far too large; use "
-                "sgd, or absent_tasks = 'step'"
+                f"config.optimizer.absent_tasks = 'rest' does not work with config.optimizer.name = {config.name!r}: "
+                "all tasks share its step count, so the first updates of a task that starts late would be far too "
+                "large. Use sgd, or absent_tasks = 'step'"
             )
         return rest_absent(optimizer, names)
     if set(data.trained) != set(names):
-        # Parameters of a task that is never trained must not decay either.
+        # Otherwise weight decay would change the parameters of a task that is never trained.
         return rest_absent(optimizer, names, but=data.trained)
     return optimizer

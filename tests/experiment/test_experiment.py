@@ -14,20 +14,19 @@ from helpers import toy_config, toy_sets_config
 from helpers.toy_data import ToyBuilder
 
 from mtan_jax import config as config_module
-from mtan_jax import experiment as experiment_module
 from mtan_jax import main
 from mtan_jax.config import FREE_FIELDS, ArgumentError, default_config
 from mtan_jax.data import DATASETS
 from mtan_jax.data.batches.set_order import SetOrder
 from mtan_jax.data.errors import RawDataError
-from mtan_jax.experiment import Experiment
+from mtan_jax.experiment import Experiment, checks
 from mtan_jax.reporting import writers
 from mtan_jax.runtime.checkpoint import Checkpoints
 from mtan_jax.steps import duration
 from mtan_jax.steps.optimizer import build_schedule
 from mtan_jax.steps.state import Window
 from mtan_jax.tasks.decathlon_score import FINETUNING_ERRORS
-from mtan_jax.training import loop, workdir
+from mtan_jax.training import loop, window_log, workdir
 from mtan_jax.training.config_record import flatten_config
 from mtan_jax.weighting import METHODS
 
@@ -163,11 +162,13 @@ def test_image_size_that_cannot_be_halved_five_times():
 
 
 def test_batches_that_four_devices_cannot_share():
-    def check(train=True, **fields):
-        Experiment.from_config(make_config(**fields)).check_batch_sizes(train=train)
+    def check(**fields):
+        experiment = Experiment.from_config(make_config(**fields))
+        checks.check_eval_batch_size(experiment.config)
+        checks.check_train_batch_size(experiment.config, experiment.data)
 
     check()
-    check(batch_size=6, train=False)  # evaluation of a run of other machines
+    checks.check_eval_batch_size(make_config(batch_size=6))  # evaluates a run that another machine trained
     with pytest.raises(ValueError, match=r"config\.batch_size = 6 cannot be divided among 4 devices; 8 would do"):
         check(batch_size=6)
     message = r"config\.batch_size = 12 cannot be divided among 4 devices and 2 parts of accumulation; 16 would do"
@@ -207,7 +208,7 @@ def test_the_learning_rate_of_each_step_is_logged(tmp_path):
 
 def test_the_learning_rate_is_asked_for_before_the_next_step():
     """Asked for when it is written, it would wait for the step that is under way by then."""
-    logger = loop.WindowLogger(types.SimpleNamespace(tasks=("depth",), learning_rate=float), writer=None)
+    logger = window_log.WindowLogger(types.SimpleNamespace(tasks=("depth",), learning_rate=float), writer=None)
     asked = []
     logger._learning_rate = asked.append
     logger.take(5, Window.empty(1))
@@ -241,17 +242,17 @@ class Recorder:
 )
 def test_every_field_is_read(module, schedule, tmp_path, run_main, monkeypatch):
     # By what trains, not by what only checks or compares all fields.
-    monkeypatch.setattr(experiment_module, "check_fields", lambda config: None)
-    monkeypatch.setattr(Experiment, "_check_values", lambda experiment: None)
+    for check in ("check_values", "check_durations", "check_weighting", "check_single_task"):
+        monkeypatch.setattr(checks, check, lambda *args: None)
     monkeypatch.setattr(workdir, "claim", lambda *args, **options: None)
     found = {}
-    original = main.run
+    original = main.run_command
 
-    def recorded(folder):
+    def recorded():
         found["recorder"] = Recorder(main.CONFIG.value, monkeypatch)
-        original(folder)
+        original()
 
-    monkeypatch.setattr(main, "run", recorded)
+    monkeypatch.setattr(main, "run_command", recorded)
     run_main(
         f"--config={module.__file__}",
         f"--workdir={tmp_path / 'run'}",
@@ -318,14 +319,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stands(
         r"Try a lower config\.optimizer\.learning_rate, config\.optimizer\.clip_norm=1\.0, .*look at the data"
     )
     for _ in range(2):  # the second time it resumes, and meets the same batch
-        with pytest.raises(loop.NonFiniteError, match=message):
+        with pytest.raises(window_log.NonFiniteError, match=message):
             loop.train(experiment, tmp_path / "run")
     assert_finite_and_resumable(config, tmp_path, 1)
 
 
 def test_a_learning_rate_that_is_far_too_large(tmp_path):
     config = make_config(tasks=("semantic", "depth"), optimizer__learning_rate=1e30, duration="20 steps")
-    with pytest.raises(loop.NonFiniteError, match=r"was not finite at step (?P<step>\d+); .* Try a lower") as error:
+    with pytest.raises(window_log.NonFiniteError, match=r"was not finite at step \d+; .* Try a lower") as error:
         run(config, tmp_path)
     assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()
     assert int(str(error.value).split("at step ")[1].split(";")[0]) <= 5
@@ -377,9 +378,9 @@ def test_the_decathlons_score_needs_no_numbers_typed_in():
     """Networks with the published errors have 250 a set; sets of one's own have no score."""
     for argument, count in (("", 10), ("sets=dtd+svhn", 2)):
         experiment = Experiment.from_config(load_config("decathlon", argument))
-        assert experiment.score({name: 1 - FINETUNING_ERRORS[name] for name in experiment.task_names}) == (
-            pytest.approx(250 * count)
-        )
+        accuracies = {f"{name}/accuracy": 1 - FINETUNING_ERRORS[name] for name in experiment.task_names}
+        summary = experiment.data.summarize(accuracies, experiment.single_task)
+        assert summary["decathlon/score"] == pytest.approx(250 * count)
     assert load_config("decathlon", "sets=dtd+mine").eval.single_task == ()
 
 
@@ -417,4 +418,4 @@ def test_configuration_files(name):
         assert experiment.config.optimizer.halve_every == "100 epochs"
         assert benchmark.eval.average_last == 10
         with pytest.raises(RawDataError, match=r"configs/streets\.py needs no raw data"):
-            smoke.prepare_data()
+            smoke.data.prepare()

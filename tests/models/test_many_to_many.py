@@ -15,7 +15,7 @@ from helpers.decathlon_release import write_official
 from helpers.toy_sets import SIZE
 
 from mtan_jax import steps
-from mtan_jax.experiment import Experiment, warm_start
+from mtan_jax.experiment import Experiment, checks, warm_start
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.models import IMAGE_ARCHITECTURES, IMAGE_BACKBONES, Backbone, build_model
 from mtan_jax.models.backbones.wide_resnet import Group, Stem
@@ -559,7 +559,7 @@ def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make
 def test_batches_that_devices_cannot_share_are_named(make):
     experiment = make("mtan", **{"mixing.tasks_per_step": 2, "batch_size": 4})
     with pytest.raises(ValueError, match=r"batch_size = 4 cannot be divided among 4 devices and 2 tasks a step; 8"):
-        experiment.check_batch_sizes(train=True)
+        checks.check_train_batch_size(experiment.config, experiment.data)
 
 
 def test_epochs_become_shorter_where_a_set_is_left_out(make):
