@@ -479,7 +479,7 @@ def test_score_is_relative_to_the_values_given(make, base):
     [
         ("mtan", {"mixing.tasks": ("hues", "cars")}, r"mixing\.tasks has 'cars'; the tasks are hues, bars, corners"),
         ("mtan", {"mixing.tasks_per_step": 4}, r"mixing\.tasks_per_step = 4: a number from 1 to 3"),
-        ("mtan", {"model.backbone": "segnet"}, r"'segnet' does not suit config\.data\.name = 'toy_sets': wrn10_4"),
+        ("mtan", {"model.backbone": "segnet"}, r"'segnet' does not suit config\.data\.name = 'toy_sets'; use one of: "),
         ("dense", {}, r"arch = 'dense' does not exist on config\.model\.backbone = 'wrn10_4'"),
         ("mtan", {"optimizer.absent_tasks": "sleep"}, r"absent_tasks = 'sleep' is not known; known: step, rest"),
         ("mtan", {"optimizer.weight_decay": -1.0}, r"weight_decay = -1\.0: expected at least 0"),
@@ -490,10 +490,10 @@ def test_score_is_relative_to_the_values_given(make, base):
         (
             "mtan",
             {"eval.single_task": (("hues/accuracy", 0.4),)},
-            r"single_task = .*: of every set the accuracy is need",
+            r"single_task = .*: expected the accuracy of every set",
         ),
         ("mtan", {"tasks": ("hues", "mean")}, r"'mean' is not a valid name of a set"),
-        ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"the task 'again' is of the set 'hues'; of sets of labelled"),
+        ("mtan", {"tasks": ("hues", HUES_AGAIN)}, r"task 'again' has the target 'hues'; a task on a set"),
     ],
 )
 def test_what_does_not_fit_is_named_before_data_are_read(arch, fields, message, make):

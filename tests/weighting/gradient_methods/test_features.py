@@ -566,8 +566,8 @@ def test_networks_without_shared_features_are_refused():
     config = tiny_config.get_config("arch=cross_stitch")
     config.weighting = (("mgda", {"wrt": "features"}),)
     message = (
-        r"config\.weighting = .*features that tasks share: config\.model\.arch = 'cross_stitch' with 3 tasks has none, "
-        r"mtan, split, split_wide, split_deep, dense with several tasks have"
+        r"config\.weighting = .*features that tasks share: config\.model\.arch = 'cross_stitch' with 3 tasks has none; "
+        r"use several tasks and one of mtan, split, split_wide, split_deep, dense"
     )
     with pytest.raises(ValueError, match=message):
         Experiment.from_config(config)
