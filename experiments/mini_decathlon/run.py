@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from mtan_jax.commands.summary import count, kept
+from mtan_jax.commands.summary import count, count_stored
 from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import paths
 from mtan_jax.training import loop, workdir
@@ -110,7 +110,7 @@ def make(name: str, seed: int, folder: pathlib.Path, data_dir: str | None) -> Ex
 def parameters(experiment: Experiment) -> dict[str, Any]:
     """Counts parameters: those kept, without heads, and those trained."""
     variables = experiment.abstract_variables
-    total, heads = kept(variables)
+    total, heads = count_stored(variables)
     return {"kept": total - heads, "heads": heads, "trained": count(variables["params"])}
 
 

@@ -11,7 +11,7 @@ from mtan_jax.training import evaluation
 
 
 def evaluate(run: Run, *, split: str = "val", checkpoint: str = "newest") -> dict[str, float]:
-    """Computes the metrics of a checkpoint: for "val", exactly those that training logged at that step.
+    """Computes the metrics of a checkpoint. On "val" they equal those that training logged at that step.
 
     Args:
         run: from `fit` or `Run.open`.
@@ -22,12 +22,12 @@ def evaluate(run: Run, *, split: str = "val", checkpoint: str = "newest") -> dic
         Metrics by "task/metric", each over the whole split.
 
     Raises:
-        ValueError: the split or the checkpoint is not known.
+        ValueError: the split or the checkpoint is unknown.
         CheckpointError: there is no such checkpoint, or it is damaged.
         RawDataError: the dataset is not prepared, and its raw data are missing.
     """
     if split not in ("train", "val"):
-        raise ValueError(f"split {split!r} cannot be evaluated; train and val can (test labels are not public)")
+        raise ValueError(f"split {split!r} cannot be evaluated; use train or val (test labels are not public)")
     checks.check_eval_batch_size(run.config)
     run.prepare_data("eval", checkpoint)
     return evaluation.evaluate(run.experiment, run.restore(checkpoint), split)

@@ -1,4 +1,4 @@
-"""A checkpoint's network as a file for PyTorch."""
+"""Exports the network of a checkpoint as a file for PyTorch."""
 
 import logging
 import pathlib
@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 
 def check_export(experiment: Experiment, output: str | None) -> pathlib.Path:
-    """The file to export to.
+    """Checks that the network can be exported, and returns the path of the file.
 
     Raises:
-        PathError: it is no local path, or its folder cannot be written.
-        WeightsError: none is given, its ending is not known, or PyTorch has no such network.
+        PathError: `output` is not a local path, or its folder cannot be written.
+        WeightsError: `output` is missing or has an unknown suffix, or the network has no PyTorch layout.
     """
     if output is None:
-        raise files.WeightsError("--output is needed, as in --output=network.safetensors")
+        raise files.WeightsError("--output is needed, such as --output=network.safetensors")
     path = files.checked_path(output, "--output")
     if path.is_dir():
-        raise files.WeightsError(f"--output={output} is a folder; the name of a file is needed")
+        raise files.WeightsError(f"--output={output} is a folder; expected the name of a file")
     paths.check_folder(path.parent, "--output", write=True)
     try:
         torch.check_state_dict(experiment.abstract_variables, _layouts(experiment))
@@ -42,16 +42,16 @@ def _layouts(experiment: Experiment) -> tuple[names.Layout, ...]:
 
 
 def export(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, output: str | None) -> None:
-    """Writes a network's parameters and running statistics under the names that they have in PyTorch.
+    """Writes a network's parameters and running statistics under their PyTorch names.
 
-    The names are those of the authors' network where they have it; otherwise of torchvision's backbone, and the file
-    holds the backbone alone.
+    The names are those of the authors' network if they published it. Otherwise the file holds the backbone only, under
+    torchvision's names.
 
     Args:
-        experiment: the run; see `mtan_jax.training.open_run.open_run` where its dataset is absent.
+        experiment: the run; its dataset may be absent (see `mtan_jax.training.open_run`).
         workdir: of the run.
         checkpoint: see `mtan_jax.training.restore.restore`.
-        output: the file; ends in .npz, .safetensors, .pt or .pth.
+        output: the file, which ends in .npz, .safetensors, .pt or .pth.
 
     Raises:
         WeightsError: see `check_export`.
@@ -63,13 +63,15 @@ def export(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, outpu
     if jax.process_index() == 0:
         files.write(path, arrays)
         total = len(jax.tree.leaves(state.variables))
-        log.info("wrote %d of the network's %d arrays to %s, named as in %s", len(arrays), total, path, layout.title)
+        log.info(
+            "wrote %d of the network's %d arrays to %s, with the names of %s", len(arrays), total, path, layout.title
+        )
         if len(arrays) < total:
-            log.warning("it holds the backbone alone: PyTorch has no such network as a whole")
+            log.warning("the file holds the backbone only: the whole network has no PyTorch layout")
 
 
 def run(request: Request) -> None:
-    """`--mode=export`."""
+    """`--mode=export`: writes the file."""
     opened = Run.open(request.config, request.folder)
     check_export(opened.experiment, request.output)
     opened.prepare_data("export", request.checkpoint)

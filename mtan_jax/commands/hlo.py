@@ -1,7 +1,7 @@
-"""What a compiled program does, read from the text of its optimised HLO: instructions, and the bytes that each moves.
+"""Reads the text of an optimized HLO program: its instructions, and the bytes that each moves.
 
-XLA's own analysis (`compiled.cost_analysis()`) gives one number for a whole program, in which a byte that is copied
-into on-chip memory and read there counts three times. Here every instruction of a program stands for itself.
+XLA's cost analysis (`compiled.cost_analysis()`) gives one number for a whole program, in which a byte that is copied
+into on-chip memory and read there counts three times. Counting per instruction separates the two memories.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ ITEM_BYTES = {
     **dict.fromkeys(("f64", "s64", "u64"), 8),
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Instructions that only give a name to bytes that are there.
+# Instructions that only name existing bytes.
 _NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id")
 
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)([^}]*)\})?")
@@ -27,11 +27,11 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """An array as it lies in memory.
+    """An array in memory.
 
     Attributes:
-        size: bytes, with what the layout's tiles leave empty.
-        on_chip: whether it is in other memory than the main one.
+        size: bytes, including the padding of the layout's tiles.
+        on_chip: whether it is in on-chip memory instead of main memory.
     """
 
     size: int
@@ -45,11 +45,11 @@ class Instruction:
     Attributes:
         name: of the instruction.
         opcode: such as "fusion".
-        outputs: what it writes.
-        inputs: what it reads.
-        op_name: where in the source it comes from, as JAX names it; "" where XLA made it up.
-        cycles: that XLA for TPUs expects it to take; 0 where it says nothing.
-        times: how often it runs in one run of the program.
+        outputs: buffers that it writes.
+        inputs: buffers that it reads.
+        op_name: JAX's name for its place in the source; "" if XLA added the instruction.
+        cycles: XLA's estimate for TPUs, for all executions; 0 if there is none.
+        times: number of executions per run of the program.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Instruction:
 
     @property
     def bytes_accessed(self) -> int:
-        """Bytes read and written, in any memory, in one run of the program."""
+        """Bytes read and written in any memory per run of the program."""
         return self.times * sum(buffer.size for buffer in self.inputs + self.outputs)
 
     @property
     def main_memory_bytes(self) -> int:
-        """Those of main memory alone."""
+        """Bytes read from and written to main memory per run of the program."""
         return self.times * sum(buffer.size for buffer in self.inputs + self.outputs if not buffer.on_chip)
 
 
@@ -81,15 +81,15 @@ class _Line:
 
 
 def count_instructions(text: str) -> int:
-    """Instructions in all computations of a program."""
+    """Counts the instructions in all computations of a program."""
     return sum(bool(_INSTRUCTION.match(line)) for line in text.splitlines())
 
 
 def executed(text: str) -> list[Instruction]:
-    """The instructions that are run one after the other, those in bodies of loops with the number of their runs.
+    """Lists the executed instructions, with the number of executions of those in loops.
 
-    What a fusion computes within itself moves no bytes and is left out, and so is what only names bytes. Of a copy in
-    the background, the start counts and the end does not.
+    Instructions inside a fusion move no bytes and are skipped, as are instructions that only name bytes. An
+    asynchronous copy counts at its start.
 
     Args:
         text: `compiled.as_text()`.
@@ -116,7 +116,7 @@ def _walk(computations: dict[str, list[_Line]], name: str, times: int) -> Iterat
         inputs = tuple(buffer for operand in line.operands for buffer in buffers(types.get(operand, "")))
         outputs = buffers(line.type)
         if line.opcode.endswith("-start"):
-            inputs, outputs = _of_start(line.opcode, outputs)
+            inputs, outputs = _start_buffers(line.opcode, outputs)
         op_name = re.search(r'op_name="([^"]*)"', line.attributes)
         cycles = re.search(r'"estimated_cycles":"(\d+)"', line.attributes)
         yield Instruction(
@@ -127,11 +127,11 @@ def _walk(computations: dict[str, list[_Line]], name: str, times: int) -> Iterat
         )
 
 
-def _of_start(opcode: str, parts: tuple[Buffer, ...]) -> tuple[tuple[Buffer, ...], tuple[Buffer, ...]]:
-    """What a copy, a slice or a collective in the background reads and writes; its type names both."""
+def _start_buffers(opcode: str, parts: tuple[Buffer, ...]) -> tuple[tuple[Buffer, ...], tuple[Buffer, ...]]:
+    """The inputs and outputs of an asynchronous copy, slice or collective, both of which are in its type."""
     if opcode == "copy-start":
         return parts[1:2], parts[:1]
-    if opcode == "slice-start":  # reads no more than it writes
+    if opcode == "slice-start":  # reads as much as it writes
         return (dataclasses.replace(parts[0], size=parts[1].size),), parts[1:2]
     half = len(parts) // 2
     return parts[:half] or parts, parts[half:]
@@ -155,19 +155,19 @@ def _read(text: str) -> tuple[dict[str, list[_Line]], str]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The type of an instruction, and the rest."""
+    """Splits an instruction into its type and the rest."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     return text[:end], text[end:].lstrip()
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the bracket closes that opens at `start`."""
+    """The position of the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
         if depth == 0:
             return i
-    raise ValueError(f"a bracket is not closed in {text[start : start + 80]!r}")
+    raise ValueError(f"unclosed bracket in {text[start : start + 80]!r}")
 
 
 def buffers(type_: str) -> tuple[Buffer, ...]:

@@ -1,4 +1,4 @@
-"""Finds the user's pictures that are predicted, and names their results."""
+"""Finds the user's images and names their results."""
 
 import collections
 import logging
@@ -12,31 +12,31 @@ from mtan_jax.data.raw.image_files import KNOWN_FORMATS, is_picture, is_stray, p
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255  # bytes of a file's name, on all common file systems
-_LISTED = 20  # unreadable pictures that a message names
+_LISTED = 20  # unreadable images named in a message
 
 
 def find_images(path: pathlib.Path, skip_unreadable: bool) -> dict[str, pathlib.Path]:
-    """Lists the pictures of a folder, each of which was read once, so that a bad one shows before any is predicted.
+    """Lists the images of a folder. Reads each of them, so that unreadable ones are reported before predictions start.
 
-    Stray files are skipped; other files that are no pictures, and subfolders with pictures, are counted in the log.
+    Stray files are skipped. Other files and subfolders with images are counted in the log.
 
     Args:
-        path: of a folder, or of one picture.
-        skip_unreadable: skip unreadable pictures with a warning that names them, instead of raising an error.
+        path: of a folder, or of one image.
+        skip_unreadable: whether to skip unreadable images with a warning that names them.
 
     Returns:
-        Paths by the names of their results, ordered by file name. A name is the file's without its suffix; with it
-        where two files would share a name.
+        Paths by the names of their results, ordered by file name. The name is the file name without its suffix, or with
+        it if two files would share a name.
 
     Raises:
-        ValueError: there is no picture, or an unreadable one; the message names it.
+        ValueError: there is no image, or an image is unreadable; the message names it.
     """
     if path.is_dir():
         paths = _list_folder(path)
     elif path.exists():
         paths = [path]
     else:
-        raise ValueError(f"--images={printable(path)}: not found; a folder of pictures or one picture is needed")
+        raise ValueError(f"--images={printable(path)}: not found; expected a folder of images, or one image")
     faults = {path: fault for path in paths if (fault := _fault(path))}
     if faults:
         lines = "".join(f"\n  {fault}" for fault in list(faults.values())[:_LISTED])
@@ -44,28 +44,28 @@ def find_images(path: pathlib.Path, skip_unreadable: bool) -> dict[str, pathlib.
         if not skip_unreadable or len(faults) == len(paths):
             others = "" if len(faults) == len(paths) else " --unreadable=skip predicts the others."
             raise ValueError(
-                f"--images={printable(path)}: {len(faults)} of {len(paths)} pictures cannot be read; nothing was "
+                f"--images={printable(path)}: {len(faults)} of {len(paths)} images cannot be read; nothing was "
                 f"predicted.{others}{lines}{more}"
             )
-        log.warning("skipping %d of %d pictures, which cannot be read:%s%s", len(faults), len(paths), lines, more)
+        log.warning("skipping %d of %d images, which cannot be read:%s%s", len(faults), len(paths), lines, more)
     return name_results(each for each in paths if each not in faults)
 
 
 def output_folder(workdir: pathlib.Path, images: pathlib.Path) -> pathlib.Path:
-    """Where the results for `images` (a folder, or a picture in it) go: `figures/<name of the folder>/`.
+    """The folder of the results for `images`, a folder or an image in it: `figures/<name of the folder>/`.
 
     Raises:
-        ValueError: that is the folder of the pictures itself.
+        ValueError: it is the folder of the images.
     """
     folder = (images if images.is_dir() else images.parent).resolve()
     output = workdir / "figures" / folder.name
     if output.resolve() == folder:
-        raise ValueError(f"--images={printable(images)}: the results would overwrite these pictures; rename the folder")
+        raise ValueError(f"--images={printable(images)}: the results would overwrite these images; rename the folder")
     return output
 
 
 def name_results(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
-    """The paths by names that differ, even where capitals and small letters are one: stems, or else file names."""
+    """Names each path by its stem, or by its file name if stems collide. Names differ even if case is ignored."""
     paths = list(paths)
     taken = collections.Counter(path.stem.casefold() for path in paths)
     taken.update({path.name.casefold() for path in paths if path.suffix})
@@ -73,7 +73,7 @@ def name_results(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
 
 
 def check_lengths(paths: Mapping[str, pathlib.Path], longest_suffix: str) -> None:
-    """Raises ValueError where the name of a result would be too long with the suffix; the message names the picture."""
+    """Raises a ValueError that names the image if the name of a result would be too long with the suffix."""
     for name, path in paths.items():
         excess = len(os.fsencode(name + longest_suffix)) - _LONGEST_NAME
         if excess > 0:
@@ -89,7 +89,7 @@ def _fault(path: pathlib.Path) -> str | None:
 
 
 def _list_folder(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a folder, by name; logs what else there is."""
+    """Lists the images of a folder by name, and logs what else it holds."""
     pictures, others, subfolders = [], collections.Counter[str](), []
     for path in sorted(folder.iterdir()):
         if is_stray(path.name):
@@ -103,17 +103,17 @@ def _list_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     left = []
     if others:
         suffixes = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
-        left.append(f"{others.total()} files whose suffix is no picture's ({suffixes})")
+        left.append(f"{others.total()} files with other suffixes ({suffixes})")
     if subfolders:
         more = f" and {len(subfolders) - 8} more" if len(subfolders) > 8 else ""
-        left.append(f"{len(subfolders)} folders of pictures ({', '.join(subfolders[:8])}{more})")
+        left.append(f"{len(subfolders)} folders with images ({', '.join(subfolders[:8])}{more})")
     found = " and ".join(left)
     if not pictures:
         raise ValueError(
-            f"--images={printable(folder)}: a folder with images ({KNOWN_FORMATS}) is needed; found {found or 'none'}"
+            f"--images={printable(folder)}: expected a folder with images ({KNOWN_FORMATS}); found {found or 'none'}"
         )
     if found:
-        log.info("left out %s", found)
+        log.info("skipped %s", found)
     return pictures
 
 
@@ -121,5 +121,5 @@ def _holds_pictures(folder: pathlib.Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             return any(is_picture(entry.name) for entry in entries)
-    except OSError:  # not ours to read
+    except OSError:  # no permission to read it
         return False

@@ -1,7 +1,8 @@
-"""Predicts a split, pictures of the user's own, or arrays."""
+"""Predicts a split, image files or arrays."""
 
-import types
+import pathlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,14 +10,41 @@ from jaxtyping import Float, UInt8
 from mtan_jax.commands import predict_dense, predict_image_sets
 from mtan_jax.commands.request import Request
 from mtan_jax.commands.run import Run
+from mtan_jax.experiment import Experiment
 from mtan_jax.experiment.dense_data import DenseData
 from mtan_jax.experiment.image_set_data import ImageSetData
+from mtan_jax.experiment.task_data import TaskData
 from mtan_jax.runtime import paths
+from mtan_jax.steps.state import TrainState
+
+Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+Images = Sequence[Pixels] | np.ndarray
+
+
+class Predictor(Protocol):
+    """A module that predicts one kind of data, such as `predict_dense`."""
+
+    def predict_split(
+        self, experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
+    ) -> pathlib.Path: ...
+
+    def predict_folder(
+        self,
+        experiment: Experiment,
+        workdir: pathlib.Path,
+        checkpoint: str,
+        images: pathlib.Path,
+        count: int,
+        skip_unreadable: bool,
+    ) -> pathlib.Path: ...
+
+    def predict_arrays(
+        self, experiment: Experiment, state: TrainState, images: Sequence[np.ndarray]
+    ) -> dict[str, Float[np.ndarray, "n ..."]]: ...
+
 
 # Kind of data -> the module that predicts it.
-PREDICTORS: dict[type, types.ModuleType] = {DenseData: predict_dense, ImageSetData: predict_image_sets}
-
-Images = Sequence[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]] | np.ndarray
+PREDICTORS: dict[type[TaskData], Predictor] = {DenseData: predict_dense, ImageSetData: predict_image_sets}
 
 
 def predict(
@@ -27,17 +55,17 @@ def predict(
     Args:
         run: from `fit` or `Run.open`; its dataset may be absent.
         images: [n, h, w, 3], or a sequence of [h, w, 3] of any sizes; uint8, or floats in 0..1. They are resized to the
-            size that the network was trained with (and cropped, for networks of whole images).
+            size that the network was trained with, and cropped for sets of labelled images.
         checkpoint: "newest", "best", a step, or "initial": the state before the first step.
-        masks: whether to return the attention masks too.
+        masks: whether to return attention masks too.
 
     Returns:
-        Per task, an array whose first axis is that of the images. Dense tasks: [n, H, W, channels] at the network's
-        size, log-probabilities for classes. Sets of labelled images: log-probabilities [n, classes] of each set. With
-        `masks`, also "masks/STAGE" [n, tasks, h, w, channels] in 0..1.
+        Predictions by task. Dense tasks: [n, H, W, channels] at the network's size, log-probabilities for classes. Sets
+        of labelled images: log-probabilities [n, classes]. With `masks`, also "masks/STAGE" [n, tasks, h, w, channels]
+        in 0..1.
 
     Raises:
-        ValueError: an image has another shape or type, or there are none.
+        ValueError: an image has another shape or type, or there is none.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
     pixels = [_to_pixels(image, i) for i, image in enumerate(images)]
@@ -48,7 +76,7 @@ def predict(
     return {name: array for name, array in found.items() if masks or not name.startswith("masks/")}
 
 
-def _to_pixels(image: np.ndarray, number: int) -> UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]:
+def _to_pixels(image: np.ndarray, number: int) -> Pixels:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(f"images[{number}] has shape {image.shape}; expected [height, width, 3]")
@@ -59,7 +87,7 @@ def _to_pixels(image: np.ndarray, number: int) -> UInt8[np.ndarray, "h w 3"] | F
     return image.astype(np.float32)
 
 
-def _predictor(run: Run) -> types.ModuleType:
+def _predictor(run: Run) -> Predictor:
     return PREDICTORS[type(run.experiment.data)]
 
 
@@ -69,7 +97,7 @@ def run(request: Request) -> None:
     splits = opened.experiment.data.splits
     if request.split not in splits:
         raise ValueError(
-            f"--split={request.split} is not known to {opened.config.data.name}; use {' or '.join(splits)}"
+            f"--split={request.split} is not known to {opened.config.data.name}; known: {', '.join(splits)}"
         )
     opened.prepare_data("predict", request.checkpoint, images=request.images is not None)
     predictor = _predictor(opened)

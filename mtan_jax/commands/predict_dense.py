@@ -1,9 +1,9 @@
-"""Images in, pictures and arrays out."""
+"""Predicts dense tasks: panels of images, predictions and attention masks, and arrays."""
 
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import jax
 import numpy as np
@@ -24,21 +24,37 @@ from mtan_jax.types import Batch
 log = logging.getLogger(__name__)
 
 
+class Example(TypedDict):
+    """An image with its predictions.
+
+    Attributes:
+        image: pixels in 0..1.
+        predictions: by task.
+        targets: by target name, those that are known.
+        masks: by stage, one per task.
+    """
+
+    image: Float[np.ndarray, "h w 3"]
+    predictions: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray]
+    masks: dict[str, Float[np.ndarray, "t h w c"]]
+
+
 def predict_split(
     experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
 ) -> pathlib.Path:
-    """Predicts the first examples of a split, with the ground truth beside.
+    """Predicts the first examples of a split, and shows the ground truth next to the predictions.
 
     Args:
-        experiment: the run; its data set is prepared.
-        workdir: of the run; pictures and arrays go to `figures/<split>/`.
+        experiment: the run; its dataset is prepared.
+        workdir: of the run; results go to `figures/<split>/`.
         checkpoint: see `mtan_jax.training.restore.restore`.
         split: "val" or "train".
-        count: how many examples; 0: all.
+        count: number of examples; 0: all.
 
     Returns:
-        The folder written to: `ID.png`, a panel of image, ground truth, predictions and attention masks, and
-        `ID.npz`, with `image`, `prediction/TASK` and `target/TASK`.
+        The folder of the results: `ID.png`, a panel of image, ground truth, predictions and attention masks, and
+        `ID.npz` with `image`, `prediction/TASK` and `target/TARGET`.
     """
     batches = experiment.data.whole_split(split)
     return _predict(experiment, workdir, checkpoint, batches, workdir / "figures" / split, count)
@@ -52,19 +68,22 @@ def predict_folder(
     count: int = 0,
     skip_unreadable: bool = False,
 ) -> pathlib.Path:
-    """Predicts every picture of a folder, or one picture, resized to the size that the network was trained with.
+    """Predicts every image of a folder, or one image, resized to the size that the network was trained with.
 
     Args:
         experiment: the run; its dataset may be absent.
         workdir: of the run; panels and arrays go to `figures/<name of the folder>/`.
         checkpoint: see `mtan_jax.training.restore.restore`.
-        images: a folder of pictures, or one picture, as `mtan_jax.data.raw.image_files.read_rgb` reads them.
-        count: not used: every picture is predicted.
+        images: a folder of images, or one image, in a format of `mtan_jax.data.raw.image_files.read_rgb`.
+        count: not used; every image is predicted.
         skip_unreadable: see `mtan_jax.commands.image_folder.find_images`.
 
+    Returns:
+        The folder of the results, as for `predict_split`.
+
     Raises:
-        ValueError: there is no picture, an unreadable one, or one whose name is too long for its results; the message
-            names it. Or `images` is the very folder that the results would go to.
+        ValueError: there is no image, an image is unreadable or its name is too long for its results (the message names
+            it), or the results would overwrite the images.
     """
     output = image_folder.output_folder(workdir, images)
     paths = image_folder.find_images(images, skip_unreadable)
@@ -76,23 +95,26 @@ def predict_folder(
 def predict_arrays(
     experiment: Experiment, state: TrainState, images: Sequence[np.ndarray]
 ) -> dict[str, Float[np.ndarray, "n ..."]]:
-    """Predictions per task [n, H, W, channels], and "masks/STAGE" [n, tasks, h, w, channels].
+    """Predicts arrays.
 
     Args:
         experiment: the run; its dataset may be absent.
         state: of the network.
         images: [h, w, 3] each, uint8 or float32 in 0..1.
+
+    Returns:
+        Predictions by task [n, H, W, channels], and "masks/STAGE" [n, tasks, h, w, channels].
     """
     size, rows = experiment.data.info.image_size, experiment.config.eval.batch_size
     pixels = np.stack([_to_unit_range(resize_bilinear(image, size)) for image in images])
     parts = []
     for start in range(0, len(pixels), rows):
         part = pixels[start : start + rows]
-        # Batches of one size, so that the step is compiled once.
+        # Batches of equal size, so that the step is compiled once.
         full = np.pad(part, [(0, min(rows, len(pixels)) - len(part))] + [(0, 0)] * 3, mode="edge")
         inputs = parallel.place_batch(parallel.fill_rows({"image": full}))
         predictions, masks = jax.device_get(experiment.predict_step(state.variables, inputs))
-        masks = {f"masks/{stage}": np.moveaxis(mask, 1, 2) for stage, mask in masks.items()}  # rows before tasks
+        masks = {f"masks/{stage}": np.moveaxis(mask, 1, 2) for stage, mask in masks.items()}  # [rows, tasks, ...]
         found = {**predictions, **masks}
         parts.append({name: x.reshape(-1, *x.shape[2:])[: len(part)] for name, x in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -119,12 +141,16 @@ def _predict(
         predictions, masks = jax.device_get(experiment.predict_step(state.variables, inputs))
         for row, name in enumerate(batch["id"]):
             if not batch["weight"][row]:
-                continue  # fills the last batch up
+                continue  # padding of the last batch
             device, place = divmod(row, inputs["image"].shape[1])
-            example = {
-                "image": batch["image"][row],
+            example: Example = {
+                "image": np.asarray(batch["image"][row]),
                 "predictions": {key: value[device, place] for key, value in predictions.items()},
-                "targets": {key: value[row] for key, value in batch["targets"].items() if batch["labelled"][key][row]},
+                "targets": {
+                    key: np.asarray(value[row])
+                    for key, value in batch["targets"].items()
+                    if batch["labelled"][key][row]
+                },
                 "masks": {stage: masks[stage][device, :, place] for stage in stages},
             }
             if jax.process_index() == 0:
@@ -134,12 +160,13 @@ def _predict(
                 break
         if done == count:
             break
-    log.info("wrote %d %s to %s", done, "panel and its arrays" if done == 1 else "panels and arrays", printable(output))
+    log.info("wrote %d %s to %s", done, "panel with arrays" if done == 1 else "panels with arrays", printable(output))
     return output
 
 
-def _write(experiment: Experiment, path: pathlib.Path, example: dict[str, Any]) -> None:
-    arrays = {"image": example["image"]}
+def _write(experiment: Experiment, path: pathlib.Path, example: Example) -> None:
+    # Any: NumPy's stub takes keyword arguments for its own bool option, too.
+    arrays: dict[str, Any] = {"image": example["image"]}
     arrays |= {f"prediction/{name}": value for name, value in example["predictions"].items()}
     arrays |= {f"target/{name}": value for name, value in example["targets"].items()}
     np.savez_compressed(path.with_name(path.name + ".npz"), **arrays)

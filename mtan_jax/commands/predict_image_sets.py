@@ -1,10 +1,10 @@
-"""Images in, their predicted classes and pictures of them out, for sets of labelled images."""
+"""Predicts sets of labelled images: a class of each set per image, and figures of some images."""
 
 import json
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TypedDict, cast
 
 import jax
 import numpy as np
@@ -24,6 +24,9 @@ from mtan_jax.types import Batch
 
 log = logging.getLogger(__name__)
 
+# "class" is a keyword, so this TypedDict has no class syntax. "class" is None if the label is unknown.
+Prediction = TypedDict("Prediction", {"id": str, "predicted": str, "probability": float, "class": str | None})
+
 
 def predict_split(
     experiment: Experiment, workdir: pathlib.Path, checkpoint: str, split: str, count: int
@@ -31,16 +34,16 @@ def predict_split(
     """Predicts the classes of a split of every set.
 
     Args:
-        experiment: the run, of sets of labelled images; its data set is prepared.
-        workdir: of the run; all goes to `figures/<split>/`.
+        experiment: a run on sets of labelled images; its dataset is prepared.
+        workdir: of the run; results go to `figures/<split>/`.
         checkpoint: see `mtan_jax.training.restore.restore`.
-        split: "val", "train" or "test"; of the test images of the Visual Decathlon, a results file is written too.
-        count: how many images of each set the pictures show, spread over the split; 0: all.
+        split: "val", "train" or "test".
+        count: number of images per set in the figures, spread over the split; 0: all.
 
     Returns:
-        The folder written to: `SET.json`, with id, predicted class, its probability and, where it is known, the class
-        of every image; `SET.png`, some images with both classes; and for "test" `results.json`, as the challenge
-        takes it.
+        The folder of the results: `SET.json` with id, predicted class, its probability and, if it is known, the true
+        class of every image; `SET.png` with some images and both classes; and for the test images of the Visual
+        Decathlon `results.json`, in the challenge's format.
 
     Raises:
         ValueError: a set has no such split.
@@ -69,19 +72,20 @@ def predict_folder(
     """Predicts a class of every set for every image of a folder, as if the image belonged to each set.
 
     Args:
-        experiment: the run, of sets of labelled images; it has a record of its dataset, or the dataset is prepared.
-        workdir: of the run; all goes to `figures/<name of the folder>/`.
+        experiment: a run on sets of labelled images, with a record of its dataset or a prepared dataset.
+        workdir: of the run; results go to `figures/<name of the folder>/`.
         checkpoint: see `mtan_jax.training.restore.restore`.
-        images: a folder of pictures, or one; they are resized and cropped to the size that the network was trained on.
-        count: how many images the pictures show, spread over the folder; 0: all.
+        images: a folder of images, or one image; they are resized and cropped to the size used in training.
+        count: number of images in the figures, spread over the folder; 0: all.
         skip_unreadable: see `mtan_jax.commands.image_folder.find_images`.
 
     Returns:
-        The folder written to: `SET.json`, with the file's name as id, predicted class and its probability for every
-        image; `SET.png`, some images with their predicted classes.
+        The folder of the results: `SET.json` with file name, predicted class and its probability for every image;
+        `SET.png` with some images and their predicted classes.
 
     Raises:
-        ValueError: see `mtan_jax.commands.predict.predict_folder`.
+        ValueError: there is no image, an image is unreadable (the message names it), or the results would overwrite the
+            images.
     """
     output = image_folder.output_folder(workdir, images)
     paths, info = image_folder.find_images(images, skip_unreadable), _info(experiment)
@@ -95,12 +99,15 @@ def predict_folder(
 def predict_arrays(
     experiment: Experiment, state: TrainState, images: Sequence[np.ndarray]
 ) -> dict[str, Float[np.ndarray, "n classes"]]:
-    """Log-probabilities of the classes of every set, as if each image belonged to each set.
+    """Predicts arrays, as if each image belonged to each set.
 
     Args:
-        experiment: the run, of sets of labelled images.
+        experiment: a run on sets of labelled images.
         state: of the network.
         images: [h, w, 3] each, uint8 or float32 in 0..1.
+
+    Returns:
+        Log-probabilities of the classes of every set.
     """
     info, rows = _info(experiment), experiment.config.eval.batch_size
     cropped = [centre(cover(_to_bytes(image), info.image_size), info.image_size) for image in images]
@@ -109,7 +116,7 @@ def predict_arrays(
         pixels, parts = np.stack([normalise(image, image_set) for image in cropped]), []
         for start in range(0, len(pixels), rows):
             part = pixels[start : start + rows]
-            # Batches of one size, so that the step is compiled once.
+            # Batches of equal size, so that the step is compiled once.
             full = np.pad(part, [(0, min(rows, len(pixels)) - len(part))] + [(0, 0)] * 3, mode="edge")
             batch = {"image": full, "task": np.full(len(full), position, np.int32)}
             inputs = parallel.place_batch(parallel.fill_rows(batch))
@@ -128,7 +135,7 @@ def _to_bytes(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _read_folder(paths: Mapping[str, pathlib.Path], info: ImageSetsInfo, batch_size: int) -> Iterator[Batch]:
-    """Batches of one set each, in turn: every picture is read once, and normalised as each set's images are."""
+    """Yields each batch of images once per set, normalized with that set's statistics. Reads every image once."""
     names = list(paths)
     for start in range(0, len(names), batch_size):
         part = names[start : start + batch_size]
@@ -152,12 +159,12 @@ def _predict(
     output: pathlib.Path,
     sizes: Mapping[str, int],
     count: int,
-) -> dict[str, list[dict[str, Any]]]:
-    """Writes and returns what is predicted for the batches, of `sizes` images per set."""
+) -> dict[str, list[Prediction]]:
+    """Writes and returns the predictions for the batches, which hold `sizes` images per set."""
     state = restore(experiment, workdir, checkpoint)
     output.mkdir(parents=True, exist_ok=True)
     names, sets = list(sizes), _info(experiment).sets
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    found: dict[str, list[Prediction]] = {name: [] for name in names}
     shown: dict[str, dict[int, np.ndarray]] = {name: {} for name in names}
     strides = {name: max(size // count, 1) if count else 1 for name, size in sizes.items()}
     for batch in batches:
@@ -192,15 +199,15 @@ def _log_written(count: int, output: pathlib.Path) -> None:
     log.info("wrote the classes of %d %s to %s", count, "image" if count == 1 else "images", printable(output))
 
 
-def _write_results(experiment: Experiment, found: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
-    """The results file of the challenge, where all sets have its ids."""
+def _write_results(experiment: Experiment, found: dict[str, list[Prediction]], path: pathlib.Path) -> None:
+    """Writes the results file of the challenge if all sets are its sets."""
     builders = cast(ImageSets, experiment.data.builder).builders
     ids = {}
     for name, builder in builders.items():
         try:
             ids[name] = builder.category_ids
         except (AttributeError, ValueError) as error:
-            log.info("no results file for the challenge: %s", error)
+            log.info("skipped the results file of the challenge: %s", error)
             return
     classes = {name: _info(experiment).sets[name].classes for name in found}
     predictions = {

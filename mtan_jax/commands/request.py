@@ -1,4 +1,4 @@
-"""What the command line asks for."""
+"""A parsed command line."""
 
 import dataclasses
 import pathlib
@@ -8,16 +8,16 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One call of the program.
+    """A parsed command line.
 
     Attributes:
         config: of the run.
-        workdir: of the run; None for commands that do without one.
+        workdir: of the run; None for commands that need none.
         checkpoint: "newest", "best", a step, or "initial": the state before the first step.
         split: "train", "val" or "test".
-        images: a folder of pictures, or one picture, to predict in place of the split.
-        skip_unreadable: whether to skip unreadable pictures; otherwise they are an error.
-        count: how many examples of the split to predict; 0: all.
+        images: a folder of images, or one image, to predict instead of the split.
+        skip_unreadable: whether unreadable images are skipped instead of being an error.
+        count: number of examples of the split to predict; 0: all.
         output: the file to export to.
     """
 
@@ -32,7 +32,7 @@ class Request:
 
     @property
     def folder(self) -> pathlib.Path:
-        """The working directory, for commands that need one."""
+        """The working directory, for commands that need one. Raises a ValueError if there is none."""
         if self.workdir is None:
-            raise ValueError("--workdir is needed, as in --workdir=runs/streets")
+            raise ValueError("this mode needs a working directory, such as --workdir=runs/streets")
         return self.workdir

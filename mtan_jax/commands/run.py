@@ -10,7 +10,8 @@ from mtan_jax.experiment import Experiment
 from mtan_jax.reporting.writers import METRICS_FILE, read_metrics
 from mtan_jax.runtime import compilation_cache, paths
 from mtan_jax.steps.state import TrainState
-from mtan_jax.training import open_run, restore, workdir
+from mtan_jax.training import open_run, restore
+from mtan_jax.training import workdir as workdirs
 
 Row = dict[str, object]
 
@@ -20,8 +21,8 @@ class Run:
     """A run in its working directory.
 
     Attributes:
-        experiment: what the configuration was made into.
-        workdir: holds checkpoints, metrics and figures.
+        experiment: the run's dataset, tasks, network and update chain.
+        workdir: the folder of checkpoints, metrics and figures.
 
     Example:
         >>> run = Run.open(config, "runs/x")  # doctest: +SKIP
@@ -32,23 +33,23 @@ class Run:
     workdir: pathlib.Path
 
     @classmethod
-    def open(cls, config: ml_collections.ConfigDict, folder: str | os.PathLike[str], *, write: bool = False) -> "Run":
+    def open(cls, config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, write: bool = False) -> "Run":
         """Opens a trained run; its dataset may be absent, and it may still be training.
 
         Args:
-            config: the configuration that it was trained with.
-            folder: its working directory.
+            config: the configuration that the run was trained with.
+            workdir: its working directory.
             write: whether results will be written to the working directory.
 
         Raises:
-            ValueError: the configuration has a mistake.
+            ValueError: the configuration is invalid.
             WorkdirError: the working directory belongs to a run with another configuration.
             PathError: the working directory cannot be read or written.
         """
-        folder = paths.local(os.fspath(folder), "--workdir")
+        folder = paths.local(os.fspath(workdir), "--workdir")
         experiment = open_run.open_run(config, folder)
         paths.check_folder(folder, "--workdir", write=write)
-        workdir.claim(folder, config, write=False)
+        workdirs.claim(folder, config, write=False)
         use_compilation_cache(config)
         return cls(experiment, folder)
 
@@ -68,11 +69,11 @@ class Run:
     def prepare_data(self, mode: str, checkpoint: str, *, images: bool = False) -> None:
         """Prepares the dataset if a mode reads it; see `mtan_jax.training.open_run.prepare_data`."""
         if checkpoint == restore.INITIAL:
-            self.experiment.load_weights()  # a mistake in the file shows before an hour of preparation
+            self.experiment.load_weights()  # reports a bad file before the dataset is prepared
         open_run.prepare_data(self.experiment, self.workdir, mode, images=images)
 
 
 def use_compilation_cache(config: ml_collections.ConfigDict) -> None:
-    """Keeps compiled programs from run to run, as `config.compilation_cache` says."""
+    """Keeps compiled programs in `config.compilation_cache`, if it is set, for later runs."""
     if config.compilation_cache:
         compilation_cache.use(config.compilation_cache)

@@ -1,4 +1,4 @@
-"""Prints the configuration: every field with its value, what it is, and the names that it may hold."""
+"""Prints every field of the configuration with its value, its comment and its known values."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ from mtan_jax.tasks import TASKS
 from mtan_jax.weighting import METHODS
 
 WIDTH = 120
-# Fields whose values are names in a registry. What other fields may hold is in their comments.
+# Fields whose values are names in a registry. The values of other fields are in their comments.
 REGISTRIES: dict[str, Iterable[str]] = {
     "tasks": TASKS,
     "data.name": DATASETS,
@@ -28,15 +28,15 @@ REGISTRIES: dict[str, Iterable[str]] = {
 
 
 def show_config(config: ml_collections.ConfigDict) -> str:
-    """Every field of a configuration as a line of text: value, comment, and known names."""
+    """Formats every field of a configuration: value, comment and known names."""
     comments = field_comments()
-    order = {name: i for i, name in enumerate(comments)}  # that of the source; a ConfigDict sorts its keys
+    order = {name: i for i, name in enumerate(comments)}  # of the source; a ConfigDict sorts its keys
     lines: list[str] = []
     group = ""
     for name, value in sorted(_leaves(config), key=lambda leaf: order.get(_commented(leaf[0], comments), len(order))):
         source = _commented(name, comments)
         comment = comments.get(source, "")
-        if source != name:  # of a group of fields
+        if source != name:  # the comment of a group of fields
             lines += _wrap(comment) if comment and source != group else []
             comment, group = "", source
         if name in REGISTRIES:
@@ -48,8 +48,8 @@ def show_config(config: ml_collections.ConfigDict) -> str:
 def field_comments() -> dict[str, str]:
     """The comment of each field in `mtan_jax.config.default_config`, by dotted name."""
     source = inspect.getsource(config_module.default_config)
-    at_line: dict[int, str] = {}  # comments behind code, by line
-    alone: dict[int, str] = {}  # comments on lines of their own
+    at_line: dict[int, str] = {}  # comments after code, by line
+    alone: dict[int, str] = {}  # comments on their own lines, by line
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             is_alone = not token.line[: token.start[1]].strip()
@@ -72,7 +72,7 @@ def field_comments() -> dict[str, str]:
 
 
 def run(request: Request) -> None:
-    """`--mode=config`."""
+    """`--mode=config`: prints the configuration."""
     print(show_config(request.config))
 
 
@@ -86,7 +86,7 @@ def _leaves(config: ml_collections.ConfigDict, prefix: str = "") -> Iterable[tup
 
 
 def _commented(name: str, comments: dict[str, str]) -> str:
-    """The field or the group around it that has a comment."""
+    """The field, or the innermost group around it, that has a comment."""
     while name not in comments and "." in name:
         name = name.rpartition(".")[0]
     return name

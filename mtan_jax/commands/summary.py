@@ -1,56 +1,67 @@
-"""The network in numbers: shapes by stage, parameters by part, and their ratio to one single-task network."""
+"""Summarizes a network: shapes per stage, parameters per part, and their ratio to a single-task network."""
 
 import collections
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 
 from mtan_jax.commands.request import Request
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import Backbone, build_backbone, build_model
 from mtan_jax.models.stage import abstract_stages
 from mtan_jax.training.open_run import open_run
+from mtan_jax.types import Params, Path, Shape, Variables
 from mtan_jax.weighting.sharing import part_of
 
 
-def count(tree: Any) -> int:
-    """Number of parameters in a tree of arrays or of their shapes."""
+def count(tree: PyTree) -> int:
+    """Counts the parameters in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def count_parts(params: Any, tasks: tuple[str, ...]) -> dict[str, int]:
-    """Number of parameters per part of the network (`mtan_jax.weighting.sharing`), counted as in `kept`."""
+def count_parts(params: Params, tasks: tuple[str, ...]) -> dict[str, int]:
+    """Counts the parameters of each part of the network (`mtan_jax.weighting.sharing`), as in `count_stored`."""
     counts: collections.Counter[str] = collections.Counter()
     for path, leaf in jax.tree.leaves_with_path(params):
-        counts[part_of(tuple(key.key for key in path), tasks)] += _kept(path, leaf)
+        counts[part_of(_keys(path), tasks)] += _stored(_keys(path), leaf)
     return dict(counts)
 
 
-def kept(variables: Any) -> tuple[int, int]:
-    """Parameters that must be kept of a network, and how many of them are heads.
+def count_stored(variables: Variables) -> tuple[int, int]:
+    """Counts the parameters that must be stored for a network, in total and in its heads.
 
-    Frozen running statistics are no parameters, as those that move are none.
+    Running statistics do not count, whether frozen or not. Piggyback's scores count as one bit per weight and task.
     """
     heads = sum(count(tree) for name, tree in variables["params"].items() if name.startswith("head_"))
-    total = sum(_kept(path, leaf) for path, leaf in jax.tree.leaves_with_path(variables["params"]))
+    total = sum(_stored(_keys(path), leaf) for path, leaf in jax.tree.leaves_with_path(variables["params"]))
     for path, leaf in jax.tree.leaves_with_path(variables.get("frozen", {})):
-        total += 0 if path[-1].key in ("mean", "var") else leaf.size
+        total += 0 if _keys(path)[-1] in ("mean", "var") else leaf.size
     return total, heads
 
 
-def _kept(path: Any, leaf: Any) -> int:
-    """Parameters that must be kept of one: of Piggyback's scores a bit a weight, each task's mask in words of 32."""
-    return leaf.shape[0] * math.ceil(math.prod(leaf.shape[1:]) / 32) if path[-1].key == "own_scores" else leaf.size
+def _stored(path: Path, leaf: Shape) -> int:
+    """Parameters to store for an array. Piggyback stores one mask per task, in words of 32 bits."""
+    return leaf.shape[0] * math.ceil(math.prod(leaf.shape[1:]) / 32) if path[-1] == "own_scores" else leaf.size
+
+
+def _keys(path: KeyPath) -> Path:
+    return tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def stage_table(backbone: Backbone, image_size: tuple[int, int], *, grouped: bool = False) -> str:
-    """A table of a backbone's stages for one image, as text: the fields of `mtan_jax.models.Stage`.
+    """Formats a table of a backbone's stages for one image: the fields of `mtan_jax.models.Stage`.
 
-    `look` is what a mask looks at and `gate` what it gates, height x width x channels; `hidden` are the channels within
-    the mask. Attended features pass a module that the tasks share where `shared` says yes, and are halved after the
-    stage ("down") or doubled before it ("up"). `grouped`: see `abstract_stages`.
+    `look` is the input of a mask and `gate` the features that it gates, as height x width x channels; `hidden` is the
+    number of channels inside the mask. If `shared` is "yes", attended features pass a module that the tasks share.
+    `resample` halves them after the stage ("down") or doubles them before it ("up").
+
+    Args:
+        backbone: the backbone.
+        image_size: height and width.
+        grouped: see `abstract_stages`.
     """
     rows = [("stage", "look", "gate", "hidden", "shared", "resample")]
     for name, stage in abstract_stages(backbone, image_size, grouped=grouped).items():
@@ -60,12 +71,12 @@ def stage_table(backbone: Backbone, image_size: tuple[int, int], *, grouped: boo
 
 
 def summary(experiment: Experiment) -> str:
-    """Tables of the backbone's stages and of the network's modules and parts, as text.
+    """Formats tables of the backbone's stages and of the parameters of the network's modules and parts.
 
-    The ratio is that of the paper's column "#P.": to a network of the same backbone and the head of the first task
-    alone; for images of single tasks, to one backbone without any head, and the ratio without heads too (published ones
-    are of either kind). Log-variances of the uncertainty weighting belong to the optimiser and are not counted; for
-    masks of weights see `kept`.
+    The ratio is the paper's column "#P.": the parameters relative to those of a single-task network, the same backbone
+    with the head of the first task. For sets of labelled images it is relative to one backbone without a head, and is
+    given with and without heads, since both are published. The log-variances of the uncertainty weighting belong to the
+    optimizer and do not count. For Piggyback's masks see `count_stored`.
     """
     variables = experiment.abstract_variables
     params = variables["params"]
@@ -74,13 +85,13 @@ def summary(experiment: Experiment) -> str:
         rows.append((name, count(module)))
         if isinstance(module, dict):
             rows += [(f"  {inner}", count(part)) for inner, part in module.items()]
-    total, heads = kept(variables)
+    total, heads = count_stored(variables)
     parts = count_parts(params, experiment.task_names)
     if total > sum(parts.values()):
         parts["frozen"] = total - sum(parts.values())
     grouped = experiment.data.groups is not None
     single = _single_task(experiment)
-    of_what = "backbone alone" if grouped else f"single task ({experiment.tasks[0].name})"
+    baseline = "backbone alone" if grouped else f"single task ({experiment.tasks[0].name})"
     config = experiment.config.model
     height, width = experiment.data.info.image_size
     backbone = build_backbone(config, tasks=experiment.task_names)
@@ -96,7 +107,7 @@ def summary(experiment: Experiment) -> str:
         f"{'part':<28}{'parameters':>14}",
         *(f"{name:<28}{number:>14,}" for name, number in parts.items()),
         f"{'total':<28}{total:>14,}",
-        f"{of_what:<28}{single:>14,}",
+        f"{baseline:<28}{single:>14,}",
         f"{'ratio':<28}{total / single:>14.4f}",
         *([f"{'ratio without heads':<28}{(total - heads) / single:>14.4f}"] if grouped else []),
     ]
@@ -104,7 +115,7 @@ def summary(experiment: Experiment) -> str:
 
 
 def _single_task(experiment: Experiment) -> int:
-    """Parameters of one network of the first task alone, on the same backbone; without its head for whole images."""
+    """Parameters of a single-task network of the first task; without its head for sets of labelled images."""
     config = experiment.config.model.copy_and_resolve_references()
     config.arch = "single"
     model = build_model(config, experiment.tasks[:1])
@@ -114,5 +125,5 @@ def _single_task(experiment: Experiment) -> int:
 
 
 def run(request: Request) -> None:
-    """`--mode=summary`: prints the network in numbers."""
+    """`--mode=summary`: prints the summary of the network."""
     print(summary(open_run(request.config, request.workdir)))

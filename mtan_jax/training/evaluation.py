@@ -1,7 +1,7 @@
-"""One pass over a split -> {metric name: float}."""
+"""Evaluates a network on a split."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import TypeVar, cast
 
 import jax
 
@@ -13,19 +13,21 @@ from mtan_jax.tasks.delta_m import delta_m
 from mtan_jax.tasks.metrics import Accumulator, LossMetric
 from mtan_jax.types import Batch
 
+Item = TypeVar("Item")
+
 
 def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> dict[str, float]:
-    """Metrics of a network on a split, every example counted once.
+    """Computes the metrics of a network on a split, counting every example once.
 
     Args:
-        experiment: the run.
-        state: on the devices of this process.
+        experiment: the run; its dataset is prepared.
+        state: of the network, on the devices of this process.
         split: "val" or "train".
 
     Returns:
-        `task/loss` and the task's metrics by "task/metric", the same on every process; `delta_m` too, both ways, where
-        `config.eval.single_task` has the values to compare with. Of sets of labelled images `mean/accuracy` too, and
-        with such values `decathlon/score`, for which they are the baseline's.
+        The loss and the metrics of each task by "task/metric", the same on every process; for sets of labelled images
+        also "mean/accuracy". With a single-task baseline (`config.eval.single_task`) also "delta_m/metrics" and
+        "delta_m/tasks", and "decathlon/score" for sets of labelled images.
     """
     protocol = experiment.config.eval.protocol
     accumulators = {
@@ -52,13 +54,13 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
 
 
 def evaluate_constants(experiment: Experiment, split: str = "val") -> dict[str, float]:
-    """What the best constant predictions reach on a split, by "task/metric". Reads the whole split on this process."""
+    """Metrics of the best constant predictions on a split, by "task/metric". Reads the whole split on this process."""
     batches = experiment.data.whole_split(split)
     return best_constants(experiment.tasks, batches)
 
 
 def table(metrics: Mapping[str, float], constants: Mapping[str, float]) -> str:
-    """Metrics beside those of the best constant predictions, as text."""
+    """Formats metrics next to those of the best constant predictions."""
     lines = [f"{'':<26}{'network':>12}{'best constant':>15}"]
     for name, value in metrics.items():
         constant = f"{constants[name]:>15.4f}" if name in constants else ""
@@ -67,13 +69,13 @@ def table(metrics: Mapping[str, float], constants: Mapping[str, float]) -> str:
 
 
 def without_ids(batch: Batch) -> Batch:
-    """A batch of numbers only, as devices take it."""
+    """The arrays of a batch, without the ids, which devices cannot hold."""
     return cast(Batch, {key: value for key, value in batch.items() if key != "id"})
 
 
-def _one_behind(items: Iterable[Any]) -> Iterator[Any]:
-    """Fetches each item from the devices while the next is computed."""
-    previous = None
+def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """Fetches each item from the devices while the next one is computed."""
+    previous: Item | None = None
     for item in items:
         if previous is not None:
             yield jax.device_get(previous)

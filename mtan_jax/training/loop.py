@@ -1,4 +1,4 @@
-"""The loop of training: evaluate, save, take the next batch, step, log."""
+"""The training loop: step, log, evaluate, save."""
 
 import dataclasses
 import logging
@@ -23,20 +23,20 @@ log = logging.getLogger(__name__)
 def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
     """Trains to the end of `config.duration`, from the newest checkpoint of the working directory if there is one.
 
-    A run that was stopped, at whatever moment, and then run again gives the parameters and the metrics of a run that
-    was not: checkpoints hold all state, batches follow from seed and step, and what was logged after the
-    checkpoint is dropped and logged again.
+    An interrupted run that is resumed has the same parameters and metrics as an uninterrupted one: checkpoints hold the
+    whole state, batches are a function of seed and step, and metrics logged after the checkpoint are dropped and
+    logged again.
 
     Args:
-        experiment: the run; its data set is prepared.
+        experiment: the run; its dataset is prepared.
         workdir: for `data.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard event files and `figures/`.
 
     Returns:
-        Metrics of the last evaluation of the split "val".
+        Metrics of the last evaluation on the split "val".
 
     Raises:
         LockedError: another run trains in the working directory.
-        NonFiniteError: a loss or an update was not finite; the last good checkpoint stands.
+        NonFiniteError: a loss or an update was not finite; the last good checkpoint remains.
         CheckpointError: a checkpoint could not be written or read.
         WorkdirError: the run in the working directory was trained on another dataset, or the directory was deleted or
             moved during training.
@@ -45,7 +45,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
         try:
             return _train(experiment, workdir, check_owned)
         except (CheckpointError, OSError):
-            check_owned()  # a directory that is gone says more than what could not be written in it
+            check_owned()  # a lost directory explains the failure better than the file that could not be written
             raise
 
 
@@ -74,7 +74,7 @@ def _train(experiment: Experiment, workdir: pathlib.Path, check_owned: Callable[
     with writer, checkpoints:
         for step in range(first_step + 1, total_steps + 1):
             state = experiment.train_step(state, next(batches))
-            logger.write()  # what the step before left, while this one runs
+            logger.write()  # the previous step's window, while this step runs
             is_last = step == total_steps
             is_evaluated, is_saved = (step % every == 0 or is_last for every in (eval_every, save_every))
             if step % log_every == 0 or is_last:
@@ -87,13 +87,13 @@ def _train(experiment: Experiment, workdir: pathlib.Path, check_owned: Callable[
                 metrics = evaluation.evaluate(experiment, state)
                 writer.write(step, lengths.steps_to_epochs(step), "val", metrics)
             if is_saved:
-                check_owned()  # or a checkpoint would make the directory anew
+                check_owned()  # otherwise saving would recreate a deleted directory
                 checkpoints.save(state, metrics if is_evaluated else None)
-            logger.leave_out(time.perf_counter() - pause)
+            logger.exclude(time.perf_counter() - pause)
             writer.advance(step)
             checkpoints.check()
         checkpoints.close()
-        metrics = metrics or evaluation.evaluate(experiment, state)  # where the run was complete already
+        metrics = metrics or evaluation.evaluate(experiment, state)  # if the run was already complete
         if jax.process_index() == 0:
             report(experiment, workdir, writer, metrics)
     return metrics

@@ -14,7 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, metrics: dict[str, float]) -> None:
-    """Writes and prints what the run came to: its last metrics beside the best constants', and curves."""
+    """Logs the final metrics of a run next to those of the best constant predictions, and draws its curves.
+
+    Writes the splits "val_constant" and, if `config.eval.average_last` is set, "val_mean" to `metrics.jsonl`, unless
+    they are there.
+
+    Args:
+        experiment: the run.
+        workdir: of the run.
+        writer: of `metrics.jsonl`.
+        metrics: of the last evaluation.
+    """
     step = experiment.total_steps
     epoch = experiment.lengths.steps_to_epochs(step)
     lines = read_metrics(workdir / METRICS_FILE)

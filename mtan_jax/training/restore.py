@@ -1,4 +1,4 @@
-"""Reads a checkpoint of a run."""
+"""Restores a run's state from a checkpoint."""
 
 import logging
 import pathlib
@@ -9,17 +9,17 @@ from mtan_jax.steps.state import TrainState
 
 log = logging.getLogger(__name__)
 
-INITIAL = "initial"  # in place of a checkpoint: the state before the first step
+INITIAL = "initial"  # names the state before the first step
 
 
 def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> TrainState:
-    """Reads a checkpoint of a run.
+    """Restores a run's state.
 
     Args:
         experiment: the run; its dataset may be absent.
         workdir: of the run.
-        checkpoint: "newest", "best", a step, or "initial": the state before the first step, which needs no working
-            directory; with `config.model.init_from`, the network of that file.
+        checkpoint: "newest", "best", a step, or "initial": the state before the first step, with the weights of
+            `config.model.init_from` if it is set. "initial" needs no working directory.
 
     Raises:
         ValueError: `checkpoint` is none of these.
@@ -39,5 +39,5 @@ def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> T
         state = checkpoints.restore(experiment.abstract_state(), checkpoint)
     if state is None:
         raise CheckpointError(f"no checkpoint in {workdir}; train first, with --mode=train")
-    log.info("checkpoint of step %d", int(state.step))
+    log.info("restored the checkpoint of step %d", int(state.step))
     return state

@@ -69,21 +69,21 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"")
     assert list(find_images(tmp_path, False)) == ["a"]
     assert [record.getMessage() for record in caplog.records] == [
-        "left out 3 files whose suffix is no picture's (2 .heic, 1 .txt) and 2 folders of pictures (more, x.png)"
+        "skipped 3 files with other suffixes (2 .heic, 1 .txt) and 2 folders with images (more, x.png)"
     ]
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
     with pytest.raises(
-        ValueError, match=r"--images=.*: a folder with images \(PNG, JPEG, WebP.*\) is needed; found none"
+        ValueError, match=r"--images=.*: expected a folder with images \(PNG, JPEG, WebP.*\); found none"
     ):
         find_images(tmp_path, False)
     draw(tmp_path / "day" / "a.png")
     (tmp_path / "a.heic").write_bytes(b"")
-    found = r"found 1 files whose suffix is no picture's \(1 .heic\) and 1 folders of pictures \(day\)"
+    found = r"found 1 files with other suffixes \(1 .heic\) and 1 folders with images \(day\)"
     with pytest.raises(ValueError, match=found):
         find_images(tmp_path, False)
-    with pytest.raises(ValueError, match=r"--images=.*gone: not found; a folder of pictures or one picture is needed"):
+    with pytest.raises(ValueError, match=r"--images=.*gone: not found; expected a folder of images, or one image"):
         find_images(tmp_path / "gone", False)
 
 
@@ -92,9 +92,7 @@ def test_one_picture_is_enough(tmp_path):
     draw(tmp_path / "b.png")
     assert find_images(tmp_path / "a.png", False) == {"a": tmp_path / "a.png"}
     (tmp_path / "c.txt").write_text("no picture")
-    with pytest.raises(
-        ValueError, match=r"1 of 1 pictures cannot be read; nothing was predicted.\n  .*c.txt: cannot be"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 1 images cannot be read; nothing was predicted.\n  .*c.txt: cannot be"):
         find_images(tmp_path / "c.txt", True)
 
 
@@ -106,11 +104,11 @@ def test_all_unreadable_pictures_are_named_or_skipped(tmp_path, caplog):
         r"  .*b.png: cannot be read as a picture: truncated.*",
         r"  .*c.jpg: cannot be read as a picture: truncated.*",
     )
-    with pytest.raises(ValueError, match=r"2 of 3 pictures cannot.*--unreadable=skip.*\n" + "\n".join(named)):
+    with pytest.raises(ValueError, match=r"2 of 3 images cannot.*--unreadable=skip.*\n" + "\n".join(named)):
         find_images(tmp_path, False)
     assert list(find_images(tmp_path, True)) == ["a"]
     [record] = caplog.records
-    assert re.fullmatch("skipping 2 of 3 pictures, which cannot be read:\n" + "\n".join(named), record.getMessage())
+    assert re.fullmatch("skipping 2 of 3 images, which cannot be read:\n" + "\n".join(named), record.getMessage())
 
 
 def test_named_pipes_are_named_as_unreadable(tmp_path):
@@ -118,10 +116,10 @@ def test_named_pipes_are_named_as_unreadable(tmp_path):
     draw(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"1 of 2 pictures cannot.*\n  .*pipe.png: a pipe, a socket or a device"):
+    with pytest.raises(ValueError, match=r"1 of 2 images cannot.*\n  .*pipe.png: a pipe, a socket or a device"):
         find_images(tmp_path, False)
     assert list(find_images(tmp_path, True)) == ["a"]
-    with pytest.raises(ValueError, match=r"1 of 1 pictures cannot.*\n  .*pipe: a pipe, a socket or a device"):
+    with pytest.raises(ValueError, match=r"1 of 1 images cannot.*\n  .*pipe: a pipe, a socket or a device"):
         find_images(tmp_path / "pipe", True)
 
 

@@ -315,8 +315,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stands(
     experiment = Experiment.from_config(config)
     experiment.data.prepare()
     message = (
-        r"the loss of semantic, depth was not finite at step 2; the checkpoints before it stand\. "
-        r"Try a lower config\.optimizer\.learning_rate, config\.optimizer\.clip_norm=1\.0, .*look at the data"
+        r"the loss of semantic, depth was not finite at step 2; the checkpoints before it remain\. "
+        r"Try a lower config\.optimizer\.learning_rate, config\.optimizer\.clip_norm=1\.0, .*check the data"
     )
     for _ in range(2):  # the second time it resumes, and meets the same batch
         with pytest.raises(window_log.NonFiniteError, match=message):

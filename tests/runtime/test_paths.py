@@ -167,7 +167,7 @@ def test_an_output_that_cannot_be_written(at_home, run_main):
     (at_home / "file").touch()
     config = pathlib.Path(__file__).parents[1] / "helpers" / "tiny_config.py"
     for text, message in {
-        "folder.npz": "--output=folder.npz is a folder; the name of a file is needed",
+        "folder.npz": "--output=folder.npz is a folder; expected the name of a file",
         "file/x.npz": "--output=file: file is a file; a folder is needed",
     }.items():
         with pytest.raises(SystemExit, match=f"^error: {message}"):
