@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from mtan_jax.commands import image_folder
+from mtan_jax.commands.padded_batches import padded_batches
 from mtan_jax.data.builder import DataInfo
 from mtan_jax.data.raw.image_files import printable, read_rgb
 from mtan_jax.data.raw.resize import resize_bilinear
@@ -105,18 +106,15 @@ def predict_arrays(
     Returns:
         Predictions by task [n, H, W, channels], and "masks/STAGE" [n, tasks, h, w, channels].
     """
-    size, rows = experiment.data.info.image_size, experiment.config.eval.batch_size
+    size = experiment.data.info.image_size
     pixels = np.stack([_to_unit_range(resize_bilinear(image, size)) for image in images])
     parts = []
-    for start in range(0, len(pixels), rows):
-        part = pixels[start : start + rows]
-        # Batches of equal size, so that the step is compiled once.
-        full = np.pad(part, [(0, min(rows, len(pixels)) - len(part))] + [(0, 0)] * 3, mode="edge")
-        inputs = parallel.place_batch(parallel.fill_rows({"image": full}))
+    for batch, count in padded_batches(pixels, experiment.config.eval.batch_size):
+        inputs = parallel.place_batch(parallel.fill_rows({"image": batch}))
         predictions, masks = jax.device_get(experiment.predict_step(state.variables, inputs))
         masks = {f"masks/{stage}": np.moveaxis(mask, 1, 2) for stage, mask in masks.items()}  # [rows, tasks, ...]
         found = {**predictions, **masks}
-        parts.append({name: x.reshape(-1, *x.shape[2:])[: len(part)] for name, x in found.items()})
+        parts.append({name: x.reshape(-1, *x.shape[2:])[:count] for name, x in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mtan_jax.commands import image_folder
+from mtan_jax.commands.padded_batches import padded_batches
 from mtan_jax.data.batches.image_set_batches import centre, cover, denormalise, normalise
 from mtan_jax.data.decathlon.results import coco_results, image_id, write_results
 from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
@@ -109,19 +110,16 @@ def predict_arrays(
     Returns:
         Log-probabilities of the classes of every set.
     """
-    info, rows = _info(experiment), experiment.config.eval.batch_size
+    info, batch_size = _info(experiment), experiment.config.eval.batch_size
     cropped = [centre(cover(_to_bytes(image), info.image_size), info.image_size) for image in images]
     found = {}
     for position, (name, image_set) in enumerate(info.sets.items()):
         pixels, parts = np.stack([normalise(image, image_set) for image in cropped]), []
-        for start in range(0, len(pixels), rows):
-            part = pixels[start : start + rows]
-            # Batches of equal size, so that the step is compiled once.
-            full = np.pad(part, [(0, min(rows, len(pixels)) - len(part))] + [(0, 0)] * 3, mode="edge")
-            batch = {"image": full, "task": np.full(len(full), position, np.int32)}
-            inputs = parallel.place_batch(parallel.fill_rows(batch))
+        for batch, count in padded_batches(pixels, batch_size):
+            task = np.full(len(batch), position, np.int32)
+            inputs = parallel.place_batch(parallel.fill_rows({"image": batch, "task": task}))
             predictions, _ = jax.device_get(experiment.predict_step(state.variables, inputs))
-            parts.append(predictions[name].reshape(-1, len(image_set.classes))[: len(part)])
+            parts.append(predictions[name].reshape(-1, len(image_set.classes))[:count])
         found[name] = np.concatenate(parts)
     return found
 

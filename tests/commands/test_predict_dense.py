@@ -103,7 +103,7 @@ def test_pictures_are_not_overwritten_by_their_results(run):
     images.mkdir(parents=True)
     Image.new("RGB", (9, 9), "red").save(images / "a.png")
     before = (images / "a.png").read_bytes()
-    with pytest.raises(ValueError, match=r"--images=.*own: the results would overwrite these pictures; rename"):
+    with pytest.raises(ValueError, match=r"--images=.*own: the results would overwrite these images; rename"):
         predict_dense.predict_folder(experiment, folder, "newest", images)
     assert (images / "a.png").read_bytes() == before
 
