@@ -9,7 +9,7 @@ Exits with 1 where a score misses its goal.
 import pathlib
 import sys
 
-from mtan_jax.reporting.writers import read_metrics
+from mtan_jax.reporting.metrics_file import read_metrics
 
 LEAST_MIOU = 0.40
 HALVED = ("depth/abs_error", "normal/mean")  # at most half of the best constant's

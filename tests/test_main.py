@@ -14,7 +14,7 @@ from helpers.cityscapes_release import write_release
 from helpers.compiling import xla_flags
 
 from mtan_jax import main
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.weighting import METHODS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def test_auto_lambda_trains_the_scenes(tmp_path, run_main):
     )
     run_main(*arguments)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["weighting"] == "auto_lambda"
-    lines = [line for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
+    lines = [line for line in metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     assert all(math.isfinite(line[f"{task}/loss"]) for line in lines for task in ("semantic", "depth", "normal"))
     assert lines[0]["weights/depth"] != lines[-1]["weights/depth"]
     run_main(*arguments)  # a run that is complete
@@ -90,7 +90,7 @@ def test_train_then_eval_then_another_configuration(tmp_path, run_main, capsys):
         "--config.weighting=dwa",
     )
     run_main(*arguments)
-    logged = writers.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    logged = metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl")
     capsys.readouterr()
     run_main(*arguments, "--mode=eval")
     evaluated = json.loads(capsys.readouterr().out)
@@ -105,7 +105,7 @@ def test_train_then_eval_then_another_configuration(tmp_path, run_main, capsys):
         )
     with pytest.raises(SystemExit, match=r"batch_size = 6 cannot be divided among 4 devices; 8 would do"):
         run_main(*arguments, "--config.batch_size=6")
-    assert writers.read_metrics(tmp_path / "run" / "metrics.jsonl") == logged
+    assert metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl") == logged
 
 
 @pytest.mark.long
@@ -113,7 +113,7 @@ def test_streets_smoke(tmp_path):
     data = f"--config.data.data_dir={tmp_path / 'data'}"
     result = call("--config=configs/streets.py:smoke", f"--workdir={tmp_path / 'run'}", data)
     assert result.returncode == 0, result.stderr
-    lines = writers.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [(line["step"], line["split"]) for line in lines] == [
         *((2, "train"), (2, "val"), (4, "train"), (4, "val"), (4, "val_constant"))
     ]
@@ -125,7 +125,7 @@ def test_without_workdir_a_run_goes_to_runs_and_is_found_there_again(tmp_path):
     trained = call(*arguments, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr.startswith("working directory: runs/toy_config (--workdir=FOLDER names another)")
-    logged = writers.read_metrics(tmp_path / "runs" / "toy_config" / "metrics.jsonl")
+    logged = metrics_file.read_metrics(tmp_path / "runs" / "toy_config" / "metrics.jsonl")
     evaluated = call(*arguments, "--mode=eval", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     last = [line for line in logged if line["split"] == "val"][-1]
@@ -165,12 +165,12 @@ def check_card(folder, scenes, **environment):
     card = "--config=configs/cityscapes.py"
     trained = call(card, **options)
     assert trained.returncode == 0, trained.stderr
-    metrics_file = folder / "runs" / "cityscapes" / "metrics.jsonl"
-    logged = writers.read_metrics(metrics_file)
+    path = folder / "runs" / "cityscapes" / "metrics.jsonl"
+    logged = metrics_file.read_metrics(path)
     again = call(card, **options)
     assert again.returncode == 0, again.stderr
     assert "resuming from step" in again.stderr
-    assert writers.read_metrics(metrics_file) == logged
+    assert metrics_file.read_metrics(path) == logged
     evaluated = call(card, "--mode=eval", **options)
     assert evaluated.returncode == 0, evaluated.stderr
     last = [line for line in logged if line["split"] == "val"][-1]

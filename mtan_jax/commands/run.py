@@ -7,7 +7,7 @@ import pathlib
 import ml_collections
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting.writers import METRICS_FILE, read_metrics
+from mtan_jax.reporting.metrics_file import METRICS_FILE, read_metrics
 from mtan_jax.runtime import compilation_cache, paths
 from mtan_jax.steps.state import TrainState
 from mtan_jax.training import open_run, restore

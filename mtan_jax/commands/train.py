@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -10,12 +11,13 @@ import ml_collections
 from mtan_jax.commands.request import Request
 from mtan_jax.commands.run import Run, use_compilation_cache
 from mtan_jax.experiment import Experiment, checks
+from mtan_jax.reporting.sinks import Sink
 from mtan_jax.runtime import paths
 from mtan_jax.training import loop
 from mtan_jax.training import workdir as workdirs
 
 
-def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> Run:
+def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, sinks: Sequence[Sink] = ()) -> Run:
     """Trains to the end of `config.duration`, from the newest checkpoint if there is one.
 
     Prepares the dataset if it is not prepared. A complete run is not trained again.
@@ -24,6 +26,8 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> R
         config: of the run, such as `mtan_jax.load_config("streets:smoke")`.
         workdir: the folder for checkpoints, metrics and figures, created if it is missing. Only one training run at a
             time can use it.
+        sinks: further destinations of the metrics: objects with a method `write(step, split, metrics)`, such as an
+            adapter of an experiment tracker. See `mtan_jax.reporting.sinks`.
 
     Returns:
         The run. `run.metrics` holds its metrics.
@@ -52,7 +56,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> R
         if not workdirs.holds_results(folder):
             experiment.load_weights()  # reports a bad file before the dataset is prepared
         experiment.data.prepare()
-        loop.train(experiment, folder)
+        loop.train(experiment, folder, sinks)
     return Run(experiment, folder)
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from mtan_jax.data.builder import DataInfo
-from mtan_jax.reporting.writers import read_metrics
+from mtan_jax.reporting.metrics_file import read_metrics
 from mtan_jax.tasks import Task, rendering
 
 WIDTH = 12.0  # inches

@@ -4,12 +4,12 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting.writers import MetricWriter
+from mtan_jax.reporting.sinks import Sink, open_sinks
 from mtan_jax.runtime import parallel
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.training import evaluation
@@ -20,7 +20,7 @@ from mtan_jax.training.workdir import claim_data, own
 log = logging.getLogger(__name__)
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
+def train(experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink] = ()) -> dict[str, float]:
     """Trains to the end of `config.duration`, from the newest checkpoint of the working directory if there is one.
 
     An interrupted run that is resumed has the same parameters and metrics as an uninterrupted one: checkpoints hold the
@@ -30,6 +30,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
     Args:
         experiment: the run; its dataset is prepared.
         workdir: for `data.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard event files and `figures/`.
+        sinks: further destinations of the metrics; see `mtan_jax.reporting.sinks`.
 
     Returns:
         Metrics of the last evaluation on the split "val".
@@ -43,13 +44,15 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
     """
     with own(workdir) as check_owned:
         try:
-            return _train(experiment, workdir, check_owned)
+            return _train(experiment, workdir, sinks, check_owned)
         except (CheckpointError, OSError):
             check_owned()  # a lost directory explains the failure better than the file that could not be written
             raise
 
 
-def _train(experiment: Experiment, workdir: pathlib.Path, check_owned: Callable[[], None]) -> dict[str, float]:
+def _train(
+    experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink], check_owned: Callable[[], None]
+) -> dict[str, float]:
     config, lengths = experiment.config, experiment.lengths
     total_steps = experiment.total_steps
     log_every, eval_every, save_every = (
@@ -67,11 +70,10 @@ def _train(experiment: Experiment, workdir: pathlib.Path, check_owned: Callable[
     else:
         log.info("resuming from step %d of %d", int(state.step), total_steps)
     first_step = int(state.step)
-    writer = MetricWriter(workdir, first_step=first_step, total_steps=total_steps, enabled=jax.process_index() == 0)
-    logger = WindowLogger(experiment, writer)
     metrics: dict[str, float] = {}
-    batches = parallel.place_ahead(map(evaluation.without_ids, experiment.train_batches(first_step)))
-    with writer, checkpoints:
+    with open_sinks(workdir, first_step, total_steps, sinks) as writer, checkpoints:
+        logger = WindowLogger(experiment, writer)
+        batches = parallel.place_ahead(map(evaluation.without_ids, experiment.train_batches(first_step)))
         for step in range(first_step + 1, total_steps + 1):
             state = experiment.train_step(state, next(batches))
             logger.write()  # the previous step's window, while this step runs

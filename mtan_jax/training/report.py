@@ -7,7 +7,8 @@ import numpy as np
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import figures
-from mtan_jax.reporting.writers import METRICS_FILE, MetricWriter, read_metrics
+from mtan_jax.reporting.metrics_file import METRICS_FILE, read_metrics
+from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.training import evaluation
 
 log = logging.getLogger(__name__)

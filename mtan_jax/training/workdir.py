@@ -10,7 +10,7 @@ import ml_collections
 
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.data.dataset_record import DataRecord
-from mtan_jax.reporting.writers import METRICS_FILE
+from mtan_jax.reporting.metrics_file import METRICS_FILE
 from mtan_jax.runtime import lock, paths
 from mtan_jax.runtime.checkpoint import check_workdir
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder

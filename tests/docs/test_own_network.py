@@ -16,7 +16,7 @@ from mtan_jax.commands.summary import count, count_parts, summary
 from mtan_jax.data import DATASETS
 from mtan_jax.experiment import Experiment
 from mtan_jax.models import BACKBONES
-from mtan_jax.reporting import figures, writers
+from mtan_jax.reporting import figures, metrics_file
 from mtan_jax.steps import make_predict_step
 from mtan_jax.tasks import TASKS as TASKS_BY_NAME
 
@@ -183,7 +183,7 @@ def test_a_smoke_run_trains_evaluates_and_predicts_four_tasks(tmp_path, run_main
         "--config.duration=2 steps",
     )
     run_main(*arguments)
-    lines = writers.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl")
     (train,) = (line for line in lines if line["split"] == "train")
     (val,) = (line for line in lines if line["split"] == "val")
     assert all(np.isfinite(train[f"{task}/loss"]) for task in TASKS)

@@ -12,7 +12,7 @@ from helpers import toy_config
 from helpers.event_file_reader import read_scalars
 
 from mtan_jax.config import default_config
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.weighting import build_weighting, schedules
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def expected_weights(step, losses):
 
 def check_log(folder, steps):
     """Each line's weights follow from its own losses, and TensorBoard has the same."""
-    lines = [line for line in writers.read_metrics(folder / "metrics.jsonl") if line["split"] == "train"]
+    lines = [line for line in metrics_file.read_metrics(folder / "metrics.jsonl") if line["split"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     scalars = read_scalars(folder)
     for line in lines:

@@ -12,7 +12,7 @@ from helpers import toy_config, whole_run
 
 from mtan_jax import steps
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.runtime import parallel
 from mtan_jax.training import evaluation
 from mtan_jax.weighting import dwa, pcgrad, task_weights
@@ -117,7 +117,7 @@ def test_streets_trains_under_pmap(name, tmp_path_factory, tmp_path, run_main):
     file.write_text(CONFIG.format(streets=str(STREETS), tests=__file__, name=name))
     data, folder = tmp_path_factory.getbasetemp() / "streets", tmp_path / "run"
     run_main(f"--config={file}", f"--workdir={folder}", f"--config.data.data_dir={data}")
-    lines = [line for line in writers.read_metrics(folder / "metrics.jsonl") if line["split"] == "train"]
+    lines = [line for line in metrics_file.read_metrics(folder / "metrics.jsonl") if line["split"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
         for task in ("semantic", "depth", "normal"):

@@ -20,7 +20,7 @@ from mtan_jax.data import DATASETS
 from mtan_jax.data.batches.set_order import SetOrder
 from mtan_jax.data.errors import RawDataError
 from mtan_jax.experiment import Experiment, checks
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.runtime.checkpoint import Checkpoints
 from mtan_jax.steps import duration
 from mtan_jax.steps.optimizer import build_schedule
@@ -52,7 +52,7 @@ def run(config, folder):
 
 
 def lines_of(folder):
-    lines = writers.read_metrics(folder / "metrics.jsonl", timing=False)
+    lines = metrics_file.read_metrics(folder / "metrics.jsonl", timing=False)
     return {split: [line for line in lines if line["split"] == split] for split in {line["split"] for line in lines}}
 
 

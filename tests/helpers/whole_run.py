@@ -15,7 +15,7 @@ import numpy as np
 from helpers.compiling import xla_flags
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.training import loop, restore, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -177,7 +177,7 @@ def read_state(experiment, folder, checkpoint="newest"):
 
 def read_metrics(folder):
     """All that was logged, without the machine's timing."""
-    return writers.read_metrics(folder / writers.METRICS_FILE, timing=False)
+    return metrics_file.read_metrics(folder / metrics_file.METRICS_FILE, timing=False)
 
 
 def assert_same_run(experiment, found, expected):

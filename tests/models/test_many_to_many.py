@@ -19,7 +19,7 @@ from mtan_jax.experiment import Experiment, checks, warm_start
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.models import IMAGE_ARCHITECTURES, IMAGE_BACKBONES, Backbone, build_model
 from mtan_jax.models.backbones.wide_resnet import Group, Stem
-from mtan_jax.reporting.writers import MetricWriter
+from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.runtime import parallel
 from mtan_jax.tasks import classification
 from mtan_jax.training import evaluation

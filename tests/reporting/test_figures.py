@@ -6,7 +6,7 @@ from PIL import Image
 from mtan_jax import tasks
 from mtan_jax.data.builder import DataInfo
 from mtan_jax.reporting import figures
-from mtan_jax.reporting.writers import MetricWriter
+from mtan_jax.reporting.sinks import open_sinks
 
 INFO = DataInfo(
     name="toy",
@@ -121,7 +121,7 @@ def test_files_are_pictures_and_no_figure_stays_open(example, tmp_path):
 
 
 def test_curves_show_every_logged_number(tmp_path):
-    with MetricWriter(tmp_path, first_step=0, total_steps=4) as writer:
+    with open_sinks(tmp_path, 0, 4) as writer:
         for step in (2, 4):
             train = {
                 "semantic/loss": 1 / step,
@@ -129,7 +129,7 @@ def test_curves_show_every_logged_number(tmp_path):
                 "weights/semantic": 0.5,
                 "weights/depth": float(step),
             }
-            writer.write(step, step / 2, "train", train, {"steps_per_second": 1.0})
+            writer.write(step, step / 2, "train", {**train, "steps_per_second": 1.0})
         writer.write(4, 2, "val", {"semantic/loss": 0.75, "semantic/miou": 0.3})
     figure = figures.curves(tmp_path / "metrics.jsonl")
     lines = {

@@ -9,7 +9,8 @@ import time
 import pytest
 from helpers import whole_run
 
-from mtan_jax.reporting.writers import METRICS_FILE
+from mtan_jax.reporting.metrics_file import METRICS_FILE
+from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.runtime import lock
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder
 from mtan_jax.training import loop
@@ -112,7 +113,7 @@ def test_a_directory_that_is_trained_is_open_to_readers_alone(run, tmp_path, run
 def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monkeypatch):
     # Named after a fault: the run made the directory anew, and a second one was let in beside it.
     folder = tmp_path / "run"
-    advance = loop.MetricWriter.advance
+    advance = MetricWriter.advance
 
     def change_at_step_3(writer, step):
         advance(writer, step)
@@ -127,7 +128,7 @@ def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monke
                 (folder / LOCK_FILE).write_text("")
                 (folder / f"{LOCK_FILE}.owner").write_text("of another run")
 
-    monkeypatch.setattr(loop.MetricWriter, "advance", change_at_step_3)
+    monkeypatch.setattr(MetricWriter, "advance", change_at_step_3)
     with pytest.raises(WorkdirError, match=r"was deleted, moved or replaced during training"):
         whole_run.train_here(experiment, folder)
     assert folder.exists() == (change in ("replaced", "now a file"))

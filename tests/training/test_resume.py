@@ -6,7 +6,7 @@ import logging
 import pytest
 from helpers import whole_run
 
-from mtan_jax.reporting.writers import MetricWriter
+from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.runtime.checkpoint import Checkpoints
 from mtan_jax.training import evaluation, loop, restore
 from mtan_jax.weighting import task_weights
@@ -138,7 +138,7 @@ def test_killed_while_a_checkpoint_is_written(run, experiment, straight, tmp_pat
     lines = err.splitlines()
     assert lines.pop(0).startswith(f"the working directory {folder} is taken over from process ")
     assert lines[0] == f"resuming from step {first_step} of 13"
-    starts = ("step ", "split val after", "semantic/", "depth/", "normal/", "metrics, checkpoints", " ")
+    starts = ("compiling ", "step ", "split val after", "semantic/", "depth/", "normal/", "metrics, checkpoints", " ")
     assert [line for line in lines[1:] if line and not line.startswith(starts)] == []
 
 

@@ -12,7 +12,7 @@ from helpers.cityscapes_release import write_release
 
 from mtan_jax.data.streets import render
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.training import loop, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def run(config, folder):
     workdir.claim(folder, config, write=True)
     experiment.data.prepare()
     loop.train(experiment, folder)
-    return experiment, writers.read_metrics(folder / "metrics.jsonl")
+    return experiment, metrics_file.read_metrics(folder / "metrics.jsonl")
 
 
 def losses(lines, names):
@@ -90,7 +90,7 @@ def test_nyuv2_learns_on_real_rooms(layout, fields, nyuv2_layouts, tmp_path):
         **fields,
     }
     call_program(*flags, **fields)
-    lines = writers.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl")
     if layout == "release":
         for name, (first, last) in losses(lines, ("semantic", "depth", "normal")).items():
             assert last <= first / 2, f"{name}: from {first} to {last}"

@@ -23,7 +23,7 @@ from mtan_jax.models.predictions import predict
 from mtan_jax.models.shared_features import abstract_features, hand_over
 from mtan_jax.models.split import Separate, Split
 from mtan_jax.models.stage import Trunk
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.runtime import parallel
 from mtan_jax.weighting import GRADIENT_METHODS, TaskGradients, build_weighting, needs_of, task_weights
 from mtan_jax.weighting.gradients import weighted
@@ -527,7 +527,7 @@ def test_a_run_from_its_configuration(run_main, tmp_path):
         "--config.weighting_options.mgda.wrt=features",
         "--config.duration=4 steps",
     )
-    lines = [line for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
+    lines = [line for line in metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     weights = np.array([[line[f"weights/{task}"] for task in tiny_problem.NAMES] for line in lines])
     assert len(weights) == 2
     assert (weights > -1e-6).all()
