@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from ml_collections import ConfigDict, config_dict
 
+from mtan_jax.runtime import home
+
 Protocol = Literal["paper", "benchmark"]
 
 
@@ -111,7 +113,8 @@ def default_config() -> ConfigDict:
     config.plan.topology = config_dict.placeholder(str)  # for --mode=plan: TPU generation and shape, such as "v5e:2x4"
     config.plan.fusion_memory = 4096  # KiB of on-chip memory per fusion; less compiles faster; 0: as in training
 
-    config.compilation_cache = "~/.cache/mtan_jax"  # folder of compiled programs, kept between runs; "": none
+    # Folder of compiled programs, kept between runs; "": none. JAX_COMPILATION_CACHE_DIR replaces the default.
+    config.compilation_cache = home.COMPILATION_CACHE
     return config
 
 

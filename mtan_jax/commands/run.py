@@ -74,6 +74,5 @@ class Run:
 
 
 def use_compilation_cache(config: ml_collections.ConfigDict) -> None:
-    """Keeps compiled programs in `config.compilation_cache`, if it is set, for later runs."""
-    if config.compilation_cache:
-        compilation_cache.use(config.compilation_cache)
+    """Keeps compiled programs for later runs, as `config.compilation_cache` says."""
+    compilation_cache.use(config.compilation_cache)

@@ -1,7 +1,7 @@
-"""Compiled programs kept from run to run, in JAX's cache, with a checksum on each.
+"""JAX's persistent compilation cache with a checksum per entry.
 
-JAX writes an entry in place, so a kill or a full disk leaves half of one. It warns of such an entry in each run, and
-never replaces it. Here it is removed and compiled again.
+JAX writes entries in place, so a kill or a full disk can leave a truncated one. JAX warns about it in every run and
+never replaces it. This module removes it, so that the program is compiled and cached again.
 """
 
 import logging
@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import zlib
-from typing import Any
+from typing import Protocol
 
 import jax
 from jax._src import compilation_cache as jax_cache
@@ -18,42 +18,50 @@ from mtan_jax.runtime import home
 
 log = logging.getLogger(__name__)
 
-_KEY_SUFFIX = "-crc32"  # tells entries with a checksum from JAX's own
+_KEY_SUFFIX = "-crc32"  # distinguishes entries with a checksum from JAX's own
 _CHECKSUM_BYTES = 4
 _jax_file_cache = jax_cache.get_file_cache
 
 
 def use(text: str) -> None:
-    """Keeps compiled programs in a folder.
+    """Enables the compilation cache.
 
     Args:
-        text: the folder, as in `config.compilation_cache`. Where it cannot be used, a temporary folder takes its place,
-            with a message.
+        text: the folder, as in `config.compilation_cache`; see `mtan_jax.runtime.home.compilation_cache`. "" disables
+            the cache, also where JAX_COMPILATION_CACHE_DIR is set.
 
     Raises:
-        PathError: it is remote.
+        PathError: the path is remote.
     """
     jax_cache.get_file_cache = _checked_file_cache
-    jax.config.update("jax_compilation_cache_dir", str(home.compilation_cache(text)))
+    jax.config.update("jax_compilation_cache_dir", str(home.compilation_cache(text)) if text else None)
 
 
-def _checked_file_cache(path: str) -> Any:
+class Cache(Protocol):
+    """JAX's interface of a cache (`jax._src.compilation_cache_interface.CacheInterface`)."""
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, value: bytes) -> None: ...
+
+
+def _checked_file_cache(path: str) -> tuple[Cache, str] | None:
     cache = _jax_file_cache(path)
     return cache and (CheckedCache(cache[0], pathlib.Path(path)), cache[1])
 
 
 class CheckedCache:
-    """JAX's cache, but an entry is read only where its checksum is right, and a disk that fails stops no run."""
+    """Wraps JAX's cache: verifies a checksum on reading, and disk errors do not stop the run."""
 
-    def __init__(self, cache: Any, path: pathlib.Path):
+    def __init__(self, cache: Cache, path: pathlib.Path):
         self._cache, self._path = cache, path
         self._writes = True
 
     def get(self, key: str) -> bytes | None:
-        """The entry; None where there is none or it is damaged, and then it is removed."""
+        """Returns the entry, or None if it is missing or damaged. A damaged entry is removed."""
         try:
             stored = self._cache.get(key + _KEY_SUFFIX)
-        except Exception as error:  # a folder of that name, or the disk
+        except Exception as error:  # a folder of that name, or a disk error
             self._remove(key, error)
             return None
         if stored is None:
@@ -65,20 +73,20 @@ class CheckedCache:
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keeps an entry; after a first failure, such as a full disk, nothing is kept any more."""
+        """Stores an entry. After a failure, such as a full disk, nothing more is stored."""
         if not self._writes:
             return
         try:
             self._cache.put(key + _KEY_SUFFIX, value + _checksum(value))
         except Exception as error:
             self._writes = False
-            log.warning("compiled programs cannot be kept in %s any more (%s)", self._path, error)
+            log.warning("compiled programs can no longer be stored in %s (%s)", self._path, error)
             self._unlink(key)
 
     def _remove(self, key: str, reason: object) -> None:
         removed = self._unlink(key)
-        then = "it is removed and compiled again" if removed else "it cannot be removed; it is compiled again"
-        log.warning("a compiled program in %s is damaged (%s); %s", self._path, reason, then)
+        then = "removed; compiling it again" if removed else "cannot be removed; compiling it again"
+        log.warning("a compiled program in %s is damaged (%s): %s", self._path, reason, then)
 
     def _unlink(self, key: str) -> bool:
         entry = self._path / f"{key}{_KEY_SUFFIX}-cache"

@@ -1,4 +1,7 @@
-"""Folders for what belongs in the home directory, where there is none: a user id alone, as in many containers."""
+"""Folders for caches and prepared data, in the home directory or, if it is missing or read-only, a temporary folder.
+
+Many containers run as a user id without a home directory.
+"""
 
 import contextlib
 import functools
@@ -12,11 +15,14 @@ from mtan_jax.runtime import paths
 
 log = logging.getLogger(__name__)
 
+COMPILATION_CACHE = "~/.cache/mtan_jax"  # default of config.compilation_cache
+
 
 def data_dir() -> str | None:
-    """The folder of prepared data sets where none is given.
+    """Default folder of prepared datasets.
 
-    None, which is TFDS' default, as long as that is there or can be made; a temporary folder otherwise, with a message.
+    Returns None, which selects TFDS' default, if that folder is writable. Otherwise logs a warning and returns a
+    temporary folder.
     """
     if "TFDS_DATA_DIR" in os.environ or is_usable(pathlib.Path("~/tensorflow_datasets")):
         return None
@@ -26,13 +32,23 @@ def data_dir() -> str | None:
 
 
 def compilation_cache(text: str) -> pathlib.Path:
-    """The folder of compiled programs: the one given, or a temporary folder with a message where it is of no use.
+    """Folder of compiled programs.
+
+    If `text` is the default, the environment variable JAX_COMPILATION_CACHE_DIR takes precedence. If the folder is not
+    writable, this logs a warning and returns a temporary one.
+
+    Args:
+        text: `config.compilation_cache`.
 
     Raises:
-        PathError: it is empty or remote.
+        PathError: the path is empty or remote.
     """
+    field = "config.compilation_cache"
+    variable = "JAX_COMPILATION_CACHE_DIR"
+    if text == COMPILATION_CACHE and os.environ.get(variable):
+        text, field = os.environ[variable], variable
     try:
-        folder = paths.local(text, "config.compilation_cache")
+        folder = paths.local(text, field)
     except paths.PathError as error:
         if not isinstance(error.__cause__, RuntimeError):
             raise
@@ -47,9 +63,9 @@ def compilation_cache(text: str) -> pathlib.Path:
 
 
 def provide_matplotlib() -> None:
-    """Chooses the folder of matplotlib's settings and fonts; to be called before matplotlib is imported.
+    """Sets a writable folder for matplotlib's settings and fonts. Call it before matplotlib is imported.
 
-    Without a folder that it can write, matplotlib makes one for each process, and warns.
+    Without one, matplotlib creates a folder per process and warns.
     """
     given = os.environ.get("MPLCONFIGDIR")
     if given or is_usable(pathlib.Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "matplotlib"):
@@ -58,20 +74,20 @@ def provide_matplotlib() -> None:
 
 
 def is_usable(folder: pathlib.Path) -> bool:
-    """Whether a folder can be written: one that is there, or that can be made."""
+    """Whether a folder is writable or can be created."""
     try:
         paths.check_folder(folder.expanduser(), "", write=True)
-    except (RuntimeError, paths.PathError):  # no home directory, or not a folder to write in
+    except (RuntimeError, paths.PathError):  # no home directory, or not a writable folder
         return False
     return True
 
 
 @functools.cache
 def temporary() -> pathlib.Path:
-    """A folder of this user's own below the system's temporary folder, the same for each process.
+    """A private folder of this user in the system's temporary folder, the same for all processes.
 
-    Compiled programs are code that runs, so nobody else may write there: a folder of that name that others made or can
-    write is left alone, and one of this process alone is made.
+    Compiled programs are executed, so no other user may be able to write there. If a folder of that name belongs to
+    another user or is writable by others, a new folder for this process alone is created instead.
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = pathlib.Path(tempfile.gettempdir()) / f"mtan_jax-{user}"
@@ -86,4 +102,6 @@ def temporary() -> pathlib.Path:
 
 @functools.cache
 def _report(what: str, folder: pathlib.Path, field: str, text: str = "the home directory") -> None:
-    log.warning("%s cannot be written, so %s go to %s; --%s=FOLDER sets another", text, what, folder, field)
+    log.warning(
+        "%s is not writable, so %s are stored in %s; set --%s=FOLDER to use another folder", text, what, folder, field
+    )

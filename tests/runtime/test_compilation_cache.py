@@ -13,6 +13,7 @@ from helpers import toy_config
 from jax._src import compilation_cache as jax_cache
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+from mtan_jax.config import default_config
 from mtan_jax.runtime import compilation_cache, home
 from mtan_jax.runtime.paths import PathError
 
@@ -22,6 +23,7 @@ def cache(monkeypatch, tmp_path):
     """Programs of any size are kept, and nothing of it stays for the tests that follow."""
     monkeypatch.setattr(jax_cache, "get_file_cache", jax_cache.get_file_cache)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     settings = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0}
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
@@ -92,7 +94,7 @@ def test_a_damaged_entry_is_removed_and_compiled_again(damage, tmp_path, caplog)
     assert compute(folder)[0] == result
     (record,) = caplog.records
     assert record.getMessage().startswith(f"a compiled program in {folder} is damaged (")
-    assert record.getMessage().endswith("it is removed and compiled again")
+    assert record.getMessage().endswith("): removed; compiling it again")
     caplog.clear()
     assert compute(folder) == (result, True)
     assert caplog.records == []
@@ -133,7 +135,7 @@ def test_a_full_disk_is_reported_once(tmp_path, monkeypatch, caplog):
     result, _ = compute(tmp_path / "cache")
     assert result == expected
     assert [record.getMessage() for record in caplog.records] == [
-        f"compiled programs cannot be kept in {tmp_path / 'cache'} any more ([Errno 28] No space left on device)"
+        f"compiled programs can no longer be stored in {tmp_path / 'cache'} ([Errno 28] No space left on device)"
     ]
 
 
@@ -151,8 +153,8 @@ def test_a_cache_that_is_no_folder_is_replaced_by_a_temporary_one(make, tmp_path
     assert compute(tmp_path / "cache") == (result, True)
     temporary = tmp_path / f"mtan_jax-{os.getuid()}"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'cache'} cannot be written, so compiled programs go to {temporary / 'compiled'}; "
-        "--config.compilation_cache=FOLDER sets another"
+        f"{tmp_path / 'cache'} is not writable, so compiled programs are stored in {temporary / 'compiled'}; "
+        "set --config.compilation_cache=FOLDER to use another folder"
     ]
     assert stat.S_IMODE(temporary.stat().st_mode) == 0o700
     assert not (tmp_path / "cache").is_dir()
@@ -160,7 +162,7 @@ def test_a_cache_that_is_no_folder_is_replaced_by_a_temporary_one(make, tmp_path
 
 def test_a_cache_that_cannot_be_made_is_replaced_by_a_temporary_one(tmp_path, caplog):
     compute("/proc/nowhere/cache")
-    assert "/proc/nowhere/cache cannot be written, so compiled programs go to" in caplog.text
+    assert "/proc/nowhere/cache is not writable, so compiled programs are stored in" in caplog.text
 
 
 def test_a_temporary_folder_that_others_can_write_is_not_used(tmp_path):
@@ -184,3 +186,40 @@ def test_a_bucket_is_refused():
 def test_the_home_directory_is_filled_in(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home.compilation_cache("~/.cache/mtan_jax") == pathlib.Path(tmp_path, ".cache/mtan_jax")
+
+
+def test_the_environment_variable_replaces_the_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "shared"))
+    assert default_config().compilation_cache == home.COMPILATION_CACHE
+    _, hit = compute(home.COMPILATION_CACHE)
+    assert not hit
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "shared")
+    assert list((tmp_path / "shared").glob("*-cache"))
+    assert compute(home.COMPILATION_CACHE)[1]
+
+
+def test_a_folder_that_the_user_chose_wins_over_the_environment_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "shared"))
+    compute(tmp_path / "own")
+    assert list((tmp_path / "own").glob("*-cache"))
+    assert not (tmp_path / "shared").exists()
+
+
+def test_no_cache_wins_over_the_environment_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "shared"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "shared"))  # as JAX does when it is imported
+    assert not compute("")[1]
+    assert not compute("")[1]
+    assert not (tmp_path / "shared").exists()
+
+
+def test_an_empty_environment_variable_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert home.compilation_cache(home.COMPILATION_CACHE) == tmp_path / ".cache" / "mtan_jax"
+
+
+def test_a_bucket_in_the_environment_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://here")
+    with pytest.raises(PathError, match=r"^JAX_COMPILATION_CACHE_DIR=gs://here: buckets are not supported yet"):
+        compilation_cache.use(home.COMPILATION_CACHE)

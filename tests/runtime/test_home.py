@@ -75,11 +75,11 @@ def test_a_user_without_a_home_trains_and_evaluates(home, flags, place):
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "atplotlib" not in ended.stderr
-    assert [line for line in ended.stderr.splitlines() if "cannot be written" in line] == [
-        f"the home directory cannot be written, so prepared data go to {caches / 'tensorflow_datasets'}; "
-        "--config.data.data_dir=FOLDER sets another",
-        f"~/.cache/mtan_jax cannot be written, so compiled programs go to {caches / 'compiled'}; "
-        "--config.compilation_cache=FOLDER sets another",
+    assert [line for line in ended.stderr.splitlines() if "is not writable" in line] == [
+        f"the home directory is not writable, so prepared data are stored in {caches / 'tensorflow_datasets'}; "
+        "set --config.data.data_dir=FOLDER to use another folder",
+        f"~/.cache/mtan_jax is not writable, so compiled programs are stored in {caches / 'compiled'}; "
+        "set --config.compilation_cache=FOLDER to use another folder",
     ]
     assert {path.name for path in caches.iterdir()} == {"compiled", "matplotlib", "tensorflow_datasets"}
     assert {path.name for path in place.iterdir()} <= {"run", "tmp"}  # and no folder named "~"
