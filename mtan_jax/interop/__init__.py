@@ -1,1 +1,1 @@
-"""Weights from and to other programs."""
+"""Converts PyTorch weights to variables of our networks and back."""

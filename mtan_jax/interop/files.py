@@ -1,55 +1,54 @@
-"""Named arrays in files: NumPy's npz, safetensors, and PyTorch's own. Nothing in a file is ever executed."""
+"""Reads and writes named arrays as npz, safetensors or PyTorch files, without executing code from them."""
 
 import pathlib
+import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from mtan_jax.runtime import paths
 
-Arrays = dict[str, np.ndarray]
+Arrays: TypeAlias = dict[str, np.ndarray]
 
-# Under one of these keys, training programs keep the state_dict among other things.
+# Keys under which training programs store the state_dict beside other entries.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 class WeightsError(ValueError):
-    """A file of weights cannot be read or does not fit the network; the message names it and what would do."""
+    """A weights file cannot be read or does not match the network; the message names the file and a remedy."""
 
 
 def read(path: pathlib.Path) -> Arrays:
-    """Reads the arrays of a file, by name.
+    """Reads the arrays of a file by name.
 
     Args:
-        path: ends in .npz, .safetensors, or (where PyTorch is installed) .pt or .pth.
+        path: a file with the suffix .npz, .safetensors or, if PyTorch is installed, .pt or .pth.
 
     Raises:
-        WeightsError: for another ending, a file that is not there or not what its ending says, or, in a PyTorch file,
+        WeightsError: the suffix is unknown, the file is missing or of another format, or a PyTorch file contains
             anything but tensors, numbers and containers of them.
     """
     reader, _ = _functions(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
+        raise WeightsError(f"{path} does not exist")
     try:
         return reader(path)
     except WeightsError:
         raise
-    except Exception as error:  # the three libraries raise errors of many kinds
-        kind = "a PyTorch file of tensors alone" if reader is _read_torch else f"a {path.suffix[1:]} file"
-        advice = "; write it with torch.save(network.state_dict(), FILE)" if reader is _read_torch else ""
+    except Exception as error:  # the libraries raise many types
+        kind = "a PyTorch file that contains only tensors" if reader is _read_torch else f"a {path.suffix[1:]} file"
+        advice = "; save it with torch.save(network.state_dict(), FILE)" if reader is _read_torch else ""
         raise WeightsError(f"{path} cannot be read as {kind} ({type(error).__name__}){advice}") from error
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays by name, in the format that the file's ending says; the file is there whole or not at all.
+    """Writes named arrays atomically, in the format given by the suffix of the path.
 
-    Types that NumPy itself lacks (bfloat16) are written as float32.
+    Types that NumPy lacks (bfloat16) are written as float32.
 
     Raises:
-        WeightsError: for an ending that is not known.
+        WeightsError: the suffix is unknown.
     """
     _, writer = _functions(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,11 +61,15 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def checked_path(text: str, name: str) -> pathlib.Path:
-    """The path of a file to read or write, in a flag or a field of this name; see `mtan_jax.runtime.paths.local`.
+    """Path of a weights file to read or write, checked before it is needed.
+
+    Args:
+        text: the value of a flag or field.
+        name: the name of the flag or field, for messages.
 
     Raises:
-        WeightsError: its ending is not known, or it needs PyTorch where there is none.
-        PathError: it is no local path.
+        WeightsError: the suffix is unknown, or the format needs PyTorch and it is not installed.
+        PathError: the path is not local.
     """
     path = paths.local(text, name)
     _functions(path)
@@ -75,9 +78,9 @@ def checked_path(text: str, name: str) -> pathlib.Path:
     return path
 
 
-def _functions(path: pathlib.Path) -> tuple[Callable[..., Arrays], Callable[..., Any]]:
+def _functions(path: pathlib.Path) -> tuple["Reader", "Writer"]:
     if path.suffix not in _FORMATS:
-        raise WeightsError(f"{path}: the file's name must end in {', '.join(_FORMATS)}")
+        raise WeightsError(f"{path}: expected a file name that ends in one of {', '.join(_FORMATS)}")
     return _FORMATS[path.suffix]
 
 
@@ -91,6 +94,8 @@ def _read_npz(path: pathlib.Path) -> Arrays:
 
 
 def _read_safetensors(path: pathlib.Path) -> Arrays:
+    import safetensors.numpy
+
     return {name: _known_to_numpy(array) for name, array in safetensors.numpy.load_file(path).items()}
 
 
@@ -101,7 +106,7 @@ def _read_torch(path: pathlib.Path) -> Arrays:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise WeightsError(f"{path} holds no state_dict; write it with torch.save(network.state_dict(), FILE)")
+        raise WeightsError(f"{path} contains no state_dict; save it with torch.save(network.state_dict(), FILE)")
     wide = {torch.bfloat16: torch.float32}  # a type that NumPy lacks
     return {str(name): value.detach().to(wide.get(value.dtype, value.dtype)).numpy() for name, value in found.items()}
 
@@ -112,26 +117,31 @@ def _write_torch(path: pathlib.Path, arrays: Arrays) -> None:
 
 
 def _write_npz(path: pathlib.Path, arrays: Arrays) -> None:
-    with path.open("wb") as file:  # given a name, NumPy would add an ending to it
+    with path.open("wb") as file:  # given a path, NumPy would append a suffix
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _write_safetensors(path: pathlib.Path, arrays: Arrays) -> None:
-    path.write_bytes(safetensors.numpy.save(arrays))  # `save_file` would let nobody else read it
+    import safetensors.numpy
+
+    path.write_bytes(safetensors.numpy.save(arrays))  # `save_file` makes the file unreadable for other users
 
 
-def _torch(path: pathlib.Path) -> Any:
+def _torch(path: pathlib.Path) -> types.ModuleType:
     try:
-        import torch  # an extra: nothing else here needs it
+        import torch  # an optional dependency
     except ImportError:
         raise WeightsError(
-            f"{path}: this format needs PyTorch, which is not installed: pip install 'mtan_jax[torch]'. Files that end "
-            "in .npz or .safetensors need none"
+            f"{path}: this format needs PyTorch, which is not installed. Run pip install 'mtan_jax[torch]', or use "
+            "a .npz or .safetensors file"
         ) from None
     return torch
 
 
-_FORMATS: dict[str, tuple[Callable[..., Arrays], Callable[..., Any]]] = {
+Reader: TypeAlias = Callable[[pathlib.Path], Arrays]
+Writer: TypeAlias = Callable[[pathlib.Path, Arrays], None]
+
+_FORMATS: dict[str, tuple[Reader, Writer]] = {
     ".npz": (_read_npz, _write_npz),
     ".safetensors": (_read_safetensors, _write_safetensors),
     ".pt": (_read_torch, _write_torch),

@@ -1,6 +1,6 @@
-"""What our arrays are called in PyTorch files: those of MTAN's authors (im2im_pred) and torchvision's.
+"""Maps paths of our variables to entry names in PyTorch files of MTAN's authors (im2im_pred) and torchvision.
 
-A path is the keys of one of our arrays, such as ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
+Paths are without the collection, such as ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
 """
 
 import dataclasses
@@ -9,23 +9,23 @@ from collections.abc import Callable
 
 from mtan_jax.models import IMAGE_BACKBONES
 from mtan_jax.models.backbones import resnet, segnet
-
-Path = tuple[str, ...]
+from mtan_jax.types import Path
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# What each task has for itself here, and all have in common in the files.
+# Per task in our networks, shared by all tasks in the files.
 _LEAVES |= {"own_mean": "running_mean", "own_var": "running_var"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How one kind of PyTorch file holds one of our networks.
+    """The entry names of one kind of PyTorch file for one of our networks.
 
     Attributes:
-        title: what the kind is, for messages.
-        names: path -> the entries that hold the array, stacked along their first axis; () where the file has none. Of
-            an array with an axis of tasks ("own_...") the entry is one row, the same for all tasks.
-        ignored: beginnings of the names of entries that the network has no use for.
+        title: description of the file for messages.
+        names: path -> names of the entries that contain the array, concatenated along their first axis; () if the file
+            does not contain it. For an array with one row per task ("own_..."), the entry is one row, the same for all
+            tasks.
+        ignored: prefixes of the names of entries that the network does not use.
     """
 
     title: str
@@ -34,22 +34,26 @@ class Layout:
 
 
 def layouts(arch: str, backbone: str, tasks: tuple[str, ...]) -> tuple[Layout, ...]:
-    """The kinds of PyTorch file that there are for a network.
+    """The layouts of PyTorch files for a network.
 
     Args:
         arch: as in `config.model.arch`.
         backbone: as in `config.model.backbone`.
-        tasks: names of the tasks. The authors' entries count tasks, so the order is that of the file.
+        tasks: task names in the order of the file, since the authors number tasks.
 
     Returns:
-        The one that holds the most first: the authors' files hold a whole network, torchvision's the backbone alone
-        (of SegNet, the encoder).
+        The layouts, the most complete first. The authors' files contain the whole network; torchvision's contain the
+        backbone (of SegNet, the encoder).
     """
     found = []
     naming: Callable[[Path], tuple[str, ...]]
     if (arch, backbone) in _AUTHORS:
         naming = functools.partial(_AUTHORS[arch, backbone], tasks=tasks)
-        one = " (a file a task: give config.tasks one)" if arch in ("single", "stan") and len(tasks) > 1 else ""
+        one = (
+            " (one file per task: set config.tasks to one task)"
+            if arch in ("single", "stan") and len(tasks) > 1
+            else ""
+        )
         found.append(Layout(f"the authors' {arch} on {backbone}{one}", naming, ("logsigma",)))
     if backbone in _TORCHVISION and arch not in _CHANGED:
         name, naming = _TORCHVISION[backbone]
@@ -61,12 +65,12 @@ def layouts(arch: str, backbone: str, tasks: tuple[str, ...]) -> tuple[Layout, .
 
 
 def _segnet(path: Path, tasks: tuple[str, ...], *, depth: int = 1) -> tuple[str, ...]:
-    """MTAN and split networks; `depth` is the number of convolutions a layer ("split, deep": 2)."""
+    """MTAN and split networks; `depth` is the number of convolutions per layer (2 for "split, deep")."""
     return (_segnet_name(path, tasks, depth),)
 
 
 def _segnet_alone(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Single-task networks and STAN: each of the authors' files holds one task."""
+    """Single-task networks and STAN, for which the authors' files contain one task each."""
     if len(tasks) > 1:
         return ()
     return (_segnet_name(path[1:], tasks).replace("pred_task1.", "pred_task.", 1),)
@@ -133,7 +137,7 @@ def _deeplab(path: Path) -> str:
     return f"0.convs.{branch}.{_conv_or_norm(path[1:], 1 if path[0] == 'mean' else 0)}"
 
 
-# The authors' MTAN on Wide ResNet, for images of one task each (visual_decathlon).
+# The authors' MTAN on Wide ResNet for the Visual Decathlon (visual_decathlon).
 
 
 def _wide_resnet_mtan(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,7 +164,7 @@ def _wide_resnet_mtan(path: Path, tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _of_backbone(naming: Callable[[Path], tuple[str, ...]], path: Path) -> tuple[str, ...]:
-    """A backbone wherever it is in the network: of all tasks, of a task, in a network of one task."""
+    """Applies `naming` below the backbone, which is shared, per task, or part of a single-task network."""
     for i, key in enumerate(path[:2]):
         if key == "backbone" or key.startswith("backbone_"):
             return naming(path[i + 1 :])
@@ -176,7 +180,7 @@ def _torchvision_resnet(path: Path) -> tuple[str, ...]:
 def _torchvision_vgg(path: Path) -> tuple[str, ...]:
     if not path[0].startswith("encoder_"):
         return ()
-    # A layer is three entries (convolution, BatchNorm, ReLU), and pooling after each block one more.
+    # torchvision counts three modules per layer (convolution, BatchNorm, ReLU) and one pooling per block.
     before = sum(3 * segnet.layers(level) + 1 for level in range(_last_number(path[0])))
     return (f"features.{_conv_or_norm(path[2:], before + 3 * _last_number(path[1]))}",)
 
@@ -207,7 +211,7 @@ def _last_number(name: str) -> int:
     return int(name.rsplit("_", 1)[1])
 
 
-# (architecture, backbone) -> the names in the authors' file of it
+# (architecture, backbone) -> entry names in the authors' files
 _AUTHORS: dict[tuple[str, str], Callable[..., tuple[str, ...]]] = {
     ("mtan", "segnet"): _segnet,
     ("split", "segnet"): _segnet,
@@ -224,10 +228,10 @@ _AUTHORS: dict[tuple[str, str], Callable[..., tuple[str, ...]]] = {
     **{("mtan", name): _wide_resnet_mtan for name in IMAGE_BACKBONES},
 }
 
-# Architectures whose backbones are not torchvision's.
+# Architectures whose backbones differ from torchvision's.
 _CHANGED = ("split_wide", "split_deep", "dense")
 
-# backbone -> torchvision's name of it, and the names in its file
+# backbone -> torchvision's name of the network, and its entry names
 _TORCHVISION: dict[str, tuple[str, Callable[[Path], tuple[str, ...]]]] = {
     "resnet50": ("resnet50", _torchvision_resnet),
     "resnet101": ("resnet101", _torchvision_resnet),

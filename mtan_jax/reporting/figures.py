@@ -1,21 +1,20 @@
-"""Figures: what a network predicts beside the ground truth, its attention masks, and the curves of a run."""
+"""Figures of predictions beside the ground truth, attention masks and training curves."""
 
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Patch
 
 from mtan_jax.data.builder import DataInfo
-from mtan_jax.reporting.metrics_file import read_metrics
+from mtan_jax.reporting.metrics_file import Line, read_metrics
 from mtan_jax.tasks import Task, rendering
+
+if TYPE_CHECKING:  # matplotlib takes seconds to import, so each function imports what it needs
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 WIDTH = 12.0  # inches
 DOTS_PER_INCH = 120
@@ -29,17 +28,22 @@ def panel(
     tasks: Sequence[Task],
     data_info: DataInfo,
     masks: Mapping[str, Float[np.ndarray, "t _ _ _"]] | None = None,
-) -> Figure:
-    """One example: the image, ground truth and prediction a task, keys to the colours, attention masks.
+) -> "Figure":
+    """Draws one example: image, ground truth and prediction per task, legends, and attention masks.
 
     Args:
-        image: in 0..1.
-        predictions: by name of task.
-        targets: by name of target, as far as the example is labelled; none for an image without ground truth.
-        tasks: in the order of the columns and of the masks.
+        image: pixels in 0..1.
+        predictions: by task name.
+        targets: by target name, for the targets that the example has labels of; empty without ground truth.
+        tasks: tasks in the order of the columns and of the masks.
         data_info: classes, colours and units.
-        masks: the masks of all tasks at a stage, by the stage's name; shown as means over channels.
+        masks: the masks of all tasks at each stage, by stage name; drawn as the mean over channels.
+
+    Raises:
+        ValueError: a task has no `picture`.
     """
+    from matplotlib.figure import Figure
+
     aspect = image.shape[0] / image.shape[1]
     cell = WIDTH / (1 + len(tasks)) * aspect + 0.2
     rows = 2 if targets else 1
@@ -54,22 +58,24 @@ def panel(
     return figure
 
 
-def sheet(title: str, images: Sequence[Float[np.ndarray, "h w 3"]], lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Images of one set, each under its predicted class: green where that is right, red with the true class else.
+def sheet(title: str, images: Sequence[Float[np.ndarray, "h w 3"]], lines: Sequence[Mapping[str, object]]) -> "Figure":
+    """Draws images of one dataset with their predicted classes: green if correct, red with the true class if not.
 
     Args:
-        title: of the figure.
-        images: in 0..1.
-        lines: for each at least "predicted" and "class", None where it is unknown.
+        title: title of the figure.
+        images: pixels in 0..1.
+        lines: one mapping per image with the class names "predicted" and "class"; "class" is None if unknown.
     """
+    from matplotlib.figure import Figure
+
     columns = min(max(len(images), 1), 8)
     rows = max(math.ceil(len(images) / columns), 1)
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
     figure.suptitle(title, fontsize=10)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, image, line in zip(axes, images, lines, strict=False):
-        truth, predicted = line["class"], line["predicted"]
-        text = _short(predicted) if truth in (None, predicted) else f"{_short(predicted)}\nnot {_short(truth)}"
+        truth, predicted = line["class"], str(line["predicted"])
+        text = _short(predicted) if truth in (None, predicted) else f"{_short(predicted)}\nnot {_short(str(truth))}"
         _show(axis, image, "")
         colour = "black" if truth is None else "tab:green" if truth == predicted else "tab:red"
         axis.set_title(text, fontsize=7, color=colour)
@@ -79,25 +85,27 @@ def sheet(title: str, images: Sequence[Float[np.ndarray, "h w 3"]], lines: Seque
 
 
 def _short(name: str, most: int = 20) -> str:
-    """The end of a name that would run into its neighbour's."""
+    """Shortens a long name to its end, so that it does not overlap the next one."""
     return name if len(name) <= most else "…" + name[1 - most :]
 
 
-def curves(path: pathlib.Path) -> Figure:
-    """The losses of each task, in training and on other splits, and the weights, over the steps of a run.
+def curves(path: pathlib.Path) -> "Figure":
+    """Plots the losses of each task on each split, and the task weights, against the step.
 
     Args:
-        path: of `metrics.jsonl`.
+        path: path of `metrics.jsonl`.
 
     Raises:
-        ValueError: the file holds no losses yet.
+        ValueError: the file contains no losses yet.
     """
+    from matplotlib.figure import Figure
+
     lines = read_metrics(path)
     names = list(dict.fromkeys(name for line in lines for name in line))
     losses = [name for name in names if name.endswith("/loss")]
     weights = [name for name in names if name.startswith("weights/")]
     if not losses:
-        raise ValueError(f"{path} holds no losses yet; train for at least config.log_every.")
+        raise ValueError(f"{path} contains no losses yet; train for at least config.log_every.")
     count = len(losses) + bool(weights)
     columns = min(count, 4)
     rows = math.ceil(count / columns)
@@ -108,24 +116,24 @@ def curves(path: pathlib.Path) -> Figure:
     splits = list(dict.fromkeys(line["split"] for line in lines))
     for i, (axis, name) in enumerate(zip(axes, losses, strict=False)):
         for split in splits:
-            style = {"color": f"C{i}"} if split == "train" else {"color": "black", "marker": "o", "markersize": 3}
-            _plot(axis, [line for line in lines if line["split"] == split], name, label=split, **style)
+            color, marker = (f"C{i}", "") if split == "train" else ("black", "o")
+            _plot(axis, [line for line in lines if line["split"] == split], name, split, color, marker)
         _finish(axis, name.replace("/", " "))
     if weights:
         for i, name in enumerate(weights):
-            _plot(axes[count - 1], lines, name, label=name.removeprefix("weights/"), color=f"C{i}")
+            _plot(axes[count - 1], lines, name, name.removeprefix("weights/"), f"C{i}")
         _finish(axes[count - 1], "task weights")
     return figure
 
 
-def save_png(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure; its folder is made if it is not there."""
+def save_png(figure: "Figure", path: pathlib.Path) -> None:
+    """Writes a figure as PNG; creates the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
 
 
 def _draw_examples(
-    part: SubFigure,
+    part: "SubFigure",
     image: Float[np.ndarray, "h w 3"],
     predictions: Mapping[str, Float[np.ndarray, "h w _"]],
     targets: Mapping[str, Shaped[np.ndarray, "h w *_"]],
@@ -137,7 +145,7 @@ def _draw_examples(
     _show(part.add_subplot(grid[0, 0]), np.clip(image, 0, 1), "image")
     for column, task in enumerate(tasks, start=1):
         if task.picture is None:
-            raise ValueError(f"{task.name} is a task of whole images, which no panel shows")
+            raise ValueError(f"task {task.name!r} has no picture; panel draws dense tasks only")
         target, prediction = targets.get(task.target), predictions[task.name]
         if targets:
             axis = part.add_subplot(grid[0, column])
@@ -150,8 +158,12 @@ def _draw_examples(
         _draw_key(part.add_subplot(grid[-1, column]), task, prediction if target is None else target, data_info)
 
 
-def _draw_key(axis: Axes, task: Task, array: Shaped[np.ndarray, "h w *_"], data_info: DataInfo) -> None:
-    """What the colours of a column mean, for the targets whose meaning is known."""
+def _draw_key(axis: "Axes", task: Task, array: Shaped[np.ndarray, "h w *_"], data_info: DataInfo) -> None:
+    """Draws the legend of a column: class names, a depth scale or the axes of normals. Other targets have none."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Patch
+
     axis.axis("off")
     if task.target == "semantic":
         void = Patch(facecolor="black", label="void")
@@ -159,9 +171,16 @@ def _draw_key(axis: Axes, task: Task, array: Shaped[np.ndarray, "h w *_"], data_
             Patch(facecolor=colour / 255, label=name)
             for name, colour in zip(data_info.classes, data_info.palette, strict=True)
         ]
-        columns = _key_columns(data_info)
-        place: dict[str, Any] = {"loc": "upper center", "borderaxespad": 0, "frameon": False}
-        axis.legend(handles=[*patches, void], ncols=columns, fontsize=7, handlelength=1, columnspacing=1, **place)
+        axis.legend(
+            handles=[*patches, void],
+            ncols=_key_columns(data_info),
+            fontsize=7,
+            handlelength=1,
+            columnspacing=1,
+            loc="upper center",
+            borderaxespad=0,
+            frameon=False,
+        )
     elif task.target == "depth":
         thickness = 0.13 / _key_height(data_info)
         scale = ScalarMappable(Normalize(*rendering.depth_span(array)), rendering.depth_colours(data_info))
@@ -181,11 +200,14 @@ def _key_columns(data_info: DataInfo) -> int:
 
 
 def _key_height(data_info: DataInfo) -> float:
-    """In inches: lines of class names, void among them, at 7 points."""
+    """Height in inches of the lines of class names, including void, at 7 points."""
     return max(0.5, 0.16 * math.ceil((len(data_info.classes) + 1) / _key_columns(data_info)) + 0.1)
 
 
-def _draw_masks(part: SubFigure, masks: Mapping[str, Float[np.ndarray, "t _ _ _"]], tasks: Sequence[Task]) -> None:
+def _draw_masks(part: "SubFigure", masks: Mapping[str, Float[np.ndarray, "t _ _ _"]], tasks: Sequence[Task]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     part.suptitle("attention masks, mean over channels", fontsize=9)
     axes = part.subplots(len(tasks), len(masks), squeeze=False)
     for column, (stage, mask) in enumerate(masks.items()):
@@ -201,19 +223,19 @@ def _draw_masks(part: SubFigure, masks: Mapping[str, Float[np.ndarray, "t _ _ _"
     part.colorbar(scale, ax=axes, fraction=0.02, pad=0.01).ax.tick_params(labelsize=7)
 
 
-def _show(axis: Axes, picture: Shaped[np.ndarray, "h w 3"], title: str) -> None:
+def _show(axis: "Axes", picture: Shaped[np.ndarray, "h w 3"], title: str) -> None:
     axis.imshow(picture, interpolation="nearest")
     axis.set_title(title, fontsize=8)
     axis.axis("off")
 
 
-def _plot(axis: Axes, lines: Sequence[Mapping[str, float]], name: str, **style: Any) -> None:
+def _plot(axis: "Axes", lines: Sequence[Line], name: str, label: str, color: str, marker: str = "") -> None:
     points = [(line["step"], line[name]) for line in lines if name in line]
     if points:
-        axis.plot(*np.transpose(points), linewidth=1, **style)
+        axis.plot(*np.transpose(points), linewidth=1, label=label, color=color, marker=marker, markersize=3)
 
 
-def _finish(axis: Axes, title: str) -> None:
+def _finish(axis: "Axes", title: str) -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("step", fontsize=8)
     axis.tick_params(labelsize=7)

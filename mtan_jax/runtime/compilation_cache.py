@@ -9,10 +9,10 @@ import os
 import pathlib
 import shutil
 import zlib
-from typing import Protocol
 
 import jax
 from jax._src import compilation_cache as jax_cache
+from jax._src.compilation_cache_interface import CacheInterface
 
 from mtan_jax.runtime import home
 
@@ -37,23 +37,15 @@ def use(text: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(home.compilation_cache(text)) if text else None)
 
 
-class Cache(Protocol):
-    """JAX's interface of a cache (`jax._src.compilation_cache_interface.CacheInterface`)."""
-
-    def get(self, key: str) -> bytes | None: ...
-
-    def put(self, key: str, value: bytes) -> None: ...
-
-
-def _checked_file_cache(path: str) -> tuple[Cache, str] | None:
+def _checked_file_cache(path: str) -> tuple[CacheInterface, str] | None:
     cache = _jax_file_cache(path)
     return cache and (CheckedCache(cache[0], pathlib.Path(path)), cache[1])
 
 
-class CheckedCache:
+class CheckedCache(CacheInterface):
     """Wraps JAX's cache: verifies a checksum on reading, and disk errors do not stop the run."""
 
-    def __init__(self, cache: Cache, path: pathlib.Path):
+    def __init__(self, cache: CacheInterface, path: pathlib.Path):
         self._cache, self._path = cache, path
         self._writes = True
 

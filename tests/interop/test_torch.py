@@ -88,7 +88,7 @@ def test_a_network_of_image_sets(tmp_path):
     export.check_export(experiment, "ours.npz")
 
     variables["batch_stats"]["backbone"]["group_2"]["norm"]["own_var"][1] += 1
-    message = r"on wrn10_4 has one bn1\.running_var for all tasks; this network has one a task .*, and they differ"
+    message = r"on wrn10_4 has one bn1\.running_var for all tasks, but this network has one per task .* and they differ"
     with pytest.raises(WeightsError, match=message):
         torch.to_state_dict(variables, layout)
 
@@ -98,7 +98,7 @@ def test_a_network_of_image_sets(tmp_path):
         torch.to_variables(arrays, template, (layout,))
     assert str(error.value).splitlines()[1:3] == [
         "  1 missing: encoder_att.1.3.4.running_mean",
-        "  1 not known: shortcut.0.weight",
+        "  1 unknown: shortcut.0.weight",
     ]
 
 
@@ -110,17 +110,17 @@ def test_what_does_not_fit_is_listed():
     with pytest.raises(WeightsError) as error:
         torch.to_variables(arrays, template, layouts("mtan", "segnet", names_of(TASKS)))
     assert str(error.value).splitlines() == [
-        "it does not fit this network as the authors' mtan on segnet:",
+        "the file does not match this network as the authors' mtan on segnet:",
         "  2 missing: encoder_block.0.0.weight, pred_task1.0.bias",
         "  1 of another shape: pred_task2.1.weight is [5, 3, 1, 1], not [1, 3, 1, 1]",
-        "  2 not known: decoder_att.3.0.0.weight, surprise",
-        "  tasks, their order and classes, and the width must be those of the file",
+        "  2 unknown: decoder_att.3.0.0.weight, surprise",
+        "  use the tasks, their order, the classes and the width of the file",
     ]
 
 
 def test_long_lists_are_cut():
     template, layout, arrays = authors_file()
-    with pytest.raises(WeightsError, match=r"25 not known: x0, x1, x10, .* and 5 more"):
+    with pytest.raises(WeightsError, match=r"25 unknown: x0, x1, x10, .* and 5 more"):
         torch.to_variables({**arrays, **{f"x{i}": np.zeros(1) for i in range(25)}}, template, (layout,))
 
 
@@ -128,7 +128,7 @@ def test_long_lists_are_cut():
 def test_weights_are_finite_numbers(wrong):
     template, layout, arrays = authors_file()
     arrays["encoder_block.0.0.bias"] = wrong
-    with pytest.raises(WeightsError, match=r"1 no numbers, or not all finite: encoder_block\.0\.0\.bias"):
+    with pytest.raises(WeightsError, match=r"1 not numeric or not finite: encoder_block\.0\.0\.bias"):
         torch.to_variables(arrays, template, (layout,))
 
 
@@ -148,18 +148,18 @@ def test_a_file_of_something_else(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, a=np.zeros(1), b=np.zeros(2))
     message = re.escape(
-        f"{path}: nothing in it belongs to the authors' mtan on segnet or torchvision's vgg16_bn; it has a, b"
+        f"{path}: expected entries of the authors' mtan on segnet or torchvision's vgg16_bn; found a, b"
     )
     with pytest.raises(WeightsError, match=message):
         torch.load(path, template, layouts("mtan", "segnet", names_of(TASKS)))
-    with pytest.raises(WeightsError, match="no kind of PyTorch file is known"):
+    with pytest.raises(WeightsError, match="no PyTorch layout is known"):
         torch.to_variables({"a": np.zeros(1)}, template, ())
 
 
 def test_the_authors_single_networks_hold_one_task():
     template = template_of("single", "segnet")
     _, _, arrays = authors_file("single", task_list=TASKS[:1])
-    with pytest.raises(WeightsError, match=r"a file a task: give config\.tasks one"):
+    with pytest.raises(WeightsError, match=r"one file per task: set config\.tasks to one task"):
         torch.to_variables(arrays, template, layouts("single", "segnet", names_of(TASKS)))
 
 
@@ -201,7 +201,7 @@ def test_torchvision_fills_every_backbone_of_the_network():
         found = torch.to_variables(arrays, template, (layout,))
         assert len(found) == copies * len(arrays)
         if copies > 1:
-            with pytest.raises(WeightsError, match=r"has one features\.0\.\w+ where this network has several"):
+            with pytest.raises(WeightsError, match=r"has one features\.0\.\w+, but this network has several"):
                 torch.to_state_dict(random_variables(template), layout)
 
 
@@ -229,16 +229,16 @@ def test_start_from_a_file_and_export_again(tmp_path, run_main, capsys, caplog):
 def test_what_is_wrong_with_a_file_shows_before_the_data_are_prepared(tmp_path, run_main):
     data = tmp_path / "data"
     common = (f"--config={ROOT}/configs/streets.py:smoke,arch=split", f"--config.data.data_dir={data}")
-    with pytest.raises(SystemExit, match=r"error: .*missing\.npz: there is no such file"):
+    with pytest.raises(SystemExit, match=r"error: .*missing\.npz does not exist"):
         run_main(*common, f"--workdir={tmp_path}", f"--config.model.init_from={tmp_path / 'missing.npz'}")
-    with pytest.raises(SystemExit, match=r"error: .*missing\.npz: there is no such file"):
+    with pytest.raises(SystemExit, match=r"error: .*missing\.npz does not exist"):
         run_main(
             *(*common, f"--workdir={tmp_path}", f"--config.model.init_from={tmp_path / 'missing.npz'}"),
             *("--mode=eval", "--checkpoint=initial"),
         )
     with pytest.raises(SystemExit, match="error: --output is needed"):
         run_main(*common, f"--workdir={tmp_path}", "--mode=export")
-    with pytest.raises(SystemExit, match=r"error: .*weights\.txt: the file's name must end in"):
+    with pytest.raises(SystemExit, match=r"error: .*weights\.txt: expected a file name that ends in"):
         run_main(*common, f"--workdir={tmp_path}", "--mode=export", "--output=weights.txt")
     assert not data.exists()
 
@@ -266,6 +266,6 @@ def test_a_run_that_started_from_a_file_resumes_without_it(tmp_path, run_main):
 def test_a_network_that_pytorch_does_not_have(tmp_path, run_main):
     toy = (f"--config={toy_config.__file__}", f"--config.data.data_dir={tmp_path}", f"--workdir={tmp_path}")
     with pytest.raises(
-        SystemExit, match="error: plain on segnet cannot be exported: nothing of it belongs to torchvision"
+        SystemExit, match="error: plain on segnet cannot be exported: none of its variables belong to torchvision"
     ):
         run_main(*toy, "--mode=export", "--output=weights.npz", "--checkpoint=initial")

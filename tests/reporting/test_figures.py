@@ -146,5 +146,5 @@ def test_curves_show_every_logged_number(tmp_path):
 
 def test_curves_of_a_run_without_losses(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no losses yet"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl contains no losses yet"):
         figures.curves(tmp_path / "metrics.jsonl")

@@ -61,13 +61,8 @@ def test_a_user_without_a_home_trains_and_evaluates(home, flags, place):
         "TMPDIR": str(place / "tmp"),
         **({} if home is None else {"HOME": home}),
     }
-    command = [
-        *way(),
-        sys.executable,
-        "-m",
-        "mtan_jax.main",
-        f"--config={ROOT / 'tests' / 'helpers' / 'toy_config.py'}",
-    ]
+    config = ROOT / "tests" / "helpers" / "toy_config.py"
+    command = [*way(), sys.executable, "-m", "mtan_jax.main", f"--config={config}"]
     command += [f"--workdir={place / 'run'}", "--config.duration=1 steps"]
     command += ["--config.compilation_cache=~/.cache/mtan_jax", *flags]
     caches = place / "tmp" / f"mtan_jax-{USER}"

@@ -183,5 +183,5 @@ def test_weights_are_found_from_home(at_home):
     spec.loader.exec_module(module)
     config = module.get_config()
     config.model.init_from = "~/weights.npz"
-    with pytest.raises(ValueError, match=f"{at_home}/weights.npz: there is no such file"):
+    with pytest.raises(ValueError, match=f"{at_home}/weights.npz does not exist"):
         Experiment.from_config(config).load_weights()
