@@ -82,7 +82,7 @@ def check_weighting(
     if spec.needs.indicators and without:
         raise ValueError(
             f"config.weighting = {config.weighting!r} needs an indicator of each task's performance, and "
-            f"{', '.join(without)} has none; set Task.indicator, such as mtan_jax.tasks.indicators.right_class"
+            f"{', '.join(without)} has none; set Task.indicator, such as mtan_jax.tasks.indicators.correct_class"
         )
     if spec.needs.features and data.groups is not None:
         raise ValueError(

@@ -158,7 +158,7 @@ class Experiment:
 
     def abstract_state(self, tx: optax.GradientTransformation | None = None) -> TrainState:
         """Shapes and types of the state, with the run's update chain or another one."""
-        initial = functools.partial(steps.state_before, tx=tx or self._tx_of_state, num_tasks=len(self.tasks))
+        initial = functools.partial(steps.state_from_variables, tx=tx or self._tx_of_state, num_tasks=len(self.tasks))
         return jax.eval_shape(initial, self.abstract_variables)
 
     @functools.cached_property

@@ -9,7 +9,8 @@ from mtan_jax import weighting
 from mtan_jax.experiment import absent_tasks
 from mtan_jax.experiment.lengths import Lengths
 from mtan_jax.experiment.task_data import TaskData, plain
-from mtan_jax.steps.optimizer import build_optimizer, build_schedule, rest_absent
+from mtan_jax.steps.learning_rate import build_schedule
+from mtan_jax.steps.optimizer import build_optimizer, skip_absent_tasks
 from mtan_jax.types import Options
 
 
@@ -87,8 +88,8 @@ def _build_optimizer(
                 "all tasks share its step count, so the first updates of a task that starts late would be far too "
                 "large. Use sgd, or absent_tasks = 'step'"
             )
-        return rest_absent(optimizer, names)
+        return skip_absent_tasks(optimizer, names)
     if set(data.trained) != set(names):
         # Otherwise weight decay would change the parameters of a task that is never trained.
-        return rest_absent(optimizer, names, but=data.trained)
+        return skip_absent_tasks(optimizer, names, always=data.trained)
     return optimizer

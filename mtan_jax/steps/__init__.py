@@ -1,7 +1,7 @@
-"""Train, eval and predict step: pure functions that know an axis name and no configuration."""
+"""Training, evaluation and prediction steps: pure functions of arrays that know a device axis but no configuration."""
 
 from mtan_jax.steps.eval_step import make_eval_step
-from mtan_jax.steps.initial_state import Rows, create_state, state_before
+from mtan_jax.steps.initial_state import Rows, create_state, state_from_variables
 from mtan_jax.steps.predict_step import make_predict_step, stage_names
 from mtan_jax.steps.train_step import make_train_step
 
@@ -12,5 +12,5 @@ __all__ = [
     "make_predict_step",
     "make_train_step",
     "stage_names",
-    "state_before",
+    "state_from_variables",
 ]

@@ -1,17 +1,24 @@
-"""What a batch holds besides images, targets and weights."""
+"""Reads a batch inside a step, where its arrays are JAX arrays."""
 
-from typing import Any
+from typing import TypedDict, cast
 
-Batch = dict[str, Any]
+from jaxtyping import Array, Bool, Int32
 
-# The key under which a batch holds the second one of the same step, for the methods that learn from one.
-SECOND = "second"
-# The key under which the step itself adds what is added to the features that tasks share.
-ZEROS = "zeros"
-# The key under which a batch says which task a row belongs to, where each image belongs to one.
-TASK = "task"
+from mtan_jax.tasks import Task
+from mtan_jax.types import Batch
 
 
-def tasks_of_rows(batch: Batch) -> dict[str, Any]:
-    """What a network is told besides the images."""
-    return {"tasks": batch[TASK]} if TASK in batch else {}
+class NetworkInputs(TypedDict, total=False):
+    """Keyword arguments of a network besides the images. Networks for images of single tasks need each row's task."""
+
+    tasks: Int32[Array, "b"]
+
+
+def network_inputs(batch: Batch) -> NetworkInputs:
+    """Returns `tasks` for a batch of images of single tasks, {} otherwise."""
+    return {"tasks": cast(Array, batch["task"])} if "task" in batch else {}
+
+
+def labels_of(task: Task, batch: Batch) -> tuple[Array, Bool[Array, "b"]]:
+    """Returns the target of a task and whether each row has a label."""
+    return cast(Array, batch["targets"][task.target]), cast(Array, batch["labelled"][task.target])

@@ -1,4 +1,4 @@
-"""Lengths of training in the unit that suits: "200 epochs", "30000 steps", "1e6 examples"."""
+"""Parses lengths of training such as "200 epochs", "30000 steps" and "1e6 examples"."""
 
 import math
 from collections.abc import Callable
@@ -7,16 +7,16 @@ UNITS = ("steps", "epochs", "examples")
 
 
 def to_steps(duration: str, *, epochs_to_steps: Callable[[float], float], batch_size: int) -> int:
-    """Number of training steps in a duration, rounded up.
+    """Converts a duration to a number of training steps, rounded up.
 
     Args:
-        duration: a number above 0 and one of steps, epochs, examples (the singular will do).
-        epochs_to_steps: from a number of epochs to steps, whole or not; batches run on across epochs, so an epoch of n
-            examples is n / batch_size steps.
-        batch_size: of all devices together.
+        duration: a positive number and a unit: steps, epochs or examples (singular or plural).
+        epochs_to_steps: converts epochs to steps, which may be fractional: batches continue across epochs, so an epoch
+            of n examples has n / batch_size steps.
+        batch_size: batch size of all devices together.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: the text is not a positive number with a known unit.
     """
     number, _, unit = duration.strip().partition(" ")
     unit = unit.strip().removesuffix("s") + "s"
@@ -26,8 +26,8 @@ def to_steps(duration: str, *, epochs_to_steps: Callable[[float], float], batch_
         value = math.nan
     if not (unit in UNITS and value > 0 and math.isfinite(value)):
         raise ValueError(
-            f"duration {duration!r}: a number above 0 and a unit are needed, as in '200 epochs', "
-            f"'30000 steps' or '1e6 examples'"
+            f"duration {duration!r}: expected a positive number and a unit, such as '200 epochs', '30000 steps' or "
+            "'1e6 examples'"
         )
     steps = {"steps": value, "epochs": epochs_to_steps(value), "examples": value / batch_size}[unit]
     return max(math.ceil(steps), 1)

@@ -1,40 +1,58 @@
-"""The step of prediction."""
+"""The prediction step."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from mtan_jax.steps.batch import Batch, tasks_of_rows
+from mtan_jax.steps.batch import network_inputs
+from mtan_jax.types import Batch, Variables
+
+Predictions = dict[str, Float[Array, "b *hw c"]]
+Masks = dict[str, Float[Array, "t b h w c"]]
 
 
-def make_predict_step(model: nn.Module) -> Callable[[Any, Batch], tuple[dict[str, Array], dict[str, Array]]]:
-    """Makes the step of prediction: `(variables, batch) -> ({task: prediction}, {stage: masks [t, b, h, w, c]})`.
+def make_predict_step(model: nn.Module) -> Callable[[Variables, Batch], tuple[Predictions, Masks]]:
+    """Makes the prediction step.
 
-    Of the batch it takes the images and, where each belongs to one task, the tasks.
+    Args:
+        model: `apply(variables, image, train=False) -> {task: prediction}`. Networks with attention also write their
+            masks to the collection "masks".
+
+    Returns:
+        `(variables, batch) -> (predictions by task, attention masks of all tasks by stage)`. Only "image" and "task" of
+        the batch are read.
     """
 
-    def predict_step(variables: Any, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
-        predictions, shown = model.apply(
-            variables, batch["image"], train=False, mutable=["masks"], **tasks_of_rows(batch)
+    def predict_step(variables: Variables, batch: Batch) -> tuple[Predictions, Masks]:
+        predictions, collections = model.apply(
+            variables, batch["image"], train=False, mutable=["masks"], **network_inputs(batch)
         )
-        shown = shown.get("masks", {})
-        networks = list(shown.values()) if any(isinstance(part, Mapping) for part in shown.values()) else [shown]
-        return predictions, {name: jnp.concatenate([masks[name] for masks in networks]) for name in networks[0]}
+        masks = collections.get("masks", {})
+        # One network for all tasks, or one single-task network per task.
+        networks = list(masks.values()) if any(isinstance(part, Mapping) for part in masks.values()) else [masks]
+        return predictions, {name: jnp.concatenate([each[name] for each in networks]) for name in networks[0]}
 
     return predict_step
 
 
-def stage_names(model: nn.Module, variables: Any, image_size: tuple[int, int]) -> tuple[str, ...]:
-    """The stages in the order in which features pass them; dictionaries that leave a compiled step are sorted."""
+def stage_names(model: nn.Module, variables: Variables, image_size: tuple[int, int]) -> tuple[str, ...]:
+    """Names of the stages with attention masks, in forward order.
+
+    The step itself cannot return this order, since compiled functions return dictionaries with sorted keys.
+
+    Args:
+        model: the network.
+        variables: variables of the network, as arrays or shapes.
+        image_size: height and width.
+    """
     names: list[str] = []
 
-    def note(variables: Any) -> None:
-        image = jnp.zeros((1, *image_size, 3))
-        names.extend(make_predict_step(model)(variables, {"image": image})[1])
+    def collect(variables: Variables) -> None:
+        batch: Batch = {"image": jnp.zeros((1, *image_size, 3))}  # type: ignore[typeddict-item]
+        names.extend(make_predict_step(model)(variables, batch)[1])
 
-    jax.eval_shape(note, variables)
+    jax.eval_shape(collect, variables)
     return tuple(names)

@@ -1,23 +1,26 @@
-"""All that training changes."""
-
-from typing import Any
+"""The training state: everything that training changes and checkpoints contain."""
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+import optax
+from jaxtyping import Array, Bool, Float, Int32, PyTree
+
+from mtan_jax.types import Params, Variables
 
 
 @flax.struct.dataclass
 class Window:
-    """Sums over the steps since the last log line; in the state so that a resumed run logs what a straight one does.
+    """Sums over the steps since the last log line, from which its means are computed.
+
+    They are part of the state so that a resumed run logs the same means as an uninterrupted one.
 
     Attributes:
-        steps: how many.
-        loss_total: sum of each task's unweighted loss over the valid pixels of these steps.
-        loss_count: number of those pixels.
-        weights: sum over the steps of what each loss was multiplied with.
-        bad_step: the first step (counted from 1) with a loss, or a parameter after it, that was not finite; 0: none.
-        bad_tasks: the tasks whose loss was not finite at that step.
+        steps: number of steps.
+        loss_total: sum of each task's unweighted loss over the labelled pixels.
+        loss_count: number of these pixels.
+        weights: sum over the steps of each task's weight.
+        bad_step: first step, counted from 1, with a non-finite loss or updated parameter; 0 if there was none.
+        bad_tasks: tasks whose loss was non-finite at that step.
     """
 
     steps: Int32[Array, ""]
@@ -29,7 +32,7 @@ class Window:
 
     @classmethod
     def empty(cls, tasks: int) -> "Window":
-        """A window of no steps."""
+        """A window of zero steps for a number of tasks."""
         return cls(
             steps=jnp.zeros((), jnp.int32),
             loss_total=jnp.zeros(tasks),
@@ -42,25 +45,25 @@ class Window:
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds.
+    """Training state.
 
     Attributes:
-        step: number of optimiser steps done.
-        params: the network's parameters.
+        step: number of completed optimizer steps.
+        params: parameters of the network.
         batch_stats: running statistics of BatchNorm.
-        opt_state: state of the chain of weighting methods and optimiser.
-        window: what has been summed since the last log line.
-        frozen: arrays of the network that training leaves as they are.
+        opt_state: state of the chain of weighting methods and optimizer.
+        window: sums since the last log line.
+        frozen: arrays of the network that training does not change.
     """
 
     step: Int32[Array, ""]
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: Params
+    batch_stats: PyTree
+    opt_state: optax.OptState
     window: Window
-    frozen: Any = flax.struct.field(default_factory=dict)
+    frozen: PyTree = flax.struct.field(default_factory=dict)
 
     @property
-    def variables(self) -> dict[str, Any]:
-        """The network's variables."""
+    def variables(self) -> Variables:
+        """Variables of the network by collection."""
         return {"params": self.params, "batch_stats": self.batch_stats, "frozen": self.frozen}

@@ -1,61 +1,65 @@
-"""The step of training: from a batch to losses, gradients, updates and the next state."""
+"""The training step: forward pass, task gradients, update, next state."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from mtan_jax.models.shared_features import abstract_features
 from mtan_jax.runtime import collectives
-from mtan_jax.steps.batch import SECOND, TASK, ZEROS, Batch, tasks_of_rows
+from mtan_jax.steps.batch import labels_of, network_inputs
 from mtan_jax.steps.state import TrainState, Window
 from mtan_jax.tasks import Task
 from mtan_jax.tasks.losses import at_least_float32
+from mtan_jax.types import Batch, Params, SumAndCount, Variables
 from mtan_jax.weighting import TaskGradients, task_weights
+
+BatchStats: TypeAlias = PyTree
 
 
 class Terms(NamedTuple):
-    """What adds up over parts of a batch and over devices.
+    """Sums per task that add up over the parts of a batch and over devices.
 
     Attributes:
-        loss_sums: see `Task.loss`.
-        loss_counts: see there.
-        right_sums: see `Task.indicator`; NaN for a task that has none.
-        right_counts: see there.
+        loss_sums: sums of `Task.loss`.
+        loss_counts: counts of `Task.loss`.
+        indicator_sums: sums of `Task.indicator`; NaN for tasks without one.
+        indicator_counts: counts of `Task.indicator`.
     """
 
     loss_sums: Float[Array, "t"]
     loss_counts: Float[Array, "t"]
-    right_sums: Float[Array, "t"]
-    right_counts: Float[Array, "t"]
+    indicator_sums: Float[Array, "t"]
+    indicator_counts: Float[Array, "t"]
 
     @property
     def losses(self) -> Float[Array, "t"]:
+        """Mean losses; 0 for absent tasks."""
         return self.loss_sums / jnp.maximum(self.loss_counts, 1)
 
     @property
     def indicators(self) -> Float[Array, "t"]:
-        """NaN where nothing was counted."""
-        counted = self.right_counts > 0
-        return jnp.where(counted, self.right_sums / jnp.where(counted, self.right_counts, 1), jnp.nan)
+        """Mean indicators; NaN for absent tasks."""
+        counted = self.indicator_counts > 0
+        return jnp.where(counted, self.indicator_sums / jnp.where(counted, self.indicator_counts, 1), jnp.nan)
 
 
 class Network(NamedTuple):
-    """The variables of a network, by collection."""
+    """Variables of the network by collection."""
 
-    params: Any
-    batch_stats: Any
-    frozen: Any
+    params: Params
+    batch_stats: BatchStats
+    frozen: PyTree
 
 
-# (network, batch, key) -> (terms, batch_stats)
-Forward = Callable[[Network, Batch, jax.Array], tuple[Terms, Any]]
+# (network, batch, feature zeros, key) -> (terms, batch_stats)
+Forward: TypeAlias = Callable[[Network, Batch, Variables, jax.Array], tuple[Terms, BatchStats]]
 
 
 def make_train_step(
@@ -69,44 +73,48 @@ def make_train_step(
     features: bool = False,
     groups: int | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:
-    """Makes the step of training.
+    """Makes the training step.
 
-    A task's loss is psum(sum) / psum(count) over the pixels of the whole batch, all devices and all parts of it. With
-    `accumulate` above 1 the device's rows pass the network in that many parts, one after the other, and again in the
-    backward pass: memory for one part, one more forward pass, the same losses and any weighting method; BatchNorm sees
-    each part for itself.
+    The loss of a task is psum(sum) / psum(count) over the labelled pixels of the global batch. With `accumulate` > 1,
+    the rows of a device are processed in that many sequential parts, whose forward pass is recomputed in the backward
+    pass: the memory of one part, one more forward pass, the same losses, and any weighting method. BatchNorm computes
+    its statistics per part.
 
     Args:
         model: `apply(variables, image, train=...) -> {task: prediction}`.
-        tasks: in the order of all arrays over tasks.
-        tx: a chain whose updates are `TaskGradients`.
-        key: of the random numbers of networks that have any (dropout); each step makes its own from it.
-        axis_name: of the devices; None on one device outside pmap.
-        accumulate: number of parts.
-        features: whether `TaskGradients.feature_pullback` is given, for networks whose tasks share features.
-        groups: number of tasks in a batch, where each image belongs to one task; None where images have all targets.
+        tasks: tasks in the order of all arrays over tasks.
+        tx: a chain of optax transformations whose updates are `TaskGradients`.
+        key: key of the network's random numbers (dropout), which is folded with the step.
+        axis_name: axis of the devices; None on one device outside pmap.
+        accumulate: number of sequential parts.
+        features: whether to provide `TaskGradients.feature_pullback`, for networks whose tasks share features.
+        groups: number of tasks per batch for images of single tasks; None if images have targets for all tasks.
 
     Returns:
-        `(state, batch) -> state`; what is to be logged is summed in `state.window`. A batch may hold another one under
-        the key "second", for `TaskGradients.second_losses_at`; it moves no statistics of BatchNorm and is not logged.
+        `(state, batch) -> state`. Metrics to log accumulate in `state.window`. If the batch contains a second batch
+        under "second", it is passed to `TaskGradients.second_losses_at`; it does not change BatchNorm's statistics and
+        is not logged.
     """
-    forward = _forward(model, tasks)
+    forward = _make_forward(model, tasks)
     if accumulate > 1:
-        forward = _in_parts(forward, accumulate)
+        forward = _accumulate(forward, accumulate)
     has_indicators = any(task.indicator is not None for task in tasks)
+    update = optax.with_extra_args_support(tx).update
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        def task_losses(params: Any, zeros: Any, batch: Batch) -> tuple[Float[Array, "t"], tuple[Terms, Any]]:
-            key_of_step = jax.random.fold_in(key, state.step)
+        def task_losses(
+            params: Params, zeros: Variables, batch: Batch
+        ) -> tuple[Float[Array, "t"], tuple[Terms, BatchStats]]:
             network = Network(params, state.batch_stats, state.frozen)
-            terms, batch_stats = forward(network, batch | {ZEROS: zeros}, key_of_step)
+            terms, batch_stats = forward(network, batch, zeros, jax.random.fold_in(key, state.step))
             terms = collectives.total(terms, axis_name)
             return terms.losses, (terms, batch_stats)
 
-        def losses_of(batch: Batch) -> Callable[[Any], Float[Array, "t"]]:
+        def losses_of(batch: Batch) -> Callable[[Params], Float[Array, "t"]]:
             return lambda params: task_losses(params, {}, batch)[0]
 
-        first = {name: value for name, value in batch.items() if name != SECOND}
+        second = batch.get("second")
+        first: Batch = {name: value for name, value in batch.items() if name != "second"}  # type: ignore[assignment]
         zeros = _feature_zeros(model, state, first) if features else {}
         losses, pullback, (terms, batch_stats) = jax.vjp(
             functools.partial(task_losses, batch=first), state.params, zeros, has_aux=True
@@ -119,83 +127,88 @@ def make_train_step(
             pullback=lambda cotangent: pullback(cotangent)[0],
             losses_at=losses_of(first),
             axis_name=axis_name,
-            second_losses_at=losses_of(batch[SECOND]) if SECOND in batch else None,
+            second_losses_at=None if second is None else losses_of(second),
             indicators=terms.indicators if has_indicators else None,
             feature_pullback=(lambda cotangent: pullback(cotangent)[1]) if features else None,
-            task_indices=None if groups is None else first[TASK][:groups],
+            task_indices=None if groups is None else network_inputs(first)["tasks"][:groups],
         )
-        update = optax.with_extra_args_support(tx).update
         updates, opt_state = update(task_gradients, state.opt_state, state.params, present=task_gradients.present)
-        batch_stats = collectives.mean(batch_stats, axis_name)  # the same already where BatchNorm is synchronised
+        batch_stats = collectives.mean(batch_stats, axis_name)  # already equal if BatchNorm is synchronized
         step, params = state.step + 1, optax.apply_updates(state.params, updates)
         return TrainState(
             step=step,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            window=_extend(state.window, step, terms, task_weights(opt_state), params),
+            window=_add_step(state.window, step, terms, task_weights(opt_state), params),
             frozen=state.frozen,
         )
 
     return train_step
 
 
-def _feature_zeros(model: nn.Module, state: TrainState, batch: Batch) -> dict[str, Any]:
-    """What is added to the features that tasks share, of this device's rows; zeros, as a part of the variables."""
-    shapes = abstract_features(model, state.variables, batch["image"])
+def _feature_zeros(model: nn.Module, state: TrainState, batch: Batch) -> Variables:
+    """Zeros that the network adds to the shared features of this device's rows, as a collection of variables.
+
+    The gradient with respect to them is the gradient with respect to the features.
+    """
+    shapes = abstract_features(model, state.variables, cast(Array, batch["image"]))
     if not shapes:
         raise ValueError(f"make_train_step(features=True): the tasks of {type(model).__name__} share no features")
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
-    """One pass of this device's rows through the network."""
+def _make_forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
+    """Makes the forward pass of this device's rows."""
 
-    def forward(network: Network, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
-        variables = {**network._asdict(), **batch[ZEROS]}
+    def forward(network: Network, batch: Batch, zeros: Variables, key: jax.Array) -> tuple[Terms, BatchStats]:
+        variables = {**network._asdict(), **zeros}
         predictions, updates = model.apply(
             *(variables, batch["image"]),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
-            **tasks_of_rows(batch),
+            **network_inputs(batch),
         )
         columns = []
         for task in tasks:
-            prediction, truth = predictions[task.name], (batch["targets"][task.target], batch["labelled"][task.target])
-            right: tuple[Any, Any] = (jnp.nan, 1.0)
-            if task.indicator is not None:  # dead code, which XLA removes, where no method asks for the indicators
-                right = task.indicator(lax.stop_gradient(prediction), *truth)
-            columns.append((*task.loss(prediction, *truth), *right))
+            prediction, truth = predictions[task.name], labels_of(task, batch)
+            indicator: SumAndCount | tuple[float, float] = (jnp.nan, 1.0)
+            if task.indicator is not None:  # XLA removes this as dead code if no method reads the indicators
+                indicator = task.indicator(lax.stop_gradient(prediction), *truth)
+            columns.append((*task.loss(prediction, *truth), *indicator))
         return Terms(*(jnp.stack(values) for values in zip(*columns, strict=True))), updates["batch_stats"]
 
     return forward
 
 
-def _in_parts(forward: Forward, accumulate: int) -> Forward:
-    """The same in parts, one after the other, and again in the backward pass."""
+def _accumulate(forward: Forward, accumulate: int) -> Forward:
+    """Runs the forward pass in sequential parts, each recomputed in the backward pass."""
 
-    def forward_in_parts(network: Network, batch: Batch, key: jax.Array) -> tuple[Terms, Any]:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+    def accumulated(network: Network, batch: Batch, zeros: Variables, key: jax.Array) -> tuple[Terms, BatchStats]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), (batch, zeros))
         keys = jax.random.split(key, accumulate)
 
         @jax.checkpoint
-        def part(carry: tuple[Terms, Any], part: tuple[Batch, jax.Array]) -> tuple[tuple[Terms, Any], None]:
+        def add_part(
+            carry: tuple[Terms, BatchStats], part: tuple[tuple[Batch, Variables], jax.Array]
+        ) -> tuple[tuple[Terms, BatchStats], None]:
             totals, batch_stats = carry
-            terms, batch_stats = forward(network._replace(batch_stats=batch_stats), *part)
+            (part_batch, part_zeros), part_key = part
+            terms, batch_stats = forward(network._replace(batch_stats=batch_stats), part_batch, part_zeros, part_key)
             return (jax.tree.map(jnp.add, totals, terms), batch_stats), None
 
-        first = jax.tree.map(lambda x: x[0], (parts, keys))
-        shapes = jax.eval_shape(forward, network, *first)[0]
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return lax.scan(part, (zeros, network.batch_stats), (parts, keys))[0]
+        (first_batch, first_zeros), first_key = jax.tree.map(lambda x: x[0], (parts, keys))
+        shapes = jax.eval_shape(forward, network, first_batch, first_zeros, first_key)[0]
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return lax.scan(add_part, (empty, network.batch_stats), (parts, keys))[0]
 
-    return forward_in_parts
+    return accumulated
 
 
-def _extend(window: Window, step: Array, terms: Terms, weights: Float[Array, "t"], params: optax.Params) -> Window:
+def _add_step(window: Window, step: Array, terms: Terms, weights: Float[Array, "t"], params: Params) -> Window:
     bad_tasks = ~jnp.isfinite(terms.loss_sums)
-    # Sums of the new parameters, which are at hand as they are written, tell of an update that was not finite.
+    # Any non-finite parameter makes its array's sum non-finite, and XLA fuses the sums with the update.
     sums = jnp.array([at_least_float32(leaf).sum() for leaf in jax.tree.leaves(params)])
     is_bad = bad_tasks.any() | ~jnp.isfinite(sums).all()
     is_first = is_bad & (window.bad_step == 0)

@@ -1,4 +1,4 @@
-"""Tasks, and what they are made of: losses, metrics and pictures."""
+"""Tasks and their losses, metrics and visualizations."""
 
 from mtan_jax.tasks.task import (
     TASKS,

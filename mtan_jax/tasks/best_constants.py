@@ -1,6 +1,6 @@
-"""The best constant prediction for a set of target pixels: what a network must beat.
+"""Best constant predictions for the constant baseline.
 
-Each function takes the defined target pixels of a split and returns one pixel's prediction.
+Each function takes the labelled target pixels of a split and returns the prediction of one pixel.
 """
 
 import numpy as np
@@ -10,26 +10,26 @@ MAX_POINTS = 100_000
 
 
 def majority_class(values: Int[np.ndarray, "n"], num_classes: int) -> Float32[np.ndarray, "c"]:
-    """Log-probabilities with all weight on the most frequent class.
+    """Log-probabilities of the most frequent class.
 
-    No constant class has a higher pixel accuracy, nor a higher mean IoU: predicting class k everywhere gives k an IoU
-    equal to its frequency and 0 to the others.
+    It has the highest pixel accuracy and the highest mean IoU of all constant classes: predicting class k everywhere
+    gives class k an IoU equal to its frequency and the other classes 0.
     """
     winner = np.bincount(values, minlength=num_classes).argmax()
     return np.where(np.arange(num_classes) == winner, 0, -np.inf).astype(np.float32)
 
 
 def median_value(values: Float[np.ndarray, "n c"]) -> Float32[np.ndarray, "c"]:
-    """The median of each channel: no constant has a smaller mean absolute error."""
+    """Median per channel, which minimizes the mean absolute error."""
     return np.median(values, axis=0).astype(np.float32)
 
 
 def median_direction(values: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, "3"]:
-    """The direction with the smallest mean angle to the given ones.
+    """Direction with the smallest mean angle to the given directions.
 
-    On a sphere the mean angle can have several minima (walls, floor), so this looks at 1,000 directions spread
-    evenly, at the mean, and at the most frequent value, then moves downhill from the best of them in shrinking steps,
-    to 0.001 degrees. Beyond 100,000 pixels it looks at every third, fifth, ... one.
+    The mean angle can have several local minima on the sphere (walls, floor). The search evaluates 1,000 evenly spread
+    directions, the mean and the most frequent direction, then descends from the best one with steps that shrink to
+    0.001 degrees. Above 100,000 pixels, it uses every third, fifth, ... pixel.
     """
     points = _thin(values, MAX_POINTS).astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
@@ -37,7 +37,7 @@ def median_direction(values: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, "3
     mode = points[np.abs(points - rounded[counts.argmax()]).sum(axis=1).argmin()]
     mean = points.mean(axis=0)
     candidates = np.concatenate([_spiral(1_000), mode[None], mean[None] / max(np.linalg.norm(mean), 1e-12)])
-    # A few thousand pixels tell directions 5 degrees apart. The mode is often the minimum itself: a flat road.
+    # A few thousand pixels distinguish directions 5 degrees apart. The mode is often the minimum, as on a flat road.
     best = candidates[_mean_angles(candidates, _thin(points, 4_000)).argmin()]
 
     lowest = _mean_angles(best[None], points)[0]
@@ -53,17 +53,17 @@ def median_direction(values: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, "3
 
 
 def _thin(values: Float[np.ndarray, "n 3"], count: int) -> Float[np.ndarray, "m 3"]:
-    """At most `count` of the values, at even distances: odd ones, or only some columns of the images would be seen."""
+    """At most `count` values with an odd stride; an even one would only select some columns of the images."""
     return values[:: -(-len(values) // count) | 1]
 
 
 def _mean_angles(directions: Float[np.ndarray, "k 3"], points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "k"]:
-    """Mean angle of each direction to the points, in radians."""
+    """Mean angle in radians between each direction and the points."""
     return np.array([np.arccos(np.clip(points @ direction, -1, 1)).mean() for direction in directions])
 
 
 def _spiral(count: int) -> Float[np.ndarray, "count 3"]:
-    """Directions spread evenly over the sphere: a Fibonacci spiral."""
+    """Directions spread evenly over the sphere, on a Fibonacci spiral."""
     position = np.arange(count) + 0.5
     z = 1 - 2 * position / count
     longitude = np.pi * (1 + np.sqrt(5)) * position
@@ -72,7 +72,7 @@ def _spiral(count: int) -> Float[np.ndarray, "count 3"]:
 
 
 def _ring(centre: Float[np.ndarray, "3"], radius: float) -> Float[np.ndarray, "8 3"]:
-    """Eight directions at an angle of `radius` radians from the centre."""
+    """Eight directions at an angle of `radius` radians to the centre."""
     first = np.cross(centre, np.eye(3)[np.abs(centre).argmin()])
     first /= np.linalg.norm(first)
     second = np.cross(centre, first)

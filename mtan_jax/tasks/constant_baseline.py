@@ -1,43 +1,46 @@
-"""Scores of the best constant predictions on a split: the reference that a network must beat."""
+"""Constant baseline: metrics of the best constant predictions on a split."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from mtan_jax.tasks.accumulator import Accumulator
 from mtan_jax.tasks.losses import defined_pixels
-from mtan_jax.tasks.metrics import Accumulator, Metric
+from mtan_jax.tasks.metrics import Metric
 from mtan_jax.tasks.task import Task
+from mtan_jax.types import Batch
 
 MAX_PIXELS = 2**24
 CHUNK = 2**16
 
 
-def best_constants(tasks: Sequence[Task], examples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Scores, for each task, the constant that is best for its main metric.
+def best_constants(tasks: Sequence[Task], examples: Iterable[Batch]) -> dict[str, float]:
+    """Evaluates each task's best constant prediction for its main metric.
 
-    The constant is fitted on the very split it is scored on, so no constant fitted on training data can do better: the
-    most frequent class, the median depth (`rel_error` is that of the median too), the direction with the smallest mean
-    angle. Scored by the task's own metric, with the protocol "exact".
+    The constants are the most frequent class, the median depth (also for `rel_error`) and the direction with the
+    smallest mean angle. They are fitted on the split they are evaluated on, so no constant fitted on training data is
+    better. The metrics are those of the tasks with the protocol "exact".
 
     Args:
-        tasks: those without `constant` are left out.
-        examples: batches of NumPy arrays as in the batch contract: `targets`, `labelled` and `weight`. Read once.
-            Beyond 2^24 defined pixels of a task (512 examples of 128x256), only every second, fourth, ... one is kept.
+        tasks: tasks; those without `constant` are left out.
+        examples: batches of NumPy arrays, of which `targets`, `labelled` and `weight` are read once. Above 2^24
+            labelled pixels per task (512 examples of 128x256), only every second, fourth, ... pixel is kept.
 
     Returns:
-        Metrics by "task/metric"; NaN for a task without a defined pixel.
+        Metrics by "task/metric"; NaN for tasks without labelled pixels.
     """
     tasks = [task for task in tasks if task.constant is not None]
     pixels = {task.name: _Pixels() for task in tasks}
     for batch in examples:
         for task in tasks:
-            target: Any = np.asarray(batch["targets"][task.target])
-            labelled: Any = np.asarray(batch["labelled"][task.target]) & (np.asarray(batch["weight"]) > 0)
-            pixels[task.name].add(target[defined_pixels(target, labelled)])
+            target = np.asarray(batch["targets"][task.target])
+            labelled = np.asarray(batch["labelled"][task.target]) & (np.asarray(batch["weight"]) > 0)
+            defined = defined_pixels(cast(Array, target), cast(Array, labelled))  # of NumPy arrays, a NumPy array
+            pixels[task.name].add(target[defined])
     return {
         f"{task.name}/{metric}": value
         for task in tasks
@@ -46,13 +49,13 @@ def best_constants(tasks: Sequence[Task], examples: Iterable[Mapping[str, Any]])
 
 
 def _score(task: Task, values: Shaped[np.ndarray, "n ..."] | None) -> dict[str, float]:
-    """Fits the constant to the pixels and scores it on them."""
+    """Fits the constant to the pixels and evaluates it on them."""
     accumulator = Accumulator(task.metric("exact"))
     if values is None or task.constant is None:
         return accumulator.compute()
     constant = task.constant(values)
 
-    @jax.jit  # the prediction is an argument: as a constant of the program XLA would fold it for seconds
+    @jax.jit  # with the prediction as an argument, because XLA would spend seconds on folding a constant
     def score(prediction: Array, target: Array) -> Metric:
         prediction = jnp.broadcast_to(prediction[None, None, None], (1, CHUNK, 1, len(constant)))
         return task.metric("exact").update(prediction, target, jnp.ones(1, bool))
@@ -66,7 +69,7 @@ def _score(task: Task, values: Shaped[np.ndarray, "n ..."] | None) -> dict[str, 
 
 
 class _Pixels:
-    """Pixels in the order they come; above `MAX_PIXELS` every second one is dropped, again and again."""
+    """Collects pixels in order; drops every second one whenever there are more than `MAX_PIXELS`."""
 
     def __init__(self) -> None:
         self._parts: list[np.ndarray] = []
@@ -81,5 +84,5 @@ class _Pixels:
             self._stride *= 2
 
     def values(self) -> Shaped[np.ndarray, "n ..."] | None:
-        """The pixels kept, None where there are none."""
+        """The collected pixels, None if there are none."""
         return np.concatenate(self._parts) if self._seen else None

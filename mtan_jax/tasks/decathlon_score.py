@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-# Test errors of networks finetuned on each set from ImageNet: 1 - accuracy, from Rebuffi, Bilen and Vedaldi, "Learning
-# multiple visual domains with residual adapters" (NIPS 2017), as in Table 5 of Liu, Johns and Davison (CVPR 2019).
+# Test errors (1 - accuracy) of networks fine-tuned from ImageNet on each dataset, by Rebuffi, Bilen and Vedaldi,
+# "Learning multiple visual domains with residual adapters" (NIPS 2017), as in Table 5 of Liu, Johns and Davison (CVPR
+# 2019).
 FINETUNING_ERRORS: Mapping[str, float] = {
     "imagenet12": 0.4013,
     "aircraft": 0.3966,
@@ -24,24 +25,24 @@ def decathlon_score(
     *,
     gamma: float | Mapping[str, float] = 2.0,
 ) -> float:
-    r"""How much better than a baseline a network is on all sets; higher is better, 1000 a set is perfect.
+    r"""Score of accuracies on all datasets relative to a baseline; higher is better, at most 1000 per dataset.
 
     $$S = \sum_d \alpha_d \max(0, E_d^{\max} - E_d)^{\gamma_d}, \quad
       \alpha_d = 1000 \, (E_d^{\max})^{-\gamma_d}, \quad E_d^{\max} = 2 E_d^{\text{baseline}}$$
 
-    With $\gamma = 2$ the baseline itself has 250 a set; a set with twice its error or more adds nothing. Published
-    scores are of test images; those of other splits do not compare with them.
+    With $\gamma = 2$ the baseline scores 250 per dataset; a dataset with at least twice the baseline's error scores 0.
+    Published scores are computed on test images and are not comparable with those of other splits.
 
     Args:
-        accuracies: of each set, in 0..1.
-        baseline_errors: 1 - accuracy of the baseline on the same sets; `FINETUNING_ERRORS` for the challenge's score.
-        gamma: exponent, of all sets or of each.
+        accuracies: accuracy on each dataset, in 0..1.
+        baseline_errors: 1 - accuracy of the baseline on the same datasets; `FINETUNING_ERRORS` for the challenge.
+        gamma: exponent, one for all datasets or one per dataset.
 
     Raises:
-        ValueError: the names differ, a value is out of its range, or a baseline error is 0.
+        ValueError: the names differ, a value is out of range, or a baseline error is 0.
     """
     if not accuracies:
-        raise ValueError("accuracies is empty; it needs the accuracy of every set.")
+        raise ValueError("accuracies is empty; expected the accuracy on every dataset")
     gammas = gamma if isinstance(gamma, Mapping) else dict.fromkeys(accuracies, gamma)
     _check_names("baseline_errors", baseline_errors, accuracies)
     _check_names("gamma", gammas, accuracies)
@@ -49,21 +50,21 @@ def decathlon_score(
     for name, accuracy in accuracies.items():
         baseline = baseline_errors[name]
         if not 0 <= accuracy <= 1:
-            raise ValueError(f"accuracies[{name!r}] is {accuracy}; expected a fraction from 0 to 1, not per cent.")
+            raise ValueError(f"accuracies[{name!r}]={accuracy}; expected a fraction from 0 to 1, not per cent")
         if not 0 < baseline <= 1:
             raise ValueError(
-                f"baseline_errors[{name!r}] is {baseline}; expected a fraction above 0 and up to 1: the score is "
-                "relative to the baseline's error, and none can be against a perfect one."
+                f"baseline_errors[{name!r}]={baseline}; expected a fraction above 0 and up to 1, since the score "
+                "divides by the baseline's error"
             )
         if not 0 < gammas[name] < float("inf"):
-            raise ValueError(f"gamma of {name!r} is {gammas[name]}; expected a positive number, such as 2.")
-        # alpha * max(0, e_max - e) ** gamma, without the powers of small numbers
+            raise ValueError(f"gamma for {name!r} is {gammas[name]}; expected a positive finite number, such as 2")
+        # Equals alpha * max(0, e_max - e) ** gamma, without powers of small numbers.
         score += 1000 * max(0.0, 1 - (1 - accuracy) / (2 * baseline)) ** gammas[name]
     return score
 
 
 def _check_names(argument: str, given: Mapping[str, float], accuracies: Mapping[str, float]) -> None:
     if lacking := [name for name in accuracies if name not in given]:
-        raise ValueError(f"{argument} lacks {', '.join(lacking)}, which accuracies has.")
+        raise ValueError(f"{argument} lacks {', '.join(lacking)}; expected the names of accuracies")
     if surplus := [name for name in given if name not in accuracies]:
-        raise ValueError(f"accuracies lacks {', '.join(surplus)}, which {argument} has; a score is over all sets.")
+        raise ValueError(f"accuracies lacks {', '.join(surplus)}; expected the names of {argument}")

@@ -1,21 +1,21 @@
-"""Metrics of dense tasks, as additive states.
+"""Metrics as additive states.
 
-A state is a pytree whose leaves add up: over pixels, over devices (a psum of the state), over batches (`merge`). On a
-device its counts are int32 and its sums float32, enough for one batch; `Accumulator` adds batches on the host in int64
-and float64, so a split of any size neither overflows nor loses digits.
+A metric state is a pytree whose leaves add up over pixels, over devices (psum) and over batches (`merge`). On a device,
+counts are int32 and sums are float32, which suffices for one batch. `Accumulator` adds the batches of a split on the
+host in int64 and float64, without overflow or loss of precision.
 
-Two protocols:
+There are two evaluation protocols:
 
-- "exact": one state over the whole split, every defined pixel weighs the same.
-- "authors": as the published numbers were computed. Depth and normal metrics, and all losses, are means over batches of
-  the batch's own figure (the median is a mean of batch medians), and angles are acos(clip(dot)). The confusion matrix
-  is one over the split in both.
+- "exact": one state over the whole split, in which all labelled pixels have the same weight.
+- "authors": as the published numbers were computed. Depth and normal metrics and all losses are means over batches of
+  the batch's own value (so the median is a mean of medians), and angles are acos(clip(dot)). The confusion matrix is
+  summed over the split in both protocols.
 """
 
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self, TypeVar, get_args
+from typing import ClassVar, Self, get_args
 
 import flax.struct
 import jax
@@ -24,16 +24,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mtan_jax.tasks.losses import defined_pixels
+from mtan_jax.types import EvalProtocol
 
-Protocol = Literal["exact", "authors"]
 
-
-class State:
-    """Sums and counts that add up; subclasses are flax.struct dataclasses.
+class MetricState:
+    """Base class of sums and counts; subclasses are flax.struct dataclasses.
 
     Attributes:
-        batch_averaged: whether the protocol "authors" takes the mean over batches of `compute`.
-        higher_is_better: direction of every metric that `compute` returns.
+        batch_averaged: whether the protocol "authors" averages `compute` over batches.
+        higher_is_better: direction of each metric that `compute` returns.
     """
 
     batch_averaged: ClassVar[bool] = True
@@ -44,21 +43,21 @@ class State:
         return jax.tree.map(operator.add, self, other)
 
     def compute(self) -> dict[str, float]:
-        """Metrics by name, NaN where nothing was counted. Runs on the host."""
+        """Returns the metrics by name, NaN if nothing was counted. Runs on the host."""
         raise NotImplementedError
 
 
-class Metric(State):
-    """A state that takes predictions. Its factory, such as `DepthMetric.empty`, is a task's `metric`."""
+class Metric(MetricState):
+    """A metric state of predictions. Its factory, such as `DepthMetric.empty`, is `Task.metric`."""
 
     def update(self, prediction: Float[Array, "b h w c"], target: Array, labelled: Bool[Array, "b"]) -> Self:
-        """Adds a batch. Undefined pixels and rows where `labelled` is False add nothing."""
+        """Adds a batch. Undefined pixels and rows without a label are ignored."""
         raise NotImplementedError
 
 
 @flax.struct.dataclass
-class LossMetric(State):
-    """A loss: the sum and the count that it returned. `compute` gives `loss`."""
+class LossMetric(MetricState):
+    """Sum and count of a loss. `compute` returns `loss`."""
 
     total: Float[Array, ""]
     count: Float[Array, ""]
@@ -74,13 +73,13 @@ class LossMetric(State):
 
 @flax.struct.dataclass
 class SemanticMetric(Metric):
-    """Confusion matrix of class maps. `compute` gives `miou` and `pixel_accuracy`, both 0..1.
+    """Confusion matrix of class maps. `compute` returns `miou` and `pixel_accuracy`, both in 0..1.
 
-    `miou` is the mean over the classes that occur in targets or predictions. (The authors take the mean over all
-    classes, which is NaN as soon as one of them does not occur.)
+    `miou` is the mean over classes that occur in targets or predictions. The authors average over all classes, which
+    gives NaN if a class does not occur.
 
     Attributes:
-        confusion_matrix: pixels by target (row) and predicted class (column).
+        confusion_matrix: number of pixels by target class (row) and predicted class (column).
     """
 
     confusion_matrix: Int[Array, "c c"]
@@ -88,15 +87,15 @@ class SemanticMetric(Metric):
     higher_is_better: ClassVar[Mapping[str, bool]] = {"miou": True, "pixel_accuracy": True}
 
     @classmethod
-    def empty(cls, protocol: Protocol = "exact", *, num_classes: int) -> Self:
-        """No pixels yet; both protocols are the same here."""
+    def empty(cls, protocol: EvalProtocol = "exact", *, num_classes: int) -> Self:
+        """The state without pixels, the same for both protocols."""
         check_protocol(protocol)
         return cls(confusion_matrix=jnp.zeros((num_classes, num_classes), jnp.int32))
 
     def update(
         self, prediction: Float[Array, "b h w c"], target: Int[Array, "b h w"], labelled: Bool[Array, "b"]
     ) -> Self:
-        """Adds a batch of log-probabilities (or any scores: the largest counts); targets are -1 where void."""
+        """Adds a batch of log-probabilities or other scores, of which the argmax counts. Targets are -1 where void."""
         num_classes = self.confusion_matrix.shape[0]
         valid = defined_pixels(target, labelled) & (target < num_classes)
         predicted = jnp.argmax(prediction, axis=-1).astype(jnp.int32)
@@ -118,11 +117,11 @@ class SemanticMetric(Metric):
 
 @flax.struct.dataclass
 class AccuracyMetric(Metric):
-    """Classes of whole images. `compute` gives `accuracy` (top-1), 0..1.
+    """Top-1 accuracy of whole images. `compute` returns `accuracy` in 0..1.
 
     Attributes:
-        right: images whose class is the likeliest.
-        count: labelled images.
+        right: number of correctly classified images.
+        count: number of labelled images.
     """
 
     right: Int[Array, ""]
@@ -131,15 +130,15 @@ class AccuracyMetric(Metric):
     higher_is_better: ClassVar[Mapping[str, bool]] = {"accuracy": True}
 
     @classmethod
-    def empty(cls, protocol: Protocol = "exact") -> Self:
-        """No images yet; both protocols are the same here."""
+    def empty(cls, protocol: EvalProtocol = "exact") -> Self:
+        """The state without images, the same for both protocols."""
         check_protocol(protocol)
         return cls(right=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32))
 
     def update(
         self, prediction: Float[Array, "b *_ c"], target: Int[Array, "b *_"], labelled: Bool[Array, "b"]
     ) -> Self:
-        """Adds a batch of log-probabilities (or any scores: the largest counts); targets are -1 where unknown."""
+        """Adds a batch of log-probabilities or other scores, of which the argmax counts. Targets are -1 if unknown."""
         valid = defined_pixels(target, labelled)
         right = valid & (jnp.argmax(prediction, axis=-1) == target)
         return dataclasses.replace(
@@ -154,9 +153,9 @@ class AccuracyMetric(Metric):
 
 @flax.struct.dataclass
 class DepthMetric(Metric):
-    """Depth errors. `compute` gives `abs_error`, in the unit of the target, and `rel_error`, a fraction.
+    """Depth errors. `compute` returns `abs_error`, in the unit of the target, and `rel_error`, a fraction.
 
-    abs_error = mean |p - t|, rel_error = mean |p - t| / |t|, over the pixels with t != 0.
+    abs_error = mean |p - t| and rel_error = mean |p - t| / |t| over the pixels with t != 0.
     """
 
     abs_total: Float[Array, ""]
@@ -165,15 +164,15 @@ class DepthMetric(Metric):
     higher_is_better: ClassVar[Mapping[str, bool]] = {"abs_error": False, "rel_error": False}
 
     @classmethod
-    def empty(cls, protocol: Protocol = "exact") -> Self:
-        """No pixels yet; the protocols differ in `Accumulator` only."""
+    def empty(cls, protocol: EvalProtocol = "exact") -> Self:
+        """The state without pixels; the protocols differ only in `Accumulator`."""
         check_protocol(protocol)
         return cls(abs_total=jnp.zeros(()), rel_total=jnp.zeros(()), count=jnp.zeros((), jnp.int32))
 
     def update(
         self, prediction: Float[Array, "b h w 1"], target: Float[Array, "b h w 1"], labelled: Bool[Array, "b"]
     ) -> Self:
-        """Adds a batch; targets are 0 where undefined."""
+        """Adds a batch. Targets are 0 where undefined."""
         valid = defined_pixels(target, labelled)
         target = jnp.where(valid[..., None], target.astype(jnp.float32), 1)
         error = jnp.where(valid[..., None], jnp.abs(prediction.astype(jnp.float32) - target), 0)
@@ -198,22 +197,22 @@ NUM_BINS = 18_000
 
 @flax.struct.dataclass
 class NormalMetric(Metric):
-    """Angles between surface normals.
+    """Angles between predicted and true surface normals.
 
-    `compute` gives `mean` and `median` in degrees and `within_11.25`, `within_22.5`, `within_30`, the fractions 0..1 of
-    pixels whose angle is smaller. The median is read from a histogram with bins of 0.01 degrees: its error is at most
-    half a bin, 0.005 degrees, plus the rounding of float32 angles, some 1e-5 degrees.
+    `compute` returns `mean` and `median` in degrees, and `within_11.25`, `within_22.5` and `within_30`, the fractions
+    in 0..1 of pixels with a smaller angle. The median is computed from a histogram with bins of 0.01 degrees, so its
+    error is at most 0.005 degrees plus the rounding of float32 angles (about 1e-5 degrees).
 
-    Under "exact" the angle is atan2(|p x t|, <p, t>), good to float32 rounding everywhere and free of the vectors'
-    lengths; a predicted zero vector counts as 90 degrees. Under "authors" it is acos(clip(<p, t>, -1, 1)), which in
-    float32 is off by about 0.02 degrees near 0.
+    The protocol "exact" computes the angle as atan2(|p x t|, <p, t>), which is accurate to float32 rounding for all
+    angles and independent of the vectors' lengths; a predicted zero vector counts as 90 degrees. The protocol "authors"
+    computes acos(clip(<p, t>, -1, 1)), whose error in float32 is about 0.02 degrees near 0.
     """
 
     angle_total: Float[Array, ""]
     within: Int[Array, "3"]
     histogram: Int[Array, "bins"]
     count: Int[Array, ""]
-    protocol: Protocol = flax.struct.field(pytree_node=False)
+    protocol: EvalProtocol = flax.struct.field(pytree_node=False)
     higher_is_better: ClassVar[Mapping[str, bool]] = {
         "mean": False,
         "median": False,
@@ -223,8 +222,8 @@ class NormalMetric(Metric):
     }
 
     @classmethod
-    def empty(cls, protocol: Protocol = "exact") -> Self:
-        """No pixels yet; the protocol decides how angles are computed."""
+    def empty(cls, protocol: EvalProtocol = "exact") -> Self:
+        """The state without pixels; the protocol determines how angles are computed."""
         check_protocol(protocol)
         return cls(
             angle_total=jnp.zeros(()),
@@ -237,12 +236,12 @@ class NormalMetric(Metric):
     def update(
         self, prediction: Float[Array, "b h w 3"], target: Float[Array, "b h w 3"], labelled: Bool[Array, "b"]
     ) -> Self:
-        """Adds a batch; targets are 0 over all channels where undefined."""
+        """Adds a batch. Targets are 0 in all channels where undefined."""
         valid = defined_pixels(target, labelled)
         angle_of = _acos_angle if self.protocol == "authors" else _atan2_angle
         angle = angle_of(prediction.astype(jnp.float32), target.astype(jnp.float32))
         within = [(valid & (angle < limit)).sum(dtype=jnp.int32) for limit in WITHIN]
-        # NaN goes to the last bin: a broken prediction must not look like a good one.
+        # NaN counts in the last bin, so that a broken prediction does not look like a good one.
         bins = jnp.where(jnp.isnan(angle), NUM_BINS - 1, jnp.clip(angle / BIN_WIDTH, 0, NUM_BINS - 1))
         return dataclasses.replace(
             self,
@@ -269,51 +268,11 @@ class NormalMetric(Metric):
         return float((middle.mean() + 0.5) * BIN_WIDTH)
 
 
-AnyState = TypeVar("AnyState", bound=State)
-
-
-class Accumulator:
-    """Adds the states of a split's batches on the host, one at a time, and gives the split's metrics.
-
-    Under "authors" a batch in which nothing is defined is left out of the mean over batches. (In the authors' code it
-    would turn the mean into NaN.)
-
-    Args:
-        empty: the empty state, such as `task.metric(protocol)` or `LossMetric.empty()`.
-        protocol: see this module.
-    """
-
-    def __init__(self, empty: State, protocol: Protocol = "exact"):
-        check_protocol(protocol)
-        self._total = on_host(empty)
-        self._averages = protocol == "authors" and empty.batch_averaged
-        self._batches: list[dict[str, float]] = []
-
-    def add(self, state: State) -> None:
-        """Adds the state of one whole batch: summed over devices, on any device or on the host."""
-        state = on_host(state)
-        if not self._averages:
-            self._total = self._total.merge(state)
-        elif any(leaf.any() for leaf in jax.tree.leaves(state)):
-            self._batches.append(state.compute())
-
-    def compute(self) -> dict[str, float]:
-        """Metrics of everything added so far, NaN where nothing was counted."""
-        if not self._batches:
-            return self._total.compute()
-        return {name: float(np.mean([batch[name] for batch in self._batches])) for name in self._batches[0]}
-
-
-def on_host(state: AnyState) -> AnyState:
-    """Copies a state to the host, counts as int64 and sums as float64."""
-    wide = {"i": np.int64, "f": np.float64}
-    return jax.tree.map(lambda leaf: np.asarray(leaf, wide[leaf.dtype.kind]), jax.device_get(state))
-
-
 def check_protocol(protocol: str) -> None:
-    """Raises ValueError for an unknown protocol."""
-    if protocol not in get_args(Protocol):
-        raise ValueError(f"Unknown evaluation protocol {protocol!r}; known: {', '.join(get_args(Protocol))}.")
+    """Raises a ValueError for an unknown evaluation protocol."""
+    known = get_args(EvalProtocol)
+    if protocol not in known:
+        raise ValueError(f"evaluation protocol {protocol!r} is unknown; known: {', '.join(known)}")
 
 
 def _atan2_angle(prediction: Float[Array, "b h w 3"], target: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
@@ -327,7 +286,7 @@ def _acos_angle(prediction: Float[Array, "b h w 3"], target: Float[Array, "b h w
 
 
 def _histogram(position: Int[Array, "..."], valid: Bool[Array, "..."], length: int) -> Int[Array, " length"]:
-    """Counts of the positions 0..length - 1 among the valid entries; the rest falls into a bin that is cut off."""
+    """Counts the positions 0..length - 1 of valid entries; invalid ones are counted in an extra bin and dropped."""
     position = jnp.where(valid, position, length).reshape(-1)
     return jnp.bincount(position, length=length + 1)[:length].astype(jnp.int32)
 

@@ -8,9 +8,10 @@ import jax
 from mtan_jax.experiment import Experiment
 from mtan_jax.runtime import parallel
 from mtan_jax.steps.state import TrainState
+from mtan_jax.tasks.accumulator import Accumulator
 from mtan_jax.tasks.constant_baseline import best_constants
 from mtan_jax.tasks.delta_m import delta_m
-from mtan_jax.tasks.metrics import Accumulator, LossMetric
+from mtan_jax.tasks.metrics import LossMetric
 from mtan_jax.types import Batch
 
 Item = TypeVar("Item")

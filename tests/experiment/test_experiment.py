@@ -23,7 +23,7 @@ from mtan_jax.experiment import Experiment, checks
 from mtan_jax.reporting import metrics_file
 from mtan_jax.runtime.checkpoint import Checkpoints
 from mtan_jax.steps import duration
-from mtan_jax.steps.optimizer import build_schedule
+from mtan_jax.steps.learning_rate import build_schedule
 from mtan_jax.steps.state import Window
 from mtan_jax.tasks.decathlon_score import FINETUNING_ERRORS
 from mtan_jax.training import loop, window_log, workdir
@@ -119,13 +119,13 @@ SCHEDULE = {"weights": {"semantic": 1.0, "depth": lambda step: 1.0 if step < 10 
             r"config\.optimizer\.options\.beta is not known to adam; known: b1, b2",
         ),
         ({"optimizer__learning_rate": -1.0}, r"config\.optimizer\.learning_rate = -1\.0: a finite number above 0"),
-        ({"duration": "200"}, r"config\.duration: duration '200': a number above 0 and a unit are needed"),
+        ({"duration": "200"}, r"config\.duration: duration '200': expected a positive number and a unit"),
         ({"optimizer__warmup": "1 hour"}, r"config\.optimizer\.warmup: duration '1 hour': a number above 0 and a unit"),
         ({"eval__protocol": "paper"}, r"Unknown evaluation protocol 'paper'; known: exact, authors"),
-        ({"eval__single_task": (("semantic/mou", 0.4),)}, r"single_task has semantic/mou, of unknown direction"),
+        ({"eval__single_task": (("semantic/mou", 0.4),)}, r"single_task contains semantic/mou of unknown direction"),
         (
             {"eval__single_task": (("sdf/miou", 0.4),)},
-            r"metrics lacks sdf/miou, for which there are single-task values",
+            r"metrics lacks sdf/miou; expected all metrics in single_task",
         ),
         (
             {"checkpoint__best_metric": "miou"},

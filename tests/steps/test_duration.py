@@ -26,5 +26,5 @@ def test_nyuv2_in_batches_of_2(text, steps):
 
 @pytest.mark.parametrize("text", ["", "200", "epochs", "200 hours", "0 steps", "-1 epochs", "nan steps", "inf steps"])
 def test_messages(text):
-    with pytest.raises(ValueError, match=rf"^duration '{text}': a number above 0 and a unit.*'200 epochs'"):
+    with pytest.raises(ValueError, match=rf"^duration '{text}': expected a positive number and a unit.*'200 epochs'"):
         to_steps(text, epochs_to_steps=lambda epochs: epochs * 795 / 2, batch_size=2)

@@ -11,7 +11,7 @@ from helpers import tiny_problem
 
 from mtan_jax import steps
 from mtan_jax.runtime import parallel
-from mtan_jax.tasks.metrics import on_host
+from mtan_jax.tasks.accumulator import on_host
 
 KEY = jax.random.key(0)
 OPTIMIZERS = {

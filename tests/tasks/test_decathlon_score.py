@@ -65,15 +65,15 @@ def test_by_hand():
     ("accuracies", "baseline", "gamma", "message"),
     [
         ({}, {}, 2, "accuracies is empty"),
-        ({"a": 0.5, "b": 0.5}, {"a": 0.5}, 2, "baseline_errors lacks b, which accuracies has"),
-        ({"a": 0.5}, {"a": 0.5, "b": 0.5, "c": 0.5}, 2, "accuracies lacks b, c, which baseline_errors has"),
+        ({"a": 0.5, "b": 0.5}, {"a": 0.5}, 2, "baseline_errors lacks b; expected the names of accuracies"),
+        ({"a": 0.5}, {"a": 0.5, "b": 0.5, "c": 0.5}, 2, "accuracies lacks b, c; expected the names of baseline_errors"),
         ({"a": 0.5}, {"a": 0.5}, {}, "gamma lacks a"),
-        ({"a": 0.5}, {"a": 0.5}, {"a": 2, "b": 2}, "accuracies lacks b, which gamma has"),
-        ({"a": 59.87}, {"a": 0.5}, 2, "accuracies['a'] is 59.87; expected a fraction from 0 to 1, not per cent"),
-        ({"a": float("nan")}, {"a": 0.5}, 2, "accuracies['a'] is nan"),
-        ({"a": 0.5}, {"a": 0.0}, 2, "baseline_errors['a'] is 0.0; expected a fraction above 0"),
-        ({"a": 0.5}, {"a": 40.13}, 2, "baseline_errors['a'] is 40.13"),
-        ({"a": 0.5}, {"a": 0.5}, 0, "gamma of 'a' is 0; expected a positive number"),
+        ({"a": 0.5}, {"a": 0.5}, {"a": 2, "b": 2}, "accuracies lacks b; expected the names of gamma"),
+        ({"a": 59.87}, {"a": 0.5}, 2, "accuracies['a']=59.87; expected a fraction from 0 to 1, not per cent"),
+        ({"a": float("nan")}, {"a": 0.5}, 2, "accuracies['a']=nan"),
+        ({"a": 0.5}, {"a": 0.0}, 2, "baseline_errors['a']=0.0; expected a fraction above 0"),
+        ({"a": 0.5}, {"a": 40.13}, 2, "baseline_errors['a']=40.13"),
+        ({"a": 0.5}, {"a": 0.5}, 0, "gamma for 'a' is 0; expected a positive finite number"),
     ],
 )
 def test_errors(accuracies, baseline, gamma, message):

@@ -52,15 +52,15 @@ def test_shares_are_those_of_the_metrics(predictions):
 def test_depth_is_right_within_a_factor():
     target = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 0.0]).reshape(1, 2, 4, 1)
     prediction = jnp.array([1.24, 1.26, 0.81, 0.79, -1.0, jnp.nan, 4.5, 1.0]).reshape(1, 2, 4, 1)
-    total, count = indicators.right_depth(prediction, target, jnp.array([True]))
+    total, count = indicators.correct_depth(prediction, target, jnp.array([True]))
     assert (total, count) == (3, 7)  # 1.24, 0.81, 4.5; the last pixel is undefined
-    assert indicators.right_depth(prediction, target, jnp.array([False])) == (0, 0)
+    assert indicators.correct_depth(prediction, target, jnp.array([False])) == (0, 0)
 
 
 def test_what_is_no_number_and_no_direction_is_not_right():
     target = jnp.array([[0.0, 0.0, 1.0]] * 3).reshape(1, 1, 3, 3)
     prediction = jnp.array([[0.0, 0.0, 0.0], [jnp.nan, 0.0, 1.0], [0.0, 0.1, 9.0]]).reshape(1, 1, 3, 3)
-    assert indicators.right_direction(prediction, target, jnp.array([True])) == (1, 3)
+    assert indicators.correct_normal(prediction, target, jnp.array([True])) == (1, 3)
 
 
 def seen():

@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics
 
 from mtan_jax.tasks import metrics
+from mtan_jax.tasks.accumulator import Accumulator
 
 EMPTY = {
     "semantic": lambda protocol="exact": metrics.SemanticMetric.empty(protocol, num_classes=5),
@@ -33,7 +34,7 @@ def update(state, prediction, target, labelled):
 
 
 def score(task, pairs, protocol="exact"):
-    accumulator = metrics.Accumulator(EMPTY[task](protocol), protocol)
+    accumulator = Accumulator(EMPTY[task](protocol), protocol)
     for prediction, target in pairs:
         accumulator.add(update(EMPTY[task](protocol), prediction, target, jnp.ones(len(target), bool)))
     return accumulator.compute()
@@ -169,7 +170,7 @@ def test_losses_are_averaged_over_batches_or_pixels():
     states = [metrics.LossMetric(jnp.float32(6), jnp.float32(2)), metrics.LossMetric(jnp.float32(1), jnp.float32(8))]
     computed = {}
     for protocol in ("exact", "authors"):
-        accumulator = metrics.Accumulator(metrics.LossMetric.empty(), protocol)
+        accumulator = Accumulator(metrics.LossMetric.empty(), protocol)
         for state in states:
             accumulator.add(state)
         computed[protocol] = accumulator.compute()["loss"]
@@ -247,7 +248,7 @@ def test_bfloat16_predictions_are_summed_in_float32(reference, task):
 @pytest.mark.parametrize("task", EMPTY)
 def test_nothing_counted_gives_nan(task, protocol):
     empty = EMPTY[task](protocol)
-    accumulator = metrics.Accumulator(empty, protocol)
+    accumulator = Accumulator(empty, protocol)
     accumulator.add(empty)
     for computed in (empty.compute(), accumulator.compute()):
         assert set(computed) == set(empty.higher_is_better)
@@ -256,7 +257,7 @@ def test_nothing_counted_gives_nan(task, protocol):
 
 def test_counts_beyond_int32_do_not_overflow():
     state = metrics.SemanticMetric(jnp.array([[2**30, 0], [0, 2**30]], jnp.int32))
-    accumulator = metrics.Accumulator(metrics.SemanticMetric.empty(num_classes=2))
+    accumulator = Accumulator(metrics.SemanticMetric.empty(num_classes=2))
     for _ in range(5):
         accumulator.add(state)
     accumulator.add(metrics.SemanticMetric(jnp.array([[0, 0], [2**31 - 1, 0]], jnp.int32)))
@@ -267,7 +268,7 @@ def test_counts_beyond_int32_do_not_overflow():
 def test_unknown_protocol_lists_the_known():
     for make in (
         metrics.NormalMetric.empty,
-        lambda protocol: metrics.Accumulator(metrics.LossMetric.empty(), protocol),
+        lambda protocol: Accumulator(metrics.LossMetric.empty(), protocol),
     ):
-        with pytest.raises(ValueError, match="'paper'; known: exact, authors"):
+        with pytest.raises(ValueError, match="'paper' is unknown; known: exact, authors"):
             make("paper")

@@ -51,10 +51,10 @@ def test_bad_lists_of_tasks(data_info, names, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("name", "near/far", "'near/far'; it must be something without '/'"),
-        ("name", "", "''; it must be something"),
-        ("channels", 0, "'depth' is 0"),
-        ("main_metric", "rmse", "'rmse'; its metric has: abs_error, rel_error"),
+        ("name", "near/far", "'near/far'; expected a non-empty name without '/'"),
+        ("name", "", "''; expected a non-empty name"),
+        ("channels", 0, "channels=0 for 'depth'"),
+        ("main_metric", "rmse", "'rmse' for 'depth'; expected one of abs_error, rel_error"),
     ],
 )
 def test_bad_fields(field, value, message):
