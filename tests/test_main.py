@@ -103,7 +103,7 @@ def test_train_then_eval_then_another_configuration(tmp_path, run_main, capsys):
         assert "belongs to a run with another configuration:\n  config.optimizer.learning_rate: 0.01" in str(
             error.value
         )
-    with pytest.raises(SystemExit, match=r"batch_size = 6 cannot be divided among 4 devices; 8 would do"):
+    with pytest.raises(SystemExit, match=r"batch_size=6 is not divisible by 4 devices; use a multiple of 4, such as 8"):
         run_main(*arguments, "--config.batch_size=6")
     assert metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl") == logged
 

@@ -1,7 +1,7 @@
-"""The folder of a run's checkpoints: names, metrics, which are deleted; nothing of what is in them.
+"""The folder of a run's checkpoints: their names, metrics and deletion, but not their arrays.
 
-A checkpoint is a folder named after its step. While it is written and while it is deleted it has another name, which
-ends with `-tmp`. So a folder with a step for its name is complete, unless something outside the program damaged it.
+A checkpoint is a folder named after its step. While it is written or deleted, its name ends with `-tmp`. A folder named
+after a step is therefore complete, unless another program has damaged it.
 """
 
 import json
@@ -14,28 +14,28 @@ import shutil
 NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
 STEP = re.compile("0|[1-9][0-9]*")
-LEFTOVER = re.compile(r"[0-9]+\..*-tmp")  # of a save or a deletion that was interrupted
+LEFTOVER = re.compile(r"[0-9]+\..*-tmp")  # from an interrupted save or deletion
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointFolder:
-    """Files and folders of checkpoints; one process changes them, others may read.
+    """Manages the folder `checkpoints` of a working directory. One process may change it, others may read it.
+
+    Methods raise OSErrors unless their docstrings say otherwise.
 
     Args:
-        workdir: they lie in its folder `checkpoints`.
-
-    Every method may raise an OSError, except where a docstring says otherwise.
+        workdir: the working directory.
     """
 
     def __init__(self, workdir: pathlib.Path):
         path = pathlib.Path(workdir).absolute()
-        # orbax would drop `link/..`, which is the parent of where the link points.
+        # orbax would drop `link/..`, which is the parent of the target of the link.
         self.path = (path.resolve() if ".." in path.parts else path) / NAME
         self._has_warned = False
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, oldest first; whatever else is in the folder is ignored."""
+        """Returns the steps of the checkpoints, oldest first; other files and folders are ignored."""
         if not self.path.exists():
             return []
         return sorted(int(path.name) for path in self.path.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
@@ -44,11 +44,11 @@ class CheckpointFolder:
         return self.path / str(step)
 
     def pending(self, step: int) -> pathlib.Path:
-        """Where a checkpoint is written, before `commit` renames it."""
+        """Path where a checkpoint is written before `commit` renames it."""
         return self.path / f"{step}.saving-tmp"
 
     def metric(self, step: int, name: str) -> float | None:
-        """A metric of a checkpoint; None if it was not evaluated, or no longer exists."""
+        """Returns a metric of a checkpoint; None if it was not evaluated or no longer exists."""
         try:
             value = json.loads(_metrics_path(self.of_step(step)).read_text())[name]
         except (OSError, ValueError, LookupError, TypeError):
@@ -56,7 +56,7 @@ class CheckpointFolder:
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
     def best(self, steps: list[int], metric: str, higher_is_better: bool) -> int | None:
-        """The step with the best value of a metric, the newest of equals; None if no step has a value."""
+        """Returns the step with the best value of a metric, the newest in case of a tie; None if none has a value."""
         values = {step: value for step in steps if (value := self.metric(step, metric)) is not None}
         sign = 1 if higher_is_better else -1
         return max(values, key=lambda step: (sign * values[step], step), default=None)
@@ -70,12 +70,12 @@ class CheckpointFolder:
             try:
                 if path.is_file():
                     json.loads(path.read_text())
-            except ValueError as error:  # the checkpoint counts as one that was not evaluated
-                log.warning("the metrics of checkpoint %d are damaged (%s); dropped", step, error)
+            except ValueError as error:  # the checkpoint is treated as not evaluated
+                log.warning("the metrics of checkpoint %d are damaged (%s); deleting them", step, error)
                 path.unlink()
 
     def commit(self, step: int, metrics: dict[str, float] | None) -> None:
-        """Gives the pending checkpoint its final name; one of the same step is deleted."""
+        """Renames the pending checkpoint to its final name, replacing one of the same step."""
         pending = self.pending(step)
         if metrics is not None:
             path = _metrics_path(pending)
@@ -86,7 +86,7 @@ class CheckpointFolder:
         pending.rename(self.of_step(step))
 
     def delete(self, steps: set[int]) -> None:
-        """Deletes checkpoints. Warns, once, about what cannot be deleted, and tries that again at the next call."""
+        """Deletes checkpoints. Warns once about those that cannot be deleted, and retries at the next call."""
         for step in sorted(steps):
             try:
                 self._set_aside(step)
@@ -95,7 +95,7 @@ class CheckpointFolder:
         self._delete_leftovers()
 
     def move_damaged(self, steps: list[int]) -> None:
-        """Moves checkpoints to the working directory's folder `damaged_checkpoints`, if it is on the same disk."""
+        """Moves checkpoints to the folder `damaged_checkpoints`, or renames them if it is on another disk."""
         target = self.path.parent / DAMAGED_NAME
         for step in steps:
             target.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ class CheckpointFolder:
             log.warning("moved the damaged checkpoint %d to %s", step, path)
 
     def _set_aside(self, step: int) -> None:
-        """Renames a checkpoint that will be deleted: deletion may fail, or stop halfway."""
+        """Renames a checkpoint before it is deleted, because deletion may fail halfway."""
         self.of_step(step).rename(_unused(self.path, f"{step}", ".deleted-tmp"))
 
     def _delete_leftovers(self) -> None:
@@ -116,10 +116,10 @@ class CheckpointFolder:
             try:
                 if ".deleted" not in path.name:  # the next save needs the name
                     path = path.rename(_unused(self.path, path.name.split(".")[0], ".deleted-tmp"))
-                shutil.rmtree(path, ignore_errors=True)  # as much as possible
+                shutil.rmtree(path, ignore_errors=True)  # deletes as much as possible
                 if path.exists():
-                    shutil.rmtree(path)  # raises the reason
-            except FileNotFoundError:  # deleted by somebody else
+                    shutil.rmtree(path)  # raises the error
+            except FileNotFoundError:  # deleted by another process
                 pass
             except OSError as error:
                 self._warn(path, error)
@@ -128,8 +128,8 @@ class CheckpointFolder:
         if not self._has_warned:
             self._has_warned = True
             log.warning(
-                "cannot delete the old checkpoint %s (%s: %s). Training continues and tries again after each save; "
-                "delete the folder yourself if it remains",
+                "cannot delete the old checkpoint %s (%s: %s). Training continues and retries after each save; delete "
+                "the folder yourself if it remains",
                 path,
                 type(error).__name__,
                 error,
@@ -141,7 +141,7 @@ def _metrics_path(checkpoint: pathlib.Path) -> pathlib.Path:
 
 
 def _unused(folder: pathlib.Path, name: str, ending: str = "") -> pathlib.Path:
-    """The first of `name`, `name.1`, `name.2`, each with `ending`, that does not exist."""
+    """Returns the first of `name`, `name.1`, `name.2`, ..., each with `ending`, that does not exist."""
     path, copies = folder / f"{name}{ending}", 0
     while path.exists():
         copies += 1

@@ -1,4 +1,4 @@
-"""Sums and means over devices; one alone computes none, which XLA for CPUs would do all the same."""
+"""psum and pmean that skip the collective on one device, where XLA for CPUs would still compute it."""
 
 from typing import TypeVar
 
@@ -8,14 +8,14 @@ Tree = TypeVar("Tree")
 
 
 def total(tree: Tree, axis_name: str | None) -> Tree:
-    """The sum of numbers over the devices on an axis; what is given, where there is no axis or one device on it."""
-    return tree if _is_alone(axis_name) else lax.psum(tree, axis_name)
+    """Psum of a pytree; the identity without an axis or with one device."""
+    return tree if _has_one_device(axis_name) else lax.psum(tree, axis_name)
 
 
 def mean(tree: Tree, axis_name: str | None) -> Tree:
-    """The mean of floats over the devices on an axis; what is given, where there is no axis or one device on it."""
-    return tree if _is_alone(axis_name) else lax.pmean(tree, axis_name)
+    """Pmean of a pytree of floats; the identity without an axis or with one device."""
+    return tree if _has_one_device(axis_name) else lax.pmean(tree, axis_name)
 
 
-def _is_alone(axis_name: str | None) -> bool:
+def _has_one_device(axis_name: str | None) -> bool:
     return axis_name is None or lax.axis_size(axis_name) == 1

@@ -1,8 +1,8 @@
-"""Ctrl-C: one line and the end of the program, at any moment.
+"""Handles Ctrl-C: prints one line and ends the program.
 
-While the program starts and while it ends, there is nothing to tidy up: the process ends at once. In between,
-KeyboardInterrupt leaves every context manager, so that what was begun is written; the process then ends without waiting
-for threads. XLA's threads go on compiling for minutes, and Python crashes where it ends under them.
+During startup and shutdown, there is nothing to clean up and the process ends immediately. In between,
+KeyboardInterrupt exits all context managers, which finish pending writes, and the process then ends without waiting for
+threads: XLA's threads may continue compiling for minutes, and Python crashes if it shuts down before they end.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ MESSAGE = "error: stopped; run the same command to continue"
 
 
 class Stopped(SystemExit):
-    """The program was interrupted, and has tidied up."""
+    """The program was interrupted and has cleaned up."""
 
     def __init__(self) -> None:
         super().__init__(MESSAGE)
 
 
 def end_on_ctrl_c() -> None:
-    """Lets Ctrl-C end the process at once, unless it is ignored, as in a shell's background."""
+    """Makes Ctrl-C end the process immediately, unless SIGINT is ignored, as for background jobs of a shell."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Lets Ctrl-C raise KeyboardInterrupt while the context is open, where `end_on_ctrl_c` was called before."""
+    """Makes Ctrl-C raise KeyboardInterrupt within the context, if `end_on_ctrl_c` was called before."""
     if signal.getsignal(signal.SIGINT) is not _end:
         yield
         return
@@ -43,14 +43,14 @@ def raised() -> Iterator[None]:
 
 
 def end() -> None:
-    """Ends the process and its children, without waiting for threads."""
+    """Ends the process and its children without waiting for threads."""
     for child in multiprocessing.active_children():
         child.kill()
     _end()
 
 
 def _end(signum: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    with contextlib.suppress(Exception):  # whatever was interrupted may be writing
+    with contextlib.suppress(Exception):  # the interrupted code may hold the lock of stdout
         sys.stdout.flush()
     os.write(2, f"{MESSAGE}\n".encode())
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Locks on folders: one owner at a time, among all processes and machines that share the disk.
+"""Locks on folders, exclusive among all processes and machines that share the disk.
 
-The lock is the operating system's (flock), so the end of the owner releases it, whatever ended it: SIGKILL and a reboot
-too. On NFS, Linux turns it into a lock on the server. Who the owner is stands in a file beside it.
+The lock is the operating system's flock, so it is released when its owner ends, even by SIGKILL or a reboot. On NFS,
+Linux maps it to a lock on the server. A file beside the lock describes the owner.
 """
 
 import contextlib
@@ -23,31 +23,31 @@ import filelock
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 0.5
-# An owner names itself just after it got the lock. A process that finds the lock taken gives it so long.
+# How long to wait for an owner to write its description, which it does just after it acquired the lock.
 SECONDS_FOR_OWNER = 1.0
-# What a file system without locks answers: none at all, no lock server behind NFS, no such operation.
+# Errors of file systems without locks: not implemented, no lock server for NFS, not supported.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-# Locks that this process holds.
+# Locks held by this process.
 _HELD: dict[str, "Held"] = {}
 _HELD_LOCK = threading.Lock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_HELD.clear)  # filelock closes its files there: a child does not own the lock
+    os.register_at_fork(after_in_child=_HELD.clear)  # filelock closes the files in a child, which holds no lock
 
 
 class LockedError(RuntimeError):
-    """Another process holds the lock; the message says which, since when, and what to do."""
+    """Another process holds the lock; the message names the process and a remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """The process that holds a lock, or held it and ended without releasing it.
+    """The process that holds a lock, or ended without releasing it.
 
     Attributes:
-        host: name of its machine.
-        pid: its process id there.
-        since: when it took the lock, with the time zone.
-        command: its command line.
+        host: name of the machine.
+        pid: process id on that machine.
+        since: when it acquired the lock, with the time zone.
+        command: command line.
     """
 
     host: str
@@ -61,12 +61,12 @@ class Owner:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """A lock that this process holds.
+    """A lock held by this process.
 
     Attributes:
-        path: of the lock.
-        thread: that took it.
-        file: device and inode of the lock's file; None on a file system without locks.
+        path: path of the lock file.
+        thread: id of the thread that acquired it.
+        file: device and inode of the lock file; None on a file system without locks.
     """
 
     path: pathlib.Path
@@ -74,7 +74,7 @@ class Held:
     file: tuple[int, int] | None
 
     def is_lost(self) -> bool:
-        """Whether the file has been deleted, moved or replaced, so that others can take a lock of that name."""
+        """Whether the lock file was deleted, moved or replaced, so that others can acquire a lock of that name."""
         return self.file is not None and _identity(self.path) != self.file
 
 
@@ -82,19 +82,19 @@ class Held:
 def hold(
     path: pathlib.Path, what: str, *, wait: bool, remedy: str = "Wait until it ends, or stop it."
 ) -> Iterator[Held]:
-    """Holds a lock while the context is open. A thread that holds it already may take it again.
+    """Holds a lock within the context. Reentrant within a thread.
 
-    On a file system without locks this warns, and holds nothing.
+    On a file system without locks, this logs a warning and continues without a lock.
 
     Args:
-        path: of the lock, a small file that is made where it is missing, and its folder with it. It stays: a lock on
-            a file that was deleted keeps nobody out. The file `path` + ".owner" names the owner.
-        what: is locked, for messages: "the working directory runs/a".
-        wait: whether to wait for another owner, after one message that names it.
-        remedy: what to do about another owner, for the message of the error.
+        path: path of the lock file, which is created with its folder if missing. It is not deleted afterwards, because
+            a lock on a deleted file excludes nobody. The file `path` + ".owner" describes the owner.
+        what: the locked thing, for messages, such as "the working directory runs/a".
+        wait: whether to wait for another owner, after one log message that names it.
+        remedy: what to do about another owner, for the error message.
 
     Raises:
-        LockedError: another process, or another thread of this one, holds the lock and `wait` is False.
+        LockedError: another process or thread holds the lock and `wait` is False.
         OSError: the files cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def hold(
         if error.errno not in _UNSUPPORTED:
             raise
         log.warning(
-            "%s cannot be locked, because its file system has no file locks (%s); make sure that nothing else uses it",
+            "%s cannot be locked because its file system has no file locks (%s); make sure that nothing else uses it",
             what,
             error.strerror,
         )
@@ -122,7 +122,7 @@ def hold(
         _write_owner(path)
         yield held
     finally:
-        if not held.is_lost():  # else it is another's
+        if not held.is_lost():  # otherwise the file belongs to another owner
             _owner_path(path).unlink(missing_ok=True)
         with _HELD_LOCK:
             _HELD.pop(key, None)
@@ -130,14 +130,14 @@ def hold(
 
 
 def read_owner(path: pathlib.Path) -> Owner | None:
-    """The owner that is named beside a lock: it may have ended. None where there is none, or it cannot be read.
+    """Reads the description of the owner, which may have ended. None if it is missing or unreadable.
 
     Args:
-        path: of the lock.
+        path: path of the lock file.
     """
     try:
         owner = Owner(**json.loads(_owner_path(path).read_text()))
-    except (OSError, ValueError, TypeError):  # not there, not written to its end, or of another kind
+    except (OSError, ValueError, TypeError):  # missing, incomplete, or another format
         return None
     return owner if isinstance(owner.pid, int) else None
 
@@ -156,7 +156,7 @@ def _acquire(lock: filelock.BaseFileLock, key: str, path: pathlib.Path, what: st
 
 def _try(lock: filelock.BaseFileLock, key: str, path: pathlib.Path) -> Held | None:
     with _HELD_LOCK:
-        if key in _HELD:  # on NFS a process does not keep itself out
+        if key in _HELD:  # because on NFS, a process does not exclude itself
             return None
         try:
             lock.acquire()
@@ -167,7 +167,7 @@ def _try(lock: filelock.BaseFileLock, key: str, path: pathlib.Path) -> Held | No
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int] | None:
-    """Device and inode of a file; None where there is none."""
+    """Device and inode of a file; None if it is missing."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -176,13 +176,13 @@ def _identity(path: pathlib.Path) -> tuple[int, int] | None:
 
 
 def _name_owner(path: pathlib.Path) -> str:
-    """Names the owner of a lock that is taken, once it has written who it is."""
+    """Describes the owner of a held lock, after waiting for its description."""
     deadline = time.monotonic() + SECONDS_FOR_OWNER
     owner = read_owner(path)
     while (owner is None or _has_ended(owner)) and time.monotonic() < deadline:
         time.sleep(0.02)
         owner = read_owner(path)
-    return "a process that has not named itself" if owner is None else str(owner)
+    return "an unknown process" if owner is None else str(owner)
 
 
 def _has_ended(owner: Owner) -> bool:
@@ -192,7 +192,7 @@ def _has_ended(owner: Owner) -> bool:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return True
-    except (OSError, OverflowError):  # another user's, or no process id
+    except (OSError, OverflowError):  # of another user, or not a process id
         return False
     return False
 

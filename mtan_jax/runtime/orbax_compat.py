@@ -1,7 +1,7 @@
-"""Writes and reads one checkpoint with orbax; the only file that knows orbax.
+"""Writes and reads a checkpoint with orbax. No other file uses orbax.
 
-orbax's own manager of many checkpoints is not used: it takes an old checkpoint that cannot be deleted for a failed
-save, deletes in place (so a reader may meet half a checkpoint), and waits 300 s in threads of its own after a failure.
+orbax's CheckpointManager is not used: it reports an old checkpoint that cannot be deleted as a failed save, it deletes
+in place, so that readers may see half a checkpoint, and its threads wait 300 s after a failure.
 """
 
 import functools
@@ -13,23 +13,25 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from mtan_jax.types import Options
+
 ITEM = "state"
-BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")  # what etils takes for gs:// and so on
-LONGEST_PATH = 3800  # bytes of a checkpoint's path; the system's limit of 4096 is for the files in it
+BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")  # prefixes that etils interprets as gs:// and so on
+LONGEST_PATH = 3800  # bytes of a checkpoint's path; the files in it must not exceed the system's limit of 4096
 
 
 class _LiteralPath(epath.gpath.PosixGPath):
-    """A path whose `glob` takes only its argument as a pattern, as pathlib does.
+    """A path whose `glob` interprets only its argument as a pattern, like pathlib.
 
-    etils takes the characters `[`, `*` and `?` of the folder itself as a pattern too. orbax finds what each process
-    has written with it: below `run[1]` it would find nothing, below `run*` what other runs have written.
+    etils also interprets `[`, `*` and `?` in the path of the folder. orbax uses `glob` to find the files of each
+    process: in `run[1]` it would find none, and in `run*` those of other runs.
     """
 
     def glob(self, pattern: str) -> Iterator["_LiteralPath"]:
@@ -38,48 +40,51 @@ class _LiteralPath(epath.gpath.PosixGPath):
 
 
 def unfit(folder: pathlib.Path) -> str | None:
-    """The reason why orbax cannot write below a folder; None if it can."""
+    """Returns the reason why orbax cannot write to a folder with this path; None if it can."""
     path = os.fspath(folder)
     if "\\" in path:
-        return "has a backslash, which the checkpoint library takes for a slash"
+        return "contains a backslash, which the checkpoint library interprets as a slash"
     if "gs:/" in path or path.startswith(BUCKETS):
         return "looks like a bucket (the first folder is gs, s3, az or hf, or one ends with gs:)"
     try:
         size = len(path.encode())
     except UnicodeEncodeError:
         return "is not UTF-8, which the checkpoint library needs"
-    return f"is {size} bytes long; at most {LONGEST_PATH} are possible" if size > LONGEST_PATH else None
+    return f"is {size} bytes long; expected at most {LONGEST_PATH}" if size > LONGEST_PATH else None
 
 
-def start_writing(path: pathlib.Path, arrays: Any, custom_metadata: dict[str, Any]) -> Callable[[], None]:
-    """Begins to write arrays into a new folder; every process calls it, at the same point.
+def start_writing(
+    path: pathlib.Path, arrays: PyTree[np.ndarray], custom_metadata: dict[str, int]
+) -> Callable[[], None]:
+    """Starts to write arrays into a new folder. All processes must call it at the same point.
 
     Args:
-        path: absolute. A folder that is there is replaced. It appears when all is written; until then its name has
-            `.orbax-checkpoint-tmp` at the end.
-        arrays: nested dictionaries of NumPy arrays, which nobody changes until they are written.
-        custom_metadata: JSON.
+        path: absolute path. An existing folder is replaced. While the folder is written, its name ends with
+            `.orbax-checkpoint-tmp`.
+        arrays: nested dictionaries of NumPy arrays, which must not change until they are written.
+        custom_metadata: numbers by name.
 
     Returns:
-        A function that waits until all is written; it raises what went wrong.
+        A function that waits until everything is written and raises any error.
     """
     context = ocp.Context()
     context.file.path_class = _LiteralPath
     context.memory.deepcopy_host_arrays = False
-    # Otherwise threads wait 300 s for folders whose creation has failed, and the program cannot end before them.
+    # Otherwise threads wait 300 s for folders whose creation failed, and the program cannot exit before that.
     context.asynchronous.create_directories_asynchronously = False
     with context:
-        writing = ocp.save_checkpointables_async(path, {ITEM: arrays}, overwrite=True, custom_metadata=custom_metadata)
+        writing = ocp.save_checkpointables_async(
+            path, {ITEM: arrays}, overwrite=True, custom_metadata=dict(custom_metadata)
+        )
     return writing.result
 
 
-def read(path: pathlib.Path, template: Any = None) -> tuple[Any, dict[str, Any]]:
-    """Reads what `start_writing` wrote; each process for itself.
+def read(path: pathlib.Path, template: PyTree[np.ndarray] = None) -> tuple[PyTree[np.ndarray], Options]:
+    """Reads a folder written by `start_writing`. Each process reads for itself.
 
     Args:
-        path: absolute.
-        template: NumPy arrays of the same structure, of which only shapes and types are looked at; None: whatever is
-            there is read.
+        path: absolute path.
+        template: NumPy arrays with the structure, shapes and dtypes to read; None accepts any.
 
     Returns:
         The arrays, as nested dictionaries of NumPy arrays, and the custom metadata.
@@ -94,8 +99,8 @@ def read(path: pathlib.Path, template: Any = None) -> tuple[Any, dict[str, Any]]
     return jax.tree.map(np.asarray, arrays), dict(custom_metadata or {})
 
 
-def checksum(arrays: Any) -> int:
-    """CRC-32 of all arrays, in the order of their names."""
+def checksum(arrays: PyTree[np.ndarray]) -> int:
+    """CRC-32 of all arrays in the order of their names."""
     value = 0
     for leaf in jax.tree.leaves(arrays):
         value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
@@ -104,10 +109,10 @@ def checksum(arrays: Any) -> int:
 
 @functools.cache
 def hush() -> None:
-    """Leaves it to us to say what goes wrong.
+    """Silences orbax's logging, because its errors are raised as exceptions.
 
-    orbax logs each of its steps, and each error several times before it raises it; what it has left behind in other
-    threads by then complains of its own.
+    orbax logs each operation, and each error several times before it raises it. Its remaining threads then print errors
+    of their own.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in pathlib.PurePath(record.pathname).parts)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -121,7 +126,7 @@ def hush() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The reason of an error; where orbax nests reasons, the innermost stands last, before details in brackets."""
+    """One line with the innermost cause of an error, without the details that orbax appends in brackets."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

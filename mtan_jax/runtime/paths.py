@@ -1,69 +1,69 @@
-"""Paths that users give: the home directory filled in, what is no local path refused, and folders checked."""
+"""Checks paths given by users: expands the home directory and rejects remote paths and unusable folders."""
 
 import os
 import pathlib
 import re
 
-# With one slash too: pathlib turns "gs://bucket" into "gs:/bucket". One letter is a drive of Windows.
+# Also with one slash, since pathlib turns "gs://bucket" into "gs:/bucket". One letter is a Windows drive.
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 class PathError(ValueError):
-    """A path cannot be used; the message names the flag or field, what was found, and what would do."""
+    """A path cannot be used; the message names the flag or field, the path and a remedy."""
 
 
 def local(text: str, name: str) -> pathlib.Path:
-    """The path in a flag or a field, with ~ and ~user expanded.
+    """Converts the value of a flag or field to a local path, with ~ and ~user expanded.
 
     Args:
-        text: as the user wrote it.
-        name: of the flag or field, such as "--workdir" or "config.data.raw_dir".
+        text: the value.
+        name: name of the flag or field, such as "--workdir" or "config.data.raw_dir".
 
     Raises:
-        PathError: it is empty or remote, or there is no such home directory.
+        PathError: the path is empty or remote, or the home directory is unknown.
     """
     check_local(text, name)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
         home = text.split("/", 1)[0]
-        raise PathError(f"{name}={text}: {home} is no known home directory; write the path in full") from error
+        raise PathError(f"{name}={text}: the home directory {home} is unknown; use an absolute path") from error
 
 
 def expanded(text: str) -> pathlib.Path:
-    """The path with ~ and ~user expanded, which shells leave alone in `--out=~/x`; a `type` for argparse."""
+    """Expands ~ and ~user, which shells do not expand in `--out=~/x`; a `type` for argparse."""
     return pathlib.Path(os.path.expanduser(text))
 
 
 def check_local(text: str, name: str) -> None:
-    """Raises a PathError for an empty path and for one that is not on a local or mounted disk."""
+    """Raises a PathError for an empty or remote path."""
     if not text:
-        raise PathError(f"{name} is empty; give a path, or leave {name} out")
+        raise PathError(f"{name} is empty; set a path or omit {name}")
     if "://" in text or _REMOTE.match(text):
         raise PathError(f"{name}={text}: buckets are not supported yet; use a local folder or a mounted bucket")
 
 
 def check_folder(path: pathlib.Path, name: str, *, write: bool) -> None:
-    """Checks that a folder is there or can be made.
+    """Checks that a folder exists or can be created.
 
     Args:
-        path: of the folder.
-        name: of the flag or field.
-        write: whether files will be made in it.
+        path: path of the folder.
+        name: name of the flag or field.
+        write: whether the folder must be writable.
 
     Raises:
-        PathError: it or a folder above it is a file, or cannot be written.
+        PathError: the folder or one of its parents is a file or not writable.
     """
-    there = nearest(path)
-    if not os.path.isdir(there):
-        kind = "a broken link" if os.path.islink(there) else "a file"
-        raise PathError(f"{name}={path}: {there} is {kind}; a folder is needed")
-    if write and not os.access(there, os.W_OK | os.X_OK):
+    existing = nearest(path)
+    if not os.path.isdir(existing):
+        kind = "a broken link" if os.path.islink(existing) else "a file"
+        raise PathError(f"{name}={path}: {existing} is {kind}; expected a folder")
+    if write and not os.access(existing, os.W_OK | os.X_OK):
         raise PathError(
-            f"{name}={path}: {there} cannot be written by this user; use another folder, or change its permissions"
+            f"{name}={path}: {existing} is not writable for this user; use another folder or change its permissions"
         )
 
 
 def nearest(path: pathlib.Path) -> pathlib.Path:
-    """The path itself, or the nearest one above it that exists."""
-    return next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    """Returns the path if it exists, otherwise its nearest existing parent."""
+    return next(candidate for candidate in (path, *path.absolute().parents) if os.path.lexists(candidate))

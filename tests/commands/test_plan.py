@@ -166,7 +166,9 @@ def test_fusion_memory_out_of_range_is_refused(kib):
 
 
 def test_devices_must_share_a_batch():
-    with pytest.raises(ValueError, match=r"config\.batch_size = 4 cannot be divided among 3 devices; 3 would do"):
+    with pytest.raises(
+        ValueError, match=r"config\.batch_size=4 is not divisible by 3 devices; use a multiple of 3, such as 3"
+    ):
         plan.planned_step(make(tiny_config), jax.devices()[:3])
 
 

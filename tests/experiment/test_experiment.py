@@ -169,12 +169,16 @@ def test_batches_that_four_devices_cannot_share():
 
     check()
     checks.check_eval_batch_size(make_config(batch_size=6))  # evaluates a run that another machine trained
-    with pytest.raises(ValueError, match=r"config\.batch_size = 6 cannot be divided among 4 devices; 8 would do"):
+    with pytest.raises(
+        ValueError, match=r"config\.batch_size=6 is not divisible by 4 devices; use a multiple of 4, such as 8"
+    ):
         check(batch_size=6)
-    message = r"config\.batch_size = 12 cannot be divided among 4 devices and 2 parts of accumulation; 16 would do"
+    message = r"config\.batch_size=12 is not divisible by 4 devices x 2 accumulation parts; use .* such as 16"
     with pytest.raises(ValueError, match=message):
         check(batch_size=12, accumulate=2)
-    with pytest.raises(ValueError, match=r"config\.eval\.batch_size = 2 cannot be divided among 4 devices; 4 would do"):
+    with pytest.raises(
+        ValueError, match=r"config\.eval\.batch_size=2 is not divisible by 4 devices; use a multiple of 4, such as 4"
+    ):
         check(eval__batch_size=2)
 
 

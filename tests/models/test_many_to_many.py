@@ -558,7 +558,9 @@ def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make
 
 def test_batches_that_devices_cannot_share_are_named(make):
     experiment = make("mtan", **{"mixing.tasks_per_step": 2, "batch_size": 4})
-    with pytest.raises(ValueError, match=r"batch_size = 4 cannot be divided among 4 devices and 2 tasks a step; 8"):
+    with pytest.raises(
+        ValueError, match=r"batch_size=4 is not divisible by 4 devices x 2 tasks per step; use a multiple of 8"
+    ):
         checks.check_train_batch_size(experiment.config, experiment.data)
 
 

@@ -77,14 +77,14 @@ def test_no_checkpoints(tmp_path):
 def test_steps_and_names_that_are_not_there(three):
     with open_checkpoints(three) as checkpoints:
         assert checkpoints.restore(template(), "4").step == 4
-        with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 .*there are: \[2, 4, 6\]"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 .*available: \[2, 4, 6\]"):
             checkpoints.restore(template(), "5")
-        with pytest.raises(ValueError, match="checkpoint 'last': newest, best, initial or a step"):
+        with pytest.raises(ValueError, match="checkpoint 'last'; expected newest, best, initial or a step"):
             checkpoints.restore(template(), "last")
 
 
 def test_at_least_one_must_stay(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.checkpoint\.keep = 0"):
+    with pytest.raises(ValueError, match=r"config\.checkpoint\.keep=0"):
         open_checkpoints(tmp_path, keep=0)
 
 
@@ -293,7 +293,7 @@ def test_full_disk_says_which_checkpoint_stands(limited, sizes, reason, tmp_path
         message = str(caught.value)
         assert reason in message
         steps = folders(tmp_path / "disk")
-        assert f"The checkpoint of step {steps[-1]} stands" in message
+        assert f"The checkpoint of step {steps[-1]} remains" in message
         with open_checkpoints(tmp_path / "disk", keep=1) as checkpoints:
             size = sizes[steps[-1] > 1]
             assert_same_bits(checkpoints.restore(template(size)), make_state(steps[-1], size))
@@ -301,5 +301,5 @@ def test_full_disk_says_which_checkpoint_stands(limited, sizes, reason, tmp_path
 
 
 def test_disk_full_from_the_start(tmp_path):
-    with small_files(tmp_path / "disk"), pytest.raises(CheckpointError, match="No checkpoint stands yet"):
+    with small_files(tmp_path / "disk"), pytest.raises(CheckpointError, match="There is no checkpoint yet"):
         save_until_full(tmp_path / "disk", [80_000])

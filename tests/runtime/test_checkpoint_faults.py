@@ -45,7 +45,7 @@ def test_workdir_with_characters_of_patterns(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["back\\slash", "caf\udce9", "gs:", "/".join(["d" * 250] * 16)])
 def test_workdir_that_cannot_hold_checkpoints_is_refused_before_anything_is_written(name, tmp_path, run_main):
-    with pytest.raises(SystemExit, match=r"checkpoints cannot be kept in .*; use another --workdir"):
+    with pytest.raises(SystemExit, match=r"checkpoints cannot be stored in .*; use another --workdir"):
         run_main(
             "--config=tests/helpers/toy_config.py", f"--workdir={tmp_path / name}", f"--config.data.data_dir={tmp_path}"
         )
@@ -323,7 +323,7 @@ def test_checkpoint_deleted_while_it_is_read(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(orbax_compat, "read", delete_first)
     with open_checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.arrays()["step"] == 3
-        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .*there are: \[3\]"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .*available: \[3\]"):
             checkpoints.restore(template(), "2")
     assert not messages(caplog)
 
@@ -372,7 +372,7 @@ def press_ctrl_c(checkpoints):
 
 def test_failed_save_shows_without_another_save(tmp_path):
     save_all(tmp_path, {1: None})
-    with pytest.raises(CheckpointError, match=r"File too large.*step 1 stands; make room and run the same"):
+    with pytest.raises(CheckpointError, match=r"File too large.*step 1 remains; free some space and run the same"):
         save_too_much(tmp_path, check_for_ten_seconds)
     save_all(tmp_path, {2: None})  # with what was written of it cleared away
     assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["1", "2"]
@@ -384,12 +384,12 @@ def test_failed_save_with_ctrl_c_is_reported_too(tmp_path, caplog):
         save_too_much(tmp_path, press_ctrl_c)
     [message] = messages(caplog)
     assert "could not write a checkpoint" in message
-    assert "step 1 stands" in message
+    assert "step 1 remains" in message
 
 
 def test_failed_last_save_shows_at_the_end(tmp_path):
     save_all(tmp_path, {1: None})
-    with pytest.raises(CheckpointError, match="The checkpoint of step 1 stands"):
+    with pytest.raises(CheckpointError, match="The checkpoint of step 1 remains"):
         save_too_much(tmp_path, lambda checkpoints: checkpoints.close())
 
 
@@ -400,5 +400,5 @@ def test_folder_that_vanished_is_named(tmp_path):
         (tmp_path / FOLDER).rename(tmp_path / "moved")
         (tmp_path / FOLDER).write_text("")
         checkpoints.save(make_state(2), None)
-        with pytest.raises(CheckpointError, match=f"in {tmp_path / FOLDER}: .*The folder is no longer there"):
+        with pytest.raises(CheckpointError, match=f"in {tmp_path / FOLDER}: .*The folder no longer exists"):
             checkpoints.steps()

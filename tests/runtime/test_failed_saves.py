@@ -52,7 +52,7 @@ def test_folder_that_vanishes_ends_the_run_at_once(run, tmp_path):
     [err] = run.fail(started, SECONDS)
     last = err.splitlines()[-1]
     assert last.startswith(f"error: could not write a checkpoint in {tmp_path / 'checkpoints'}: ")
-    assert last.endswith("The folder is no longer there; make it writable and run the same command again")
+    assert last.endswith("The folder no longer exists; make it writable and run the same command again")
     assert "Traceback" not in err
     assert err.count("error") == 1
     assert started[0].returncode == 1
@@ -69,7 +69,7 @@ def test_full_disk_ends_the_run_at_once(run, workdir):
     [err] = run.fail(started, SECONDS)
     newest = whole_run.checkpoint_steps(workdir)[-1]
     assert err.splitlines()[-1].endswith(
-        f"The checkpoint of step {newest} stands; make room and run the same command again"
+        f"The checkpoint of step {newest} remains; free some space and run the same command again"
     )
     assert "No space left on device" in err.splitlines()[-1]
     assert "Traceback" not in err

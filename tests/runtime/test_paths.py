@@ -54,8 +54,11 @@ def test_home_is_filled_in_in_the_arguments_of_a_script(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "--workdir is empty; give a path, or leave --workdir out"),
-        ("~nobody-here/a", "--workdir=~nobody-here/a: ~nobody-here is no known home directory; write the path in full"),
+        ("", "--workdir is empty; set a path or omit --workdir"),
+        (
+            "~nobody-here/a",
+            "--workdir=~nobody-here/a: the home directory ~nobody-here is unknown; use an absolute path",
+        ),
         *(
             (text, f"--workdir={text}: buckets are not supported yet; use a local folder or a mounted bucket")
             for text in (
@@ -124,13 +127,13 @@ def test_folders_that_cannot_be_used(at_home, run_main, monkeypatch):
     (at_home / "link").symlink_to("nowhere")
     common = [f"--config={toy_config.__file__}", "--config.data.data_dir=data"]
     not_a_folder = {
-        "--workdir=file": "--workdir=file: file is a file; a folder is needed",
-        "--workdir=file/run": "--workdir=file/run: .*file is a file; a folder is needed",
-        "--workdir=link/run": "--workdir=link/run: .*link is a broken link; a folder is needed",
-        "--workdir=": "--workdir is empty; give a path, or leave --workdir out",
-        "--config.data.data_dir=file": "config.data.data_dir=file: file is a file; a folder is needed",
-        "--config.data.raw_dir=file": "config.data.raw_dir=file: file is a file; a folder is needed",
-        "--config.data.data_dir=": "config.data.data_dir is empty; give a path, or leave config.data.data_dir out",
+        "--workdir=file": "--workdir=file: file is a file; expected a folder",
+        "--workdir=file/run": "--workdir=file/run: .*file is a file; expected a folder",
+        "--workdir=link/run": "--workdir=link/run: .*link is a broken link; expected a folder",
+        "--workdir=": "--workdir is empty; set a path or omit --workdir",
+        "--config.data.data_dir=file": "config.data.data_dir=file: file is a file; expected a folder",
+        "--config.data.raw_dir=file": "config.data.raw_dir=file: file is a file; expected a folder",
+        "--config.data.data_dir=": "config.data.data_dir is empty; set a path or omit config.data.data_dir",
         "--config.model.init_from=": "config.model.init_from is empty",
     }
     for flag, message in not_a_folder.items():
@@ -156,7 +159,7 @@ def test_a_working_directory_in_a_read_only_place(at_home, run_main, monkeypatch
         os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and "closed" in str(path))
     )
     common = [f"--config={toy_config.__file__}", "--config.data.data_dir=data"]
-    message = r"^error: --workdir=closed/run: .*closed cannot be written by this user; use another folder, or change"
+    message = r"^error: --workdir=closed/run: .*closed is not writable for this user; use another folder or change"
     with pytest.raises(SystemExit, match=message):
         run_main(*common, "--workdir=closed/run")
     assert files_below(at_home) == ["closed"]
@@ -168,7 +171,7 @@ def test_an_output_that_cannot_be_written(at_home, run_main):
     config = pathlib.Path(__file__).parents[1] / "helpers" / "tiny_config.py"
     for text, message in {
         "folder.npz": "--output=folder.npz is a folder; expected the name of a file",
-        "file/x.npz": "--output=file: file is a file; a folder is needed",
+        "file/x.npz": "--output=file: file is a file; expected a folder",
     }.items():
         with pytest.raises(SystemExit, match=f"^error: {message}"):
             run_main(f"--config={config}", "--workdir=run", "--mode=export", f"--output={text}")
