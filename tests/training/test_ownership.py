@@ -14,6 +14,7 @@ from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.runtime import lock
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder
 from mtan_jax.training import loop
+from mtan_jax.training import report as report_module
 from mtan_jax.training.workdir import LOCK_FILE, WorkdirError, own
 
 
@@ -162,12 +163,12 @@ def test_the_report_needs_no_line_of_the_metrics_file(dropped, experiment, strai
     folder = shutil.copytree(straight, tmp_path / "run")
     monkeypatch.setattr(experiment.config.eval, "average_last", 2, raising=False)
     caplog.set_level(logging.INFO)
-    read = loop.read_metrics
+    read = report_module.read_metrics
 
     def read_fewer(path):
         return [line for line in read(path) if dropped is not None and line["split"] != dropped]
 
-    monkeypatch.setattr(loop, "read_metrics", read_fewer)
+    monkeypatch.setattr(report_module, "read_metrics", read_fewer)
     loop.train(experiment, folder)
     report = caplog.text
     assert "split val after 5 steps" in report
