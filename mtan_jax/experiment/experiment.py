@@ -23,8 +23,8 @@ from mtan_jax.models import build_model
 from mtan_jax.runtime import parallel
 from mtan_jax.steps.state import TrainState
 from mtan_jax.tasks import Task
-from mtan_jax.tasks.metrics import LossMetric, State
-from mtan_jax.types import AbstractBatch, Batch, Path, Variables
+from mtan_jax.tasks.metrics import LossMetric, MetricState
+from mtan_jax.types import AbstractBatch, ArrayLike, Batch, Path, Variables
 
 log = logging.getLogger(__name__)
 
@@ -179,14 +179,14 @@ class Experiment:
         )
 
     @functools.cached_property
-    def eval_step(self) -> Callable[[Variables, Batch], dict[str, tuple[State, LossMetric]]]:
+    def eval_step(self) -> Callable[[Variables, Batch], dict[str, tuple[MetricState, LossMetric]]]:
         """The evaluation step on all devices."""
         checks.check_eval_batch_size(self.config)
         step = steps.make_eval_step(self.model, self.tasks, protocol=self.config.eval.protocol, axis_name=parallel.AXIS)
         return parallel.map_eval_step(step)
 
     @functools.cached_property
-    def predict_step(self) -> Callable[[Variables, Mapping[str, Array]], Predictions]:
+    def predict_step(self) -> Callable[[Variables, Mapping[str, ArrayLike]], Predictions]:
         """The prediction step on the devices of this process: predictions by task, masks by stage."""
         return parallel.map_predict_step(steps.make_predict_step(self.model))
 

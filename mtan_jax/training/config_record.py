@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from mtan_jax.weighting.balancers.schedule import in_order
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | None
-Function: TypeAlias = Callable[..., object]
+Function: TypeAlias = Callable[..., Any]  # a schedule returns numbers, another option whatever its method reads
 
 # The steps at which schedules are sampled: about every 10 %, up to a million steps.
 SAMPLED_STEPS = tuple(sorted({0, *(round(1.1**i) for i in range(146))}))

@@ -13,7 +13,7 @@ from helpers import toy_config
 from helpers.weighting_problem import Problem
 
 from mtan_jax.config import default_config
-from mtan_jax.reporting import writers
+from mtan_jax.reporting import metrics_file
 from mtan_jax.weighting import BALANCERS, GRADIENT_METHODS, METHODS, WRAPPERS, build_weighting, task_weights
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "weighting.md").read_text()
@@ -100,7 +100,7 @@ def test_a_run_trains_with_the_users_methods_by_name(tmp_path, run_main):
     usage = textwrap.indent(block(USAGES[0]), " " * 4)
     file.write_text(TOY.format(definitions=definitions, usage=usage, toy=toy_config.__file__))
     run_main(f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={tmp_path / 'data'}")
-    lines = [line for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
+    lines = [line for line in metrics_file.read_metrics(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     weights = np.array([[line[f"weights/{task}"] for task in ("semantic", "depth", "normal")] for line in lines])
     assert len(np.unique(weights[:, 0])) == 4
