@@ -5,7 +5,7 @@ import inspect
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import ml_collections
