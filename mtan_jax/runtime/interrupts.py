@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-MESSAGE = "error: stopped; run the same command to continue"
+MESSAGE = "error: stopped; the same command continues from the last checkpoint, or starts again if there is none"
 
 
 class Stopped(SystemExit):

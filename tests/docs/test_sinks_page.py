@@ -1,0 +1,37 @@
+"""The code on the page about sinks runs as it stands, with a stand-in for Weights & Biases."""
+
+import pathlib
+import re
+import sys
+import types
+
+import pytest
+
+import mtan_jax as mtan
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_runs(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    rows, finished = [], []
+    service = types.SimpleNamespace(
+        log=lambda row, step: rows.append((step, row)), finish=lambda: finished.append(True)
+    )
+    wandb = types.ModuleType("wandb")
+    wandb.init = lambda **options: service
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 2
+    for i, block in enumerate(blocks):
+        # Each block trains from the beginning.
+        exec(block.replace("runs/smoke", f"runs/smoke{i}"), names)
+    assert isinstance(names["metrics"], pandas.DataFrame)
+    logged = mtan.Run.open(names["config"], tmp_path / "runs" / "smoke1").metrics
+    assert [(step, next(iter(row)).split("/")[0]) for step, row in rows] == [(r["step"], r["split"]) for r in logged]
+    assert rows[0][1]["train/semantic/loss"] == logged[0]["semantic/loss"]
+    assert finished == [True]
