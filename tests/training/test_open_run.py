@@ -240,17 +240,15 @@ def test_the_summary_of_a_run_on_folders_asked_for_the_folders(sets_run, run_mai
     *common, run = sets_flags(sets_run)
     run_main(*common, run, "--mode=summary")
     assert "mine 2, yours 3" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"(?s)the set 'mine' is not prepared .*name its --workdir"):
+    with pytest.raises(SystemExit, match=r"(?s)the dataset 'mine' is not prepared .*name its --workdir"):
         run_main(*common, "--mode=summary")
-    with pytest.raises(SystemExit, match=r"(?s)the set 'mine' is not prepared .*nowhere holds no trained run"):
+    with pytest.raises(SystemExit, match=r"(?s)the dataset 'mine' is not prepared .*nowhere holds no trained run"):
         run_main(*common, f"--workdir={sets_run / 'nowhere'}", "--mode=summary")
 
 
 @pytest.mark.parametrize("mode", ["eval", "predict"])
 def test_a_mode_that_needs_data_says_what_works_without(mode, sets_run, run_main):
-    message = (
-        rf"(?s)--mode={mode} needs the dataset\. Visual Decathlon: the set 'mine' .*Without the dataset, --mode=pred"
-    )
+    message = rf"(?s)--mode={mode} needs the dataset\. Visual Decathlon: the dataset 'mine' .*Without the dataset, --m"
     with pytest.raises(SystemExit, match=message):
         run_main(*sets_flags(sets_run), f"--mode={mode}")
 
@@ -258,7 +256,7 @@ def test_a_mode_that_needs_data_says_what_works_without(mode, sets_run, run_main
 def test_an_older_run_needs_its_data_or_says_how_to_do_without(sets_run, run_main):
     copy_without_record(sets_run)
     predict = ("--mode=predict", f"--images={sets_run / 'images'}")
-    with pytest.raises(SystemExit, match=r"(?s)the set 'mine'.*old_run/data\.json, which older versions did not write"):
+    with pytest.raises(SystemExit, match=r"(?s)the dataset 'mine'.*old_run/data\.json, which older versions did not"):
         run_main(*sets_flags(sets_run, "old_run"), *predict)
     run_main(*sets_flags(sets_run, "old_run", "kept"), *predict)
     with_data, without = (
