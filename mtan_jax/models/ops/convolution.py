@@ -3,10 +3,8 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
-from jaxtyping import Array, Float
 
 from mtan_jax.models.ops import convolution_variants, pixel_pairs, platforms, reference
 from mtan_jax.models.ops.convolution_variants import Images, Kernel, Outputs, Variant
@@ -32,9 +30,7 @@ def conv(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Ou
     return _conv(x, kernel, stride, dilation)
 
 
-def conv_concatenated(
-    parts: Sequence[Images], kernel: Float[Array, "k l c d"], *, stride: int = 1, dilation: int = 1
-) -> Outputs:
+def conv_concatenated(parts: Sequence[Images], kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Outputs:
     """Convolves the concatenation of images along channels, as a sum of convolutions; no concatenation is stored.
 
     Tasks that each concatenate features of their own to shared features read the shared ones in place.
@@ -79,15 +75,10 @@ def _has_many_channels(kernel: Kernel) -> bool:
     return all(number >= least for number, least in zip(sorted(kernel.shape[2:]), MIN_CHANNELS, strict=True))
 
 
-def _compute(
-    part: Literal["forward", "input_gradient", "kernel_gradient"], variants: dict[str, Variant], *arrays: Array
-) -> Array:
-    return platforms.select(*arrays, **{name: getattr(variant, part) for name, variant in variants.items()})
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Images, kernel: Kernel, stride: int, dilation: int) -> Outputs:
-    return _compute("forward", _variants(x, kernel, stride, dilation), x, kernel)
+    variants = _variants(x, kernel, stride, dilation)
+    return platforms.select(x, kernel, **{platform: variant.forward for platform, variant in variants.items()})
 
 
 def _forward(x: Images, kernel: Kernel, stride: int, dilation: int) -> tuple[Outputs, tuple[Images, Kernel]]:
@@ -95,12 +86,8 @@ def _forward(x: Images, kernel: Kernel, stride: int, dilation: int) -> tuple[Out
 
 
 def _backward(stride: int, dilation: int, kept: tuple[Images, Kernel], cotangent: Outputs) -> tuple[Images, Kernel]:
-    x, kernel = kept
-    variants = _variants(x, kernel, stride, dilation)
-    return (
-        _compute("input_gradient", variants, kernel, cotangent),
-        _compute("kernel_gradient", variants, x, cotangent),
-    )
+    variants = _variants(*kept, stride, dilation)
+    return platforms.select(*kept, cotangent, **{platform: variant.gradients for platform, variant in variants.items()})
 
 
 _conv.defvjp(_forward, _backward)

@@ -32,6 +32,10 @@ class Variant(NamedTuple):
     input_gradient: Callable[[Kernel, Outputs], Images]
     kernel_gradient: Callable[[Images, Outputs], Kernel]
 
+    def gradients(self, x: Images, kernel: Kernel, cotangent: Outputs) -> tuple[Images, Kernel]:
+        """Returns the cotangents of x and of the kernel."""
+        return self.input_gradient(kernel, cotangent), self.kernel_gradient(x, cotangent)
+
 
 def with_gradients(forward: Callable[[Images, Kernel], Outputs], x: Images, kernel: Kernel) -> Variant:
     """Derives the gradients of a convolution by transposition; only shapes and types of the arrays are used."""
