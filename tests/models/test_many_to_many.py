@@ -478,13 +478,13 @@ def test_score_is_relative_to_the_values_given(make, base):
     ("arch", "fields", "message"),
     [
         ("mtan", {"mixing.tasks": ("hues", "cars")}, r"mixing\.tasks has 'cars'; the tasks are hues, bars, corners"),
-        ("mtan", {"mixing.tasks_per_step": 4}, r"mixing\.tasks_per_step = 4: a number from 1 to 3"),
+        ("mtan", {"mixing.tasks_per_step": 4}, r"mixing\.tasks_per_step = 4: expected a number from 1 to 3"),
         ("mtan", {"model.backbone": "segnet"}, r"'segnet' does not suit config\.data\.name = 'toy_sets'; use one of: "),
         ("dense", {}, r"arch = 'dense' does not exist on config\.model\.backbone = 'wrn10_4'"),
         ("mtan", {"optimizer.absent_tasks": "sleep"}, r"absent_tasks = 'sleep' is not known; known: step, rest"),
-        ("mtan", {"optimizer.weight_decay": -1.0}, r"weight_decay = -1\.0: expected at least 0"),
+        ("mtan", {"optimizer.weight_decay": -1.0}, r"weight_decay=-1\.0; expected a finite number >= 0"),
         ("mtan", {"weighting": (("mgda", {"wrt": "features"}),)}, r"with wrt='features' is for dense tasks"),
-        ("single", {"weighting": "pcgrad"}, r"pcgrad shared='all_but_heads' chooses none of the parameters"),
+        ("single", {"weighting": "pcgrad"}, r"pcgrad shared='all_but_heads' selects none of the parameters"),
         ("mtan", {"optimizer.name": "adam", "optimizer.options": {}}, r"with config\.optimizer\.name = 'adam'"),
         ("mtan", {"mixing.until": {"cars": 3}}, r"until has 'cars'; the tasks are hues.*--config\.mixing\.until=\{\}"),
         (
@@ -548,7 +548,7 @@ def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make
     for (arch, (source, tasks)), (other, (wanted, names)) in itertools.product(networks.items(), repeat=2):
         arrays = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in source.items()}
         if {arch, other} == adapters:
-            with pytest.raises(WeightsError, match=r"own_adapter is .* the kind of adapters if both have any"):
+            with pytest.raises(WeightsError, match=r"own_adapter is .* the same kind of adapters if both have any"):
                 warm_start.initialize_from(arrays, tasks, wanted, names)
         else:
             found = warm_start.initialize_from(arrays, tasks, wanted, names)
