@@ -62,7 +62,12 @@ IMAGES = flags.DEFINE_string(
 UNREADABLE = flags.DEFINE_enum(
     "unreadable", "error", ["error", "skip"], "For --images, unreadable pictures: an error, or skipped."
 )
-COUNT = flags.DEFINE_integer("count", 8, "For predict: how many examples of the split; 0: all.", lower_bound=0)
+COUNT = flags.DEFINE_integer(
+    "count",
+    8,
+    "For predict: number of examples of the split, or for sets of images of images in the figures; 0: all.",
+    lower_bound=0,
+)
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; not needed with 'auto'.")

@@ -59,7 +59,7 @@ def pytest_terminal_summary(terminalreporter):
     names = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "skipped"}
     for outcome, name in names.items():
         for report in terminalreporter.getreports(outcome):
-            kind = kind_of(report.keywords)
+            kind = kind_of(getattr(report, "keywords", {}))  # errors of collection have none
             left_out = outcome == "skipped" and NOT_RUN.format(kind) in str(report.longrepr)
             counts[kind]["not run" if left_out else name] += 1
     found = {kind: ", ".join(f"{n} {name}" for name, n in outcomes.items()) for kind, outcomes in counts.items()}

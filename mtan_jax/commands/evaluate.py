@@ -1,6 +1,7 @@
 """Evaluates a checkpoint of a run."""
 
 import json
+import math
 
 import jax
 
@@ -38,4 +39,5 @@ def run(request: Request) -> None:
     opened = Run.open(request.config, request.folder)
     metrics = evaluate(opened, split=request.split, checkpoint=request.checkpoint)
     if jax.process_index() == 0:
-        print(json.dumps(metrics, indent=2))
+        # JSON has no NaN, the value of a metric without labels.
+        print(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}, indent=2))

@@ -50,7 +50,6 @@ class Run:
         experiment = open_run.open_run(config, folder)
         paths.check_folder(folder, "--workdir", write=write)
         workdirs.claim(folder, config, write=False)
-        use_compilation_cache(config)
         return cls(experiment, folder)
 
     @property
@@ -71,6 +70,7 @@ class Run:
         if checkpoint == restore.INITIAL:
             self.experiment.load_weights()  # reports a bad file before the dataset is prepared
         open_run.prepare_data(self.experiment, self.workdir, mode, images=images)
+        use_compilation_cache(self.config)  # nothing is compiled before
 
 
 def use_compilation_cache(config: ml_collections.ConfigDict) -> None:

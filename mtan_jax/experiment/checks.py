@@ -14,7 +14,7 @@ from mtan_jax.experiment.update_chain import WeightingSpec, build_update_chain
 from mtan_jax.models import BACKBONES, IMAGE_BACKBONES, SHARE_FEATURES
 from mtan_jax.models.shared_features import abstract_features
 from mtan_jax.runtime import parallel, paths
-from mtan_jax.tasks.delta_m import delta_m
+from mtan_jax.tasks.delta_m import delta_m, directions
 from mtan_jax.tasks.metrics import check_protocol
 from mtan_jax.types import Variables
 
@@ -110,7 +110,8 @@ def check_single_task(data: TaskData, metrics: Mapping[str, bool], single_task: 
     """
     if single_task:
         data.summarize(dict.fromkeys(metrics, 0.0), single_task)
-        delta_m({name: 1.0 for name in single_task if name in metrics}, dict(single_task))
+        chosen = {name: 1.0 for name in single_task if name in metrics}
+        delta_m(chosen, single_task, higher_is_better=directions(metrics))
 
 
 def check_eval_batch_size(config: ml_collections.ConfigDict) -> None:

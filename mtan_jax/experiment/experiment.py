@@ -61,6 +61,7 @@ class Experiment:
             RawDataError: the classes of sets of labelled images are in neither `record` nor the raw data.
         """
         checks.check_values(config)
+        config = config.copy_and_resolve_references()  # later changes of the caller's do not reach this run
         data = build_data(config, record)
         checks.check_data(config, data)
         model = build_model(config.model, data.tasks, parallel.AXIS, data.groups or 1)

@@ -46,9 +46,8 @@ class WeightingSpec:
 
 def build_learning_rate(config: ml_collections.ConfigDict, lengths: Lengths) -> optax.Schedule:
     """The learning rate as a function of the number of completed steps."""
-    # `build_schedule` accepts pieces in any order if the length is 1: steps and epochs cannot be compared yet.
-    total_steps = 1 if lengths.is_placeholder else lengths.to_steps(config.duration)
-    return build_schedule(config.optimizer, total_steps, lengths.to_steps)
+    total_steps = lengths.to_steps(config.duration)
+    return build_schedule(config.optimizer, total_steps, lengths.to_steps, is_dry_run=lengths.is_placeholder)
 
 
 def build_update_chain(

@@ -10,7 +10,7 @@ SCHEDULES = ("constant", "halve", "cosine", "pieces")
 
 
 def build_schedule(
-    config: ml_collections.ConfigDict, total_steps: int, to_steps: Callable[[str], int]
+    config: ml_collections.ConfigDict, total_steps: int, to_steps: Callable[[str], int], *, is_dry_run: bool = False
 ) -> optax.Schedule:
     """Builds the learning-rate schedule, a function of the step.
 
@@ -23,6 +23,7 @@ def build_schedule(
             `warmup`: duration of a linear warmup from 0, after which the schedule starts, or None.
         total_steps: length of the run.
         to_steps: converts a duration such as "100 epochs" to steps.
+        is_dry_run: whether the size of the dataset is unknown, so durations in different units cannot be compared.
 
     Raises:
         ValueError: the schedule is unknown, or a rate is not positive and finite.
@@ -38,7 +39,7 @@ def build_schedule(
     elif config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, max(total_steps - warmup_steps, 1))
     elif config.schedule == "pieces":
-        schedule = _piecewise(rate, config.pieces, to_steps, is_dry_run=total_steps == 1)
+        schedule = _piecewise(rate, config.pieces, to_steps, is_dry_run=is_dry_run)
     else:
         raise ValueError(f"config.optimizer.schedule={config.schedule!r} is unknown; known: {', '.join(SCHEDULES)}")
     if not warmup_steps:

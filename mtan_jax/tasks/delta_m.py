@@ -53,6 +53,11 @@ def delta_m(
     return float(np.mean(np.concatenate(list(losses.values()))))
 
 
+def directions(metrics: Mapping[str, bool]) -> dict[str, bool]:
+    """The directions that `delta_m` takes, from those of "task/metric"; a user's task may have metrics of its own."""
+    return {**HIGHER_IS_BETTER, **{name.partition("/")[2]: higher for name, higher in metrics.items()}}
+
+
 def _check_names(
     metrics: Mapping[str, float], single_task: Mapping[str, float], higher_is_better: Mapping[str, bool]
 ) -> None:

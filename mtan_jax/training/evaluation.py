@@ -10,7 +10,7 @@ from mtan_jax.runtime import parallel
 from mtan_jax.steps.state import TrainState
 from mtan_jax.tasks.accumulator import Accumulator
 from mtan_jax.tasks.constant_baseline import best_constants
-from mtan_jax.tasks.delta_m import delta_m
+from mtan_jax.tasks.delta_m import delta_m, directions
 from mtan_jax.tasks.metrics import LossMetric
 from mtan_jax.types import Batch
 
@@ -49,8 +49,9 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
     metrics |= experiment.data.summarize(metrics, single_task)
     if single_task:
         chosen = {name: metrics[name] for name in single_task if name in metrics}
+        higher_is_better = directions(experiment.metrics)
         for average in ("metrics", "tasks"):
-            metrics[f"delta_m/{average}"] = delta_m(chosen, single_task, average=average)
+            metrics[f"delta_m/{average}"] = delta_m(chosen, single_task, average, higher_is_better)
     return metrics
 
 

@@ -1,10 +1,12 @@
 """The Python API: train, look, predict, as in a notebook."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import subprocess
 import sys
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 from helpers import toy_config, toy_sets_config
 
 import mtan_jax as mtan
+from mtan_jax import tasks
+from mtan_jax.tasks.metrics import AccuracyMetric
 from mtan_jax.training.workdir import WorkdirError
 
 
@@ -59,6 +63,27 @@ def test_a_complete_run_is_not_trained_again(run):
 def test_another_configuration_is_refused(run):
     with pytest.raises(WorkdirError, match=r"config\.seed: 0 there, 1 here"):
         mtan.fit(make_config(toy_config, run.config.data.data_dir, seed=1), run.workdir)
+
+
+def test_a_configuration_may_be_changed_for_the_next_run(tmp_path):
+    # Named after a fault: runs of a loop over configurations all showed the last one.
+    config = make_config(toy_config, tmp_path / "data")
+    run = mtan.Run(mtan.Experiment.from_config(config), tmp_path)
+    config.weighting = "dwa"
+    assert run.config.weighting == "equal"
+
+
+def test_delta_m_knows_the_metrics_of_a_task_of_ones_own(run, tmp_path):
+    # Named after a fault: the direction of metrics was looked up among those of the built-in tasks alone.
+    class Hits(AccuracyMetric):
+        higher_is_better: ClassVar = {"hits": True}
+
+        def compute(self):
+            return {"hits": super().compute()["accuracy"]}
+
+    depth = dataclasses.replace(tasks.depth(), metric=lambda protocol="exact": Hits.empty(), main_metric="hits")
+    config = make_config(toy_config, tmp_path, tasks=(depth,), **{"eval.single_task": (("depth/hits", 0.5),)})
+    assert mtan.Experiment.from_config(config).metrics["depth/hits"]
 
 
 def test_predictions_of_arrays_are_those_of_the_split(run):

@@ -36,7 +36,9 @@ def test_mistyped_flags(message):
         "config argument 'with=2' is not known; known: smoke, arch=, backbone=, width=, protocol= "
     )
     assert message("--config=kitti").startswith("--config=kitti: there is no configuration of this name; known names: ")
-    assert message("--config=~nobody_here/a.py").startswith("--config=~nobody_here/a.py: ~nobody_here is ")
+    assert message("--config=~nobody_here/a.py").startswith(
+        "--config=~nobody_here/a.py: the home directory ~nobody_here is unknown"
+    )
     assert message("--config").startswith("--config is empty")
 
 

@@ -120,5 +120,5 @@ def test_what_cannot_be_predicted(run, tmp_path):
         Image.new("RGB", (9, 9), "red").save(tmp_path / f"{250 * 'x'}.{suffix}")
     with pytest.raises(ValueError, match=r"x.bmp: the name is too long for its results; shorten it by 3 bytes"):
         predict_dense.predict_folder(experiment, folder, "newest", tmp_path)
-    with pytest.raises(ValueError, match=r"checkpoint 'last': newest, best, initial or a step"):
+    with pytest.raises(ValueError, match=r"checkpoint 'last'; expected newest, best, initial or a step"):
         predict_dense.predict_split(experiment, folder, "last", "val", 1)

@@ -25,5 +25,5 @@ def test_pieces_in_steps_before_pieces_in_epochs_were_refused_before_the_data_we
 def test_pieces_in_the_wrong_order_are_refused_once_the_data_are_prepared(tmp_path):
     experiment = Experiment.from_config(make_config(tmp_path, ("20 steps", 0.01), ("3 epochs", 0.001)))
     experiment.data.prepare()
-    with pytest.raises(ValueError, match=r"config\.optimizer\.pieces = "):
+    with pytest.raises(ValueError, match=r"config\.optimizer\.pieces="):
         _ = experiment.learning_rate
