@@ -26,10 +26,10 @@ def default_config() -> ConfigDict:
     config.data.options = ConfigDict()  # keyword arguments of the dataset's builder
     config.data.augment = False  # the authors' random scale, crop and flip; for sets of images, crop and flip
     config.data.workers = 0  # processes that load and augment; 0: threads of the main process
-    config.data.prepare = "once"  # once | again: whether to use a prepared dataset, or to prepare it in any case
+    config.data.prepare = "once"  # once: prepare if missing; again: always prepare
     config.data.prepare_workers = config_dict.placeholder(int)  # processes that prepare; None: one per core
 
-    config.mixing = ConfigDict()  # for sets of labelled images, each of which is a task
+    config.mixing = ConfigDict()  # for sets of labeled images, each of which is a task
     config.mixing.order = "random"  # random | in_turn | whole_sets: which set each step draws from
     config.mixing.temperature = 1.0  # for "random": 1 draws in proportion to size, larger values more evenly
     config.mixing.tasks_per_step = 1  # sets per batch, in equal shares
@@ -54,30 +54,39 @@ def default_config() -> ConfigDict:
     # {task: number or function of the step}, or one function (step, losses) for all tasks; see docs/schedules.md.
     config.weighting_options.schedule = ConfigDict({"weights": weights})
     config.weighting_options.dwa = ConfigDict({"temperature": 2.0, "variant": "mtan"})  # variant: mtan | nash
-    config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # mtan | nash
-    config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})  # focus; share of the new value in the mean
-    config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})  # smoothness; epochs
-    config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # normal | dirichlet
-    config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})  # learning rate; weight decay
-    # Learning rate and initial value of the task weights. Reads a second batch per step, with its own `data.workers`.
+    config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # variant: mtan | nash
+    # gamma: focusing exponent; alpha: share of the new value in the running average.
+    config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})
+    # mu: smoothing; warmup_epochs: epochs before the one whose mean losses scale the losses.
+    config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})
+    config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # distribution: normal | dirichlet
+    # weight_rate: learning rate of the task weights; decay: their weight decay.
+    config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})
+    # meta_rate: learning rate of the task weights; initial: their initial value. Auto-Lambda reads a second batch per
+    # step, with its own `data.workers`.
     config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})
     config.weighting_options.auto_lambda.epsilon = 0.01  # step of the finite difference; 0: the exact derivative
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
-    # Gradient methods also take "shared" (backbone | all_but_heads) and "backward" (together | one_by_one). "wrt":
-    # gradients with respect to the shared "parameters", or to the "features" that the tasks share. "scale" is:
-    config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})  # min | median | rmse
-    config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # none | squared | linear
-    config.weighting_options.db_mtl = ConfigDict({"beta": 0.9, "beta_decay": 0.0})  # of the moving average; its decay
-    config.weighting_options.excess_mtl = ConfigDict({"step_size": 0.01, "variant": "authors"})  # authors | paper
-    config.weighting_options.fairgrad = ConfigDict({"alpha": 2.0})  # of alpha-fairness
-    config.weighting_options.graddrop = ConfigDict({"leak": 0.0})  # share of the dropped gradient that is kept
-    config.weighting_options.gradnorm = ConfigDict({"alpha": 1.5, "variant": "paper"})  # paper | libmtl
-    config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # share of the new cosine in the moving average
-    config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})  # parameters | features
-    config.weighting_options.mgda = ConfigDict({"normalize": "none", "wrt": "parameters"})  # none | l2 | loss | loss+
-    config.weighting_options.moco = ConfigDict({"beta": 0.5, "gamma": 0.1, "rho": 0.0})  # rates; regularization
-    config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})  # steps; norm or None
-    # Pull towards the mean gradient; learning rate and iterations of the solver.
+    # scale: min | median | rmse; wrt: gradients with respect to the shared "parameters" or the shared "features". All
+    # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
+    config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})
+    config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # rescale: none | squared | linear
+    # beta: share of the old value in the running average; beta_decay: exponent of its decay.
+    config.weighting_options.db_mtl = ConfigDict({"beta": 0.9, "beta_decay": 0.0})
+    # step_size: rate of the weights; variant: authors | paper.
+    config.weighting_options.excess_mtl = ConfigDict({"step_size": 0.01, "variant": "authors"})
+    config.weighting_options.fairgrad = ConfigDict({"alpha": 2.0})  # alpha: of alpha-fairness
+    config.weighting_options.graddrop = ConfigDict({"leak": 0.0})  # leak: share of the dropped gradient that is kept
+    config.weighting_options.gradnorm = ConfigDict({"alpha": 1.5, "variant": "paper"})  # variant: paper | libmtl
+    config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # beta: share of the new cosine in the moving average
+    config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})  # wrt: parameters | features
+    # normalize: none | l2 | loss | loss+; wrt: parameters | features.
+    config.weighting_options.mgda = ConfigDict({"normalize": "none", "wrt": "parameters"})
+    # beta: rate of the gradients; gamma: rate of the weights; rho: regularization.
+    config.weighting_options.moco = ConfigDict({"beta": 0.5, "gamma": 0.1, "rho": 0.0})
+    # update_every: steps between updates of the weights; max_norm: largest norm of the shared gradient; None: no limit.
+    config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})
+    # pull: towards the mean gradient; rate and iterations: learning rate and number of iterations of the solver.
     config.weighting_options.sdmgrad = ConfigDict({"pull": 0.3, "rate": 10.0, "iterations": 20})
 
     config.optimizer = ConfigDict()
@@ -88,7 +97,7 @@ def default_config() -> ConfigDict:
     config.optimizer.schedule = "constant"  # constant | halve | cosine | pieces
     config.optimizer.halve_every = "100 epochs"  # for "halve"
     config.optimizer.pieces = ()  # for "pieces": (("50 epochs", learning rate from then on), ...)
-    config.optimizer.absent_tasks = "step"  # step | rest: whether parameters of tasks absent from a batch are updated
+    config.optimizer.absent_tasks = "step"  # for tasks absent from a batch: step: also updated; rest: left unchanged
     config.optimizer.warmup = config_dict.placeholder(str)  # duration of linear warmup from 0; None: none
     config.optimizer.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient; None: no limit
 
@@ -125,7 +134,8 @@ def _of_any_type(value: object) -> config_dict.FieldReference:
 
 # Fields with keys of the user's choice.
 OPEN_FIELDS = ("data.options", "mixing.until", "weighting_options", "optimizer.options")
-# Fields that do not change results: a run may be resumed with other values. (A resumed run does not read `init_from`.)
+# Fields whose values may change when a run is resumed, because they do not change results. (A resumed run does not read
+# `init_from`.)
 FREE_FIELDS = (
     *("data.data_dir", "data.raw_dir", "data.workers", "data.prepare", "data.prepare_workers", "model.init_from"),
     *("plan.topology", "plan.fusion_memory", "compilation_cache"),
@@ -152,7 +162,7 @@ class ArgumentError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """The argument after ':' in --config=configs/NAME.py:ARGUMENT; None for what it leaves open.
+    """The argument after ':' in --config=configs/NAME.py:ARGUMENT; fields that it does not set are None.
 
     Attributes:
         smoke: a run of seconds that exercises everything once.
