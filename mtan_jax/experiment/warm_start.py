@@ -50,12 +50,13 @@ def initialize_from(
 
     - An array is used if the pretrained network has it under the same path, trained or frozen.
     - Task-specific arrays are matched by task name. The array of a new task is initialized from the pretrained
-      network's shared array if there is one, or else from its first task's. So are all tasks' arrays where the
-      pretrained network shares an array that is task-specific here.
+      network's shared array if there is one, or else from its first task's. If an array is shared there but
+      task-specific here, every task starts from a copy. A new task's adaptations (adapters, combinations, mask scores)
+      always start from their initial values.
     - A head is used for a task of the same name and number of classes only.
-    - Arrays that the pretrained network lacks keep their random initial values: adapters, heads and masks of new tasks.
-    - All other arrays of the shared backbone must be in both networks; the pretrained network's adaptations (adapters,
-      combinations, mask scores) may remain unused.
+    - Arrays that the pretrained network lacks keep their initial values, such as new tasks' heads and attention masks.
+    - All other arrays of the shared backbone must be in both networks; the pretrained network's adaptations may remain
+      unused.
 
     Args:
         source: arrays of the pretrained network, by (collection, *path).
@@ -86,11 +87,11 @@ def initialize_from(
     if not any("backbone" in path for path in found):
         raise WeightsError("the pretrained network does not fit: it has none of the backbone's arrays")
     here, there = _backbone(wanted), _backbone(source)
-    for paths, problem in ((here - there, "it lacks"), (there - here, "only it has")):
+    for paths, owner, other in ((here - there, "this network's", "in it"), (there - here, "its", "in this network")):
         if paths:
             raise WeightsError(
-                f"the pretrained network does not fit: {problem} {'/'.join(min(paths))} ({len(paths)} arrays of the "
-                "backbone in all); use the same config.model.backbone"
+                f"the pretrained network does not fit: {len(paths)} arrays of {owner} backbone do not exist {other}, "
+                f"such as {'/'.join(min(paths))}; use the same config.model.backbone"
             )
     return found
 

@@ -65,6 +65,10 @@ def decathlon_score(
 
 def _check_names(argument: str, given: Mapping[str, float], accuracies: Mapping[str, float]) -> None:
     if lacking := [name for name in accuracies if name not in given]:
-        raise ValueError(f"{argument} lacks {', '.join(lacking)}; expected the names of accuracies")
+        raise ValueError(
+            f"{argument} has no entry for {', '.join(lacking)}; give one for every dataset in `accuracies`"
+        )
     if surplus := [name for name in given if name not in accuracies]:
-        raise ValueError(f"accuracies lacks {', '.join(surplus)}; expected the names of {argument}")
+        raise ValueError(
+            f"accuracies has no entry for {', '.join(surplus)}; give one for every dataset in `{argument}`"
+        )
