@@ -36,7 +36,7 @@ def panel(
         predictions: by task name.
         targets: by target name, for the targets that the example has labels of; empty without ground truth.
         tasks: tasks in the order of the columns and of the masks.
-        data_info: classes, colours and units.
+        data_info: classes, colors and units.
         masks: the masks of all tasks at each stage, by stage name; drawn as the mean over channels.
 
     Raises:
@@ -85,7 +85,7 @@ def sheet(title: str, images: Sequence[Float[np.ndarray, "h w 3"]], lines: Seque
 
 
 def _short(name: str, most: int = 20) -> str:
-    """Shortens a long name to its end, so that it does not overlap the next one."""
+    """Keeps the end of a long name, so that it does not overlap the next one."""
     return name if len(name) <= most else "…" + name[1 - most :]
 
 
@@ -105,7 +105,7 @@ def curves(path: pathlib.Path) -> "Figure":
     losses = [name for name in names if name.endswith("/loss")]
     weights = [name for name in names if name.startswith("weights/")]
     if not losses:
-        raise ValueError(f"{path} contains no losses yet; train for at least config.log_every.")
+        raise ValueError(f"{path} contains no losses yet; train for at least config.log_every")
     count = len(losses) + bool(weights)
     columns = min(count, 4)
     rows = math.ceil(count / columns)

@@ -45,7 +45,7 @@ def unfit(folder: pathlib.Path) -> str | None:
     if "\\" in path:
         return "contains a backslash, which the checkpoint library interprets as a slash"
     if "gs:/" in path or path.startswith(BUCKETS):
-        return "looks like a bucket (the first folder is gs, s3, az or hf, or one ends with gs:)"
+        return "looks like a bucket: it starts with /gs/, /s3/, /az/ or /hf/, or contains gs:/"
     try:
         size = len(path.encode())
     except UnicodeEncodeError:

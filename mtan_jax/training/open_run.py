@@ -21,7 +21,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) ->
     Raises:
         ValueError: see `Experiment.from_config`; or `data.json` records another dataset than the configuration names.
         WorkdirError: `data.json` is damaged.
-        RawDataError: the classes of sets of labelled images are in neither `data.json` nor the raw data.
+        RawDataError: the classes of sets of labeled images are in neither `data.json` nor the raw data.
     """
     record = None if workdir is None else workdirs.read_data(workdir)
     try:
@@ -46,7 +46,7 @@ def prepare_data(experiment: Experiment, workdir: pathlib.Path, mode: str, *, im
     if mode == "export" or (images and experiment.data.is_described):
         return
     try:
-        experiment.data.prepare(again=False)  # other runs may be reading it
+        experiment.data.prepare(again=False)  # even with config.data.prepare=again: other runs may be reading it
     except RawDataError as error:
         raise RawDataError(f"--mode={mode} needs the dataset. {error}\n{_hint(experiment, workdir)}") from error
 
@@ -58,12 +58,12 @@ def _hint(experiment: Experiment, workdir: pathlib.Path) -> str:
 
 
 def _hint_without_classes(workdir: pathlib.Path | None) -> str:
-    """Says how to make the classes of sets of labelled images known without the dataset."""
+    """Says how to make the classes of sets of labeled images known without the dataset."""
     if workdir is None:
         return "  If a run was trained on these sets, name its --workdir, which records their classes."
     if not workdirs.holds_results(workdir):
         return f"  {workdir} holds no trained run that records their classes."
     return (
         f"  Without the dataset, {WITHOUT_DATA} need {workdir / workdirs.DATA_FILE}, which older versions did not "
-        "write. Run the training command again where the dataset is available to write it."
+        "write. To write the file, run the training command again on a machine that has the dataset."
     )

@@ -69,7 +69,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
     checkpoint belongs to no run, and its `config.json` is replaced.
 
     Args:
-        workdir: created if it is missing.
+        workdir: created if it is missing and `write` is set.
         config: of this run.
         write: whether this process writes.
 
@@ -106,7 +106,7 @@ def claim_data(workdir: pathlib.Path, record: DataRecord, *, write: bool) -> Non
     """Claims a working directory for a dataset: writes `data.json`, or compares with the one that exists.
 
     Args:
-        workdir: created if it is missing.
+        workdir: created if it is missing and `write` is set.
         record: of the prepared dataset.
         write: whether this process writes.
 
@@ -140,8 +140,8 @@ def read_data(workdir: pathlib.Path) -> DataRecord | None:
         return DataRecord.from_json(path.read_text())
     except ValueError as error:
         raise WorkdirError(
-            f"{path} is damaged ({error}); delete it, and run the training command again where the dataset is "
-            "available, which writes it again"
+            f"{path} is damaged ({error}); delete it, and run the training command again on a machine that has "
+            "the dataset, which writes the file again"
         ) from error
 
 
