@@ -13,7 +13,10 @@ from mtan_jax.models.stage import Stage
 
 
 class AttentionMask(nn.Module):
-    """The mask of one task at one stage, in 0..1: sigmoid(BN(W' relu(BN(W [u ; a])))), with 1x1 convolutions W and W'.
+    """The mask of one task at one stage, in 0..1 (equation 2 of the paper; W is g, W' is h).
+
+    The mask is sigmoid(BN(W' relu(BN(W [u ; f(a)])))), with 1x1 convolutions W and W'. g and h in `MTAN` include
+    BatchNorm and the activation.
 
     Attributes:
         hidden: channels between the two layers.
@@ -33,7 +36,8 @@ class AttentionMask(nn.Module):
 
         Args:
             look: u, features of the shared network.
-            attended: a, the task's attended features of the stage before; None at the first stage.
+            attended: f(a), the task's attended features of the stage before, at the size of `look`; None at the first
+                stage.
             train: whether this is training.
         """
         inputs = [look] if attended is None else [look, attended]
