@@ -7,8 +7,8 @@ Example:
     >>> run.metrics[-1]["semantic/miou"]  # doctest: +SKIP
     >>> mtan.predict(run, images)["depth"]  # doctest: +SKIP
 
-The names in `__all__` are imported when they are first used, so `import mtan_jax.weighting` imports no more than JAX
-and optax.
+The names in `__all__` are imported when they are first used, so `import mtan_jax.weighting` imports little more than
+JAX and optax.
 """
 
 import importlib

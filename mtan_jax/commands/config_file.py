@@ -78,10 +78,10 @@ def find_config(text: str, flag: str = "config") -> ConfigFile:
 
 
 def run_config(found: ConfigFile) -> ConfigDict:
-    """Calls `get_config` of a configuration file. What the file itself raises is passed on.
+    """Calls `get_config` of a configuration file. Exceptions raised by the file propagate.
 
     Raises:
-        ConfigFileError: the file defines no `get_config`, or that returns something else than a ConfigDict.
+        ConfigFileError: the file defines no `get_config`, or it returns anything other than a ConfigDict.
     """
     get_config = runpy.run_path(str(found.path)).get("get_config")
     if not callable(get_config):

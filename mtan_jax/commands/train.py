@@ -33,7 +33,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         The run. `run.metrics` holds its metrics.
 
     Raises:
-        ValueError: the configuration is invalid; nothing was written.
+        ValueError: the configuration is invalid; no checkpoint or metrics were written.
         WorkdirError: the working directory belongs to a run with another configuration or dataset.
         LockedError: another run trains in the working directory.
         RawDataError: the dataset is not prepared, and its raw data are missing or damaged.
@@ -42,8 +42,9 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
     """
     folder = paths.local(os.fspath(workdir), "--workdir")
     with contextlib.ExitStack() as owned:
-        # Before JAX initializes the devices, so that a second run on a TPU is told about the working directory and not
-        # about the TPU. A missing folder has no owner, and is not created before the configuration is checked.
+        # Before JAX initializes the devices, so that a second run on a TPU fails with the message about the working
+        # directory, not with JAX's about the busy TPU. A folder that does not exist cannot be in use, and it is created
+        # only after the configuration is checked.
         if folder.is_dir():
             owned.enter_context(workdirs.own(folder))
         experiment = Experiment.from_config(config)

@@ -23,7 +23,7 @@ class DataInfo:
         name: of the dataset, as in `config.data.name`.
         image_size: height and width in pixels.
         classes: names of the semantic classes; the class map holds their indices, -1 where void.
-        palette: one colour per class, for pictures.
+        palette: one color per class, for pictures.
         inverse_depth: whether the depth target is an inverse depth (larger is nearer).
         depth_unit: unit of the depth target as printed in figures, such as "m" or "1/m".
     """
@@ -73,7 +73,7 @@ class DenseBuilder(Builder):
     bool}}`, with the targets named in `targets`. If `labelled` is False for a target, all its pixels are undefined.
 
     Subclasses set `VERSION` and `targets`, and define `data_info`, `split_sizes`, `example` and, if there is a raw
-    release, `raw_files` and optionally `check_raw`.
+    release, `raw_files` and optionally `check_raw`. Register a subclass by name in `mtan_jax.data.DATASETS`.
 
     Args:
         data_dir: as in `Builder`.

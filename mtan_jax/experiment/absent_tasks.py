@@ -1,4 +1,4 @@
-"""Drops the entries of tasks that a run does not have from its configuration.
+"""Removes from a configuration the entries of tasks that the run lacks.
 
 `--config.tasks` may select some of the tasks that a configuration file was written for, whose weights and baselines
 for the other tasks are then dropped. Unknown names are kept, so that the code that reads them reports the mistake.

@@ -65,6 +65,6 @@ def create_state(
 ) -> TrainState:
     """Creates the state before the first step, on every device of this process; see `mtan_jax.steps.create_state`."""
     initial = functools.partial(steps.create_state, model, tx, image_size=image_size, num_tasks=num_tasks)
-    # Runs hundreds of random number generators once: optimizing the program takes longer than running it.
+    # Compile without optimization: this program runs only once, and optimizing it would take longer than running it.
     create = jax.jit(initial, compiler_options={"xla_backend_optimization_level": 0})
     return parallel.place_state(create(key=key, loaded=loaded))

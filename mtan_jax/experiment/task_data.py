@@ -32,7 +32,7 @@ class TaskData(Protocol):
         record: of the dataset that a run was trained on; the dataset itself may then be absent.
         builder: prepares and reads the dataset.
         tasks: in the order of all arrays over tasks.
-        info: image size, classes and, for sets of labelled images, pixel statistics, which preparation computes.
+        info: image size, classes and, for sets of labeled images, pixel statistics, which preparation computes.
         trained: names of the tasks that are trained.
         set_names: names of the sets of examples that training reads.
         targets: names of the tasks' targets, without repetitions.
@@ -86,7 +86,7 @@ class TaskData(Protocol):
         Args:
             start_step: number of completed steps.
             seed: of the order and the augmentation.
-            streams: number of such iterators that share the memory of worker processes.
+            streams: number of these iterators that run at the same time and share `/dev/shm`.
             total_steps: length of the run.
         """
 
@@ -132,7 +132,9 @@ class TaskData(Protocol):
         return DataRecord.of(self.builder, self.config.data.name)
 
     def prepare(self, *, again: bool | None = None) -> None:
-        """Prepares the dataset if it is not prepared: on process 0, then on processes that do not share its disk.
+        """Prepares the dataset if it is not prepared.
+
+        Process 0 prepares it first; other processes prepare it only if they cannot see the result.
 
         Args:
             again: whether to prepare it even if it is prepared; None: as `config.data.prepare` says.

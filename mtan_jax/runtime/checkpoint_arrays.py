@@ -10,7 +10,7 @@ from mtan_jax.runtime import orbax_compat
 
 
 def read_arrays(path: pathlib.Path, template: PyTree = None) -> PyTree[np.ndarray]:
-    """Reads the arrays of a checkpoint and compares their checksum.
+    """Reads the arrays of a checkpoint and verifies their checksum.
 
     Args:
         path: absolute path of the checkpoint.
@@ -22,7 +22,7 @@ def read_arrays(path: pathlib.Path, template: PyTree = None) -> PyTree[np.ndarra
     Raises:
         ValueError: the checksum is missing or does not match. orbax raises further types.
     """
-    # Untouched zeros take no memory.
+    # np.zeros allocates lazily, so this template costs no memory.
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
     arrays, metadata = orbax_compat.read(path, zeros)
     if "crc32" not in metadata:

@@ -30,7 +30,7 @@ class CheckpointFolder:
 
     def __init__(self, workdir: pathlib.Path):
         path = pathlib.Path(workdir).absolute()
-        # orbax would drop `link/..`, which is the parent of the target of the link.
+        # orbax simplifies `link/..` to nothing, although it means the parent of the link's target.
         self.path = (path.resolve() if ".." in path.parts else path) / NAME
         self._has_warned = False
 
@@ -95,7 +95,7 @@ class CheckpointFolder:
         self._delete_leftovers()
 
     def move_damaged(self, steps: list[int]) -> None:
-        """Moves checkpoints to the folder `damaged_checkpoints`, or renames them if it is on another disk."""
+        """Moves checkpoints to `damaged_checkpoints` or, if that folder is on another disk, renames them in place."""
         target = self.path.parent / DAMAGED_NAME
         for step in steps:
             target.mkdir(exist_ok=True)

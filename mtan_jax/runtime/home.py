@@ -21,8 +21,8 @@ COMPILATION_CACHE = "~/.cache/mtan_jax"  # default of config.compilation_cache
 def data_dir() -> str | None:
     """Default folder of prepared datasets.
 
-    Returns None, which selects TFDS' default, if that folder is writable. Otherwise logs a warning and returns a
-    temporary folder.
+    Returns None, which selects TFDS' default, if the environment variable TFDS_DATA_DIR is set or
+    `~/tensorflow_datasets` is writable. Otherwise logs a warning and returns a temporary folder.
     """
     if "TFDS_DATA_DIR" in os.environ or is_usable(pathlib.Path("~/tensorflow_datasets")):
         return None

@@ -75,10 +75,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the training step.
 
-    The loss of a task is psum(sum) / psum(count) over the labelled pixels of the global batch. With `accumulate` > 1,
+    The loss of a task is psum(sum) / psum(count) over the labeled pixels of the global batch. With `accumulate` > 1,
     the rows of a device are processed in that many sequential parts, whose forward pass is recomputed in the backward
-    pass: the memory of one part, one more forward pass, the same losses, and any weighting method. BatchNorm computes
-    its statistics per part.
+    pass; this needs the memory of one part, costs one more forward pass, gives the same losses (apart from BatchNorm,
+    which computes its statistics per part), and works with any weighting method.
 
     Args:
         model: `apply(variables, image, train=...) -> {task: prediction}`.
