@@ -238,7 +238,7 @@ def test_statistics_in_which_tasks_differ_have_no_place_in_their_file():
     network = narrow()
     _, (_, _, batch_stats) = steps()[TRAINED[0]]  # losses, predictions, statistics
     variables = {"params": network.variables["params"], "batch_stats": batch_stats}
-    message = r"has one \S+running_\w+ for all tasks; this network has one a task .*, and they differ"
+    message = r"has one \S+running_\w+ for all tasks, but this network has one per task .* and they differ"
     with pytest.raises(torch.WeightsError, match=message):
         torch.to_state_dict(variables, network.layout)
 

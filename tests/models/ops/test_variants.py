@@ -82,7 +82,7 @@ OPS = {
         lambda x: jnp.einsum("bhwc,Hh,Ww->bHWc", x, reference.bilinear_matrix(6, 9), reference.bilinear_matrix(8, 13)),
         [],
     ),
-    "add_bias": (ops.add_bias, lambda x, bias: x + bias, [(5,)]),
+    "add_bias": (ops.add_bias, lambda x, bias: x + bias.reshape(1, 1, 1, -1), [(5,)]),
     "multiply": (ops.multiply, jnp.multiply, [SHAPE]),
     "prediction_layout": (ops.prediction_layout, lambda x: x, []),
     "batch_moments": (lambda x: ops.batch_moments(x, None), reference.batch_moments, []),
