@@ -502,7 +502,9 @@ def test_what_does_not_fit_is_named_before_data_are_read(arch, fields, message, 
 
 
 def test_dense_data_do_not_take_a_network_for_images(make):
-    with pytest.raises(ValueError, match=r"'wrn10_4' does not suit config\.data\.name = 'streets'; use one of: segnet, "):
+    with pytest.raises(
+        ValueError, match=r"'wrn10_4' does not suit config\.data\.name = 'streets'; use one of: segnet, "
+    ):
         make("mtan", **{"data.name": "streets", "tasks": ("semantic",)})
 
 

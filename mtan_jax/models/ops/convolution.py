@@ -1,13 +1,16 @@
 """Convolution, computed in the fastest known way on each platform (docs/performance.md has the measurements)."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
 
 import jax
+from jax import lax
 
 from mtan_jax.models.ops import convolution_variants, pixel_pairs, platforms, reference
 from mtan_jax.models.ops.convolution_variants import Images, Kernel, Outputs, Variant
+from mtan_jax.types import Shape
 
 # The smallest numbers of channels (fewer side, other side) for which the kernel's gradient is faster as products: with
 # less, the shifted copies cost more than XLA's convolution with a kernel as large as the image.
@@ -35,16 +38,19 @@ def conv_concatenated(parts: Sequence[Images], kernel: Kernel, *, stride: int = 
 
     Tasks that each concatenate features of their own to shared features read the shared ones in place.
     """
+    if len(parts) == 1:
+        return conv(parts[0], kernel, stride=stride, dilation=dilation)
     ends = list(itertools.accumulate(part.shape[-1] for part in parts))
-    starts = [0, *ends[:-1]]
     outputs = [
-        conv(part, kernel[..., start:end, :], stride=stride, dilation=dilation)
-        for part, start, end in zip(parts, starts, ends, strict=True)
+        # Not by indexing with an ellipsis, which becomes a dynamic slice.
+        conv(part, lax.slice_in_dim(kernel, end - part.shape[-1], end, axis=2), stride=stride, dilation=dilation)
+        for part, end in zip(parts, ends, strict=True)
     ]
     return sum(outputs[1:], outputs[0])
 
 
-def _variants(x: Images, kernel: Kernel, stride: int, dilation: int) -> dict[str, Variant]:
+@functools.lru_cache(maxsize=1024)  # JAX traces a function once per shape, if it is the same object
+def _variants(x: Shape, kernel: Shape, stride: int, dilation: int) -> dict[str, Variant]:
     """How each platform computes a convolution of these shapes. The only place that chooses."""
     is_plain = stride == dilation == 1
     is_paired = is_plain and pixel_pairs.applies(*x.shape[-2:], among=pixel_pairs.CONV_CHANNELS)
@@ -60,24 +66,28 @@ def _variants(x: Images, kernel: Kernel, stride: int, dilation: int) -> dict[str
     )
     cpu = default
     if is_plain and kernel.shape[:2] == (3, 3) and _has_many_channels(kernel):
-        cpu = default._replace(kernel_gradient=convolution_variants.kernel_gradient_3x3)
+        cpu = dataclasses.replace(default, kernel_gradient=convolution_variants.kernel_gradient_3x3)
     elif dilation > 1 and stride == 1 and all(size % 2 for size in kernel.shape[:2]):
         # Eigen multiplies the padding too, which is most of what the outermost taps see.
         by_taps = convolution_variants.with_gradients(
             functools.partial(convolution_variants.by_taps, dilation=dilation), x, kernel
         )
         is_mostly_padding = convolution_variants.share_seen(x.shape[1:3], kernel.shape[:2], dilation) <= MAX_SHARE_SEEN
-        cpu = by_taps if is_mostly_padding else default._replace(kernel_gradient=by_taps.kernel_gradient)
+        cpu = by_taps if is_mostly_padding else dataclasses.replace(default, kernel_gradient=by_taps.kernel_gradient)
     return {"default": default, "cpu": cpu, "tpu": paired if is_paired else default}
 
 
-def _has_many_channels(kernel: Kernel) -> bool:
+def _has_many_channels(kernel: Shape) -> bool:
     return all(number >= least for number, least in zip(sorted(kernel.shape[2:]), MIN_CHANNELS, strict=True))
+
+
+def _shape(array: Images | Kernel) -> Shape:
+    return Shape(array.shape, array.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Images, kernel: Kernel, stride: int, dilation: int) -> Outputs:
-    variants = _variants(x, kernel, stride, dilation)
+    variants = _variants(_shape(x), _shape(kernel), stride, dilation)
     return platforms.select(x, kernel, **{platform: variant.forward for platform, variant in variants.items()})
 
 
@@ -86,7 +96,7 @@ def _forward(x: Images, kernel: Kernel, stride: int, dilation: int) -> tuple[Out
 
 
 def _backward(stride: int, dilation: int, kept: tuple[Images, Kernel], cotangent: Outputs) -> tuple[Images, Kernel]:
-    variants = _variants(*kept, stride, dilation)
+    variants = _variants(*map(_shape, kept), stride, dilation)
     return platforms.select(*kept, cotangent, **{platform: variant.gradients for platform, variant in variants.items()})
 
 

@@ -1,9 +1,10 @@
 """Ways to compute a convolution and its gradients that are faster on some platforms than XLA's own."""
 
+import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ Kernel = Float[Array, "k l c d"]
 CHUNK = 2048  # pixels whose shifted copies fit into a processor's cache
 
 
-class Variant(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Variant:
     """One way to compute a convolution and its gradients.
 
     Attributes:
@@ -32,14 +34,22 @@ class Variant(NamedTuple):
     input_gradient: Callable[[Kernel, Outputs], Images]
     kernel_gradient: Callable[[Images, Outputs], Kernel]
 
-    def gradients(self, x: Images, kernel: Kernel, cotangent: Outputs) -> tuple[Images, Kernel]:
-        """Returns the cotangents of x and of the kernel."""
-        return self.input_gradient(kernel, cotangent), self.kernel_gradient(x, cotangent)
+    @functools.cached_property
+    def gradients(self) -> Callable[[Images, Kernel, Outputs], tuple[Images, Kernel]]:
+        """(x, kernel, cotangent) -> cotangents of x and of the kernel."""
+
+        # A function that lives as long as the variant: JAX's cache of traced functions holds weak references, so a
+        # method would be traced, lowered and compiled again for each convolution.
+        def gradients(x: Images, kernel: Kernel, cotangent: Outputs) -> tuple[Images, Kernel]:
+            return self.input_gradient(kernel, cotangent), self.kernel_gradient(x, cotangent)
+
+        return gradients
 
 
-def with_gradients(forward: Callable[[Images, Kernel], Outputs], x: Images, kernel: Kernel) -> Variant:
-    """Derives the gradients of a convolution by transposition; only shapes and types of the arrays are used."""
-    like_x, like_kernel = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, kernel))
+def with_gradients(
+    forward: Callable[[Images, Kernel], Outputs], like_x: jax.ShapeDtypeStruct, like_kernel: jax.ShapeDtypeStruct
+) -> Variant:
+    """Derives the gradients of a convolution, by transposition, for arrays of these shapes and types."""
 
     def input_gradient(kernel: Kernel, cotangent: Outputs) -> Images:
         (gradient,) = jax.linear_transpose(lambda x: forward(x, kernel), like_x)(cotangent)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtan_jax.models.ops import pixel_pairs, platforms
+from mtan_jax.models.ops import convolution, pixel_pairs, platforms
 
 
 @pytest.fixture
@@ -23,6 +23,8 @@ def as_on(monkeypatch):
         monkeypatch.setattr(pixel_pairs, "MIN_WIDTH", 8)
         monkeypatch.setitem(pixel_pairs.applies.__kwdefaults__, "among", range(5, 129))
         monkeypatch.setattr(platforms, "select", select)
+        convolution._variants.cache_clear()  # they depend on what was just set
         return ran
 
-    return start
+    yield start
+    convolution._variants.cache_clear()
