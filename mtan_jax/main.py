@@ -33,6 +33,8 @@ from mtan_jax.commands import command_line
 from mtan_jax.commands.request import Request
 from mtan_jax.runtime import interrupts, paths
 
+log = logging.getLogger("mtan_jax.main")  # also when this module runs as __main__
+
 # Mode -> the module in mtan_jax.commands whose `run` does it. Imported when asked for: some import for seconds.
 COMMANDS = {
     "train": "train",
@@ -122,7 +124,7 @@ def find_workdir() -> pathlib.Path | None:
     if MODE.value in WITHOUT_WORKDIR:
         return None
     folder = default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
-    logging.getLogger(__name__).info("working directory: %s (--workdir=FOLDER names another)", folder)
+    log.info("working directory: %s (--workdir=FOLDER names another)", folder)
     return folder
 
 

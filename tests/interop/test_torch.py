@@ -82,7 +82,7 @@ def test_a_network_of_image_sets(tmp_path):
     arrays = torch.to_state_dict(variables, layout)
     assert arrays["bn1.running_mean"].shape == (16,)
     assert arrays["linear.2.0.weight"].shape == (4, 16)
-    config.model.init_from = str(tmp_path / "theirs.npz")
+    experiment.config.model.init_from = str(tmp_path / "theirs.npz")
     files.write(tmp_path / "theirs.npz", arrays)
     jax.tree.map(np.testing.assert_array_equal, traverse_util.unflatten_dict(experiment.load_weights()), variables)
     export.check_export(experiment, "ours.npz")

@@ -141,7 +141,7 @@ def test_folders_that_cannot_be_used(at_home, run_main, monkeypatch):
         with pytest.raises(SystemExit, match=f"^error: {message}"):
             run_main(*arguments)
     images = {
-        "file": "--images=file: 1 of 1 pictures cannot be read; nothing was predicted",
+        "file": "--images=file: 1 of 1 images cannot be read; nothing was predicted",
         "nowhere": "--images=nowhere: not found; a folder of pictures or one picture is needed",
         "": "--images is empty",
     }

@@ -120,6 +120,6 @@ def test_a_task_without_one_is_refused_before_training():
     config.tasks = BLIND
     Experiment.from_config(config)
     config.weighting = "static+dtp"
-    message = r"config\.weighting = 'static\+dtp' looks at how well .* of normal it cannot: give Task\.indicator"
+    message = r"config\.weighting = 'static\+dtp' needs an indicator .*, and normal has none; set Task\.indicator"
     with pytest.raises(ValueError, match=message):
         Experiment.from_config(config)
