@@ -142,7 +142,7 @@ def test_folders_that_cannot_be_used(at_home, run_main, monkeypatch):
             run_main(*arguments)
     images = {
         "file": "--images=file: 1 of 1 images cannot be read; nothing was predicted",
-        "nowhere": "--images=nowhere: not found; a folder of pictures or one picture is needed",
+        "nowhere": "--images=nowhere: not found; expected a folder of images, or one image",
         "": "--images is empty",
     }
     for text, message in images.items():
