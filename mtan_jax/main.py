@@ -19,6 +19,7 @@ them as they are), and --mode=export --output=FILE for the way back. The network
 --mode=predict --images, --mode=export and --mode=summary need no dataset: the working directory of the run is enough.
 """
 
+import gc
 import importlib
 import logging
 import pathlib
@@ -67,7 +68,7 @@ UNREADABLE = flags.DEFINE_enum(
 COUNT = flags.DEFINE_integer(
     "count",
     8,
-    "For predict: number of examples of the split, or for sets of images of images in the figures; 0: all.",
+    "For predict: how many examples of the split; for sets of images, how many per figure; 0: all.",
     lower_bound=0,
 )
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
@@ -100,6 +101,11 @@ def run_command() -> None:
     """Joins the processes, and runs the command asked for."""
     from mtan_jax.runtime import parallel
 
+    if SPLIT.value == "test" and MODE.value != "predict":
+        command_line.fail("--split=test is for --mode=predict of sets of labelled images; use train or val")
+    if MODE.value in ("train", "plan"):
+        # Tracing allocates millions of objects that are hardly ever garbage (docs/performance.md).
+        gc.set_threshold(100_000)
     command = importlib.import_module(f"mtan_jax.commands.{COMMANDS[MODE.value]}")
     request = Request(
         CONFIG.value,

@@ -82,8 +82,12 @@ def _to_pixels(image: np.ndarray, number: int) -> Pixels:
         raise ValueError(f"images[{number}] has shape {image.shape}; expected [height, width, 3]")
     if image.dtype == np.uint8:
         return image
-    if not np.issubdtype(image.dtype, np.floating) or not (image.min() >= 0 and image.max() <= 1):
+    if not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"images[{number}] is {image.dtype}; expected uint8, or floats in 0..1")
+    if not (image.min() >= 0 and image.max() <= 1):  # NaN too
+        raise ValueError(
+            f"images[{number}] has values from {image.min():g} to {image.max():g}; expected floats in 0..1, or uint8"
+        )
     return image.astype(np.float32)
 
 
@@ -95,7 +99,7 @@ def run(request: Request) -> None:
     """`--mode=predict`: writes predictions to the working directory."""
     opened = Run.open(request.config, request.folder, write=True)
     splits = opened.experiment.data.splits
-    if request.split not in splits:
+    if request.images is None and request.split not in splits:
         raise ValueError(
             f"--split={request.split} is not known to {opened.config.data.name}; known: {', '.join(splits)}"
         )

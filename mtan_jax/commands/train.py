@@ -1,7 +1,6 @@
 """Trains a run, or resumes one."""
 
 import contextlib
-import gc
 import os
 from collections.abc import Sequence
 
@@ -63,10 +62,4 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
 
 def run(request: Request) -> None:
     """`--mode=train`: trains or resumes the run."""
-    collect_garbage_less_often()
     fit(request.config, request.folder)
-
-
-def collect_garbage_less_often() -> None:
-    """Speeds up tracing, which allocates millions of objects that are hardly ever garbage (docs/performance.md)."""
-    gc.set_threshold(100_000)

@@ -138,7 +138,8 @@ def test_sets_of_images(tmp_path):
     [
         (np.zeros((2, 8, 8), np.uint8), r"images\[0\] has shape \(8, 8\); expected \[height, width, 3\]"),
         (np.zeros((1, 8, 8, 3), np.int32), r"images\[0\] is int32; expected uint8, or floats in 0\.\.1"),
-        (np.full((1, 8, 8, 3), 200.0), "expected uint8, or floats in 0"),
+        (np.full((1, 8, 8, 3), 200.0), r"images\[0\] has values from 200 to 200; expected floats in 0\.\.1"),
+        (np.full((1, 8, 8, 3), np.nan), "has values from nan to nan"),
         ([], "there are no images to predict"),
     ],
 )

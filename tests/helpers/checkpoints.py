@@ -43,7 +43,7 @@ def template(size=3000):
 
 
 def save_all(workdir, metrics, **options):
-    """Saves a state a step, with the metric of each step or None."""
+    """Saves one state per step, with the metric of each step or None."""
     with open_checkpoints(workdir, **options) as checkpoints:
         for step, value in metrics.items():
             checkpoints.save(make_state(step), None if value is None else {METRIC: value, "depth/loss": 1.0})
