@@ -1,4 +1,4 @@
-"""MTAN on Cityscapes: 7-class semantic segmentation and inverse depth at 128x256 (https://arxiv.org/abs/1803.10704).
+"""MTAN on Cityscapes: 7 classes and disparity (or inverse depth) at 128x256 (https://arxiv.org/abs/1803.10704).
 
 Command:
     python -m mtan_jax.main --config=configs/cityscapes.py
@@ -14,10 +14,10 @@ with configs/cityscapes.py:protocol=benchmark. Other arguments after ':' are smo
 Hardware: one GPU with 12 GB, or a TPU. Time: not run here.
 
 Expected, not run here, with equal weights:
-- protocol=paper: mIoU 53.04, pixel accuracy 91.11, absolute error 0.0144, relative error 33.63 (table 2 of the paper,
-  with a per-image mIoU that the authors later replaced).
-- protocol=benchmark: mIoU 75.18, pixel accuracy 93.49, absolute error 0.0155, relative error 46.77 (SegNet-MTAN with
-  linear scalarization, as published by Nash-MTL and later papers).
+- protocol=paper: mIoU 53.04 %, pixel accuracy 91.11 %, absolute error 0.0144, relative error 33.63 (table 2 of the
+  paper, with a per-image mIoU that the authors later replaced).
+- protocol=benchmark: mIoU 75.18 %, pixel accuracy 93.49 %, absolute error 0.0155, relative error 46.77 (SegNet-MTAN
+  with linear scalarization, as published by Nash-MTL and later papers).
 Published tables average over batches. To compare with them, add --config.eval.protocol=authors.
 """
 

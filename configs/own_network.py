@@ -3,8 +3,8 @@
     python -m mtan_jax.main --config=configs/own_network.py --workdir=runs/own
 
 docs/own_network.md explains each part. Data and training are those of configs/streets.py, and so are the arguments
-after ':'. One run (seed 0) took 656 s on 2 shared CPU cores and reached, on val, mIoU 0.584 for classes and 0.618 for
-edges, an inverse depth error of 0.0201 /m and a mean normal error of 21.5 degrees.
+after ':'. One run with `--config.duration="2000 steps"` (seed 0) took 656 s on 2 shared CPU cores and reached, on val,
+mIoU 0.584 for classes and 0.618 for edges, an inverse depth error of 0.0201 /m and a mean normal error of 21.5 degrees.
 """
 
 import dataclasses

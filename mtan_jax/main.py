@@ -120,6 +120,8 @@ def run_command() -> None:
     if MODE.value == "plan":
         command.use_no_devices()
     parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if request.workdir is not None and WORKDIR.value is None:
+        log.info("working directory: %s (--workdir=FOLDER names another)", request.workdir)  # by process 0 only
     command.run(request)
 
 
@@ -129,9 +131,7 @@ def find_workdir() -> pathlib.Path | None:
         return paths.local(WORKDIR.value, "--workdir")
     if MODE.value in WITHOUT_WORKDIR:
         return None
-    folder = default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
-    log.info("working directory: %s (--workdir=FOLDER names another)", folder)
-    return folder
+    return default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
 def default_workdir(config: str) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Measures examples per second of the input pipeline and PyTorch's DataLoader, augmented, at NYUv2's size."""
+"""Measures examples per second of our input pipeline and PyTorch's DataLoader, both augmenting, at NYUv2's size."""
 
 import pathlib
 import runpy
@@ -17,7 +17,7 @@ ROWS, BATCHES, TURNS = 8, 16, 5
 
 
 def write_examples(folder: pathlib.Path) -> pathlib.Path:
-    """Writes random examples in the authors' layout, which both sides read."""
+    """Writes random examples in the authors' layout, which both loaders read."""
     rng = np.random.default_rng(0)
     for split, count in EXAMPLES.items():
         for kind in ("image", "label", "depth", "normal"):

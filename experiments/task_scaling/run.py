@@ -25,7 +25,8 @@ from variants import VariantMTAN
 
 from mtan_jax.runtime import paths
 
-# (masks, first convolution of the heads); the others are compared with the first.
+# How masks, and how the first convolutions of the heads are computed; README.md defines the names. All others are
+# compared with the first.
 VARIANTS = (
     ("batched", "unrolled"),
     ("unrolled", "unrolled"),

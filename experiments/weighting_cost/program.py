@@ -1,4 +1,4 @@
-"""Compiles our programs: the training step under a method, the losses alone, the optimizer alone."""
+"""Compiles the programs of mtan_jax: the training step under a method, the losses alone, the optimizer alone."""
 
 import gc
 import itertools
@@ -22,7 +22,7 @@ BATCHES = 4  # different batches, used in turn
 
 
 class Program:
-    """A compiled program and its inputs.
+    """A compiled program and its inputs; with `moves`, its output is the next state, as for a training step.
 
     Attributes:
         built: seconds and sizes, see `build`.
@@ -52,10 +52,9 @@ def build(mapped: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
     """Compiles with empty caches.
 
     Returns:
-        The executable, and: seconds (wall, and CPU of this process) of tracing and lowering and of compiling; XLA's own
-        count of floating-point operations and of bytes accessed, in which the body of a loop counts once; bytes of
-        arguments, of temporary memory, and of all that is held at once: both, and outputs that take no argument's
-        place.
+        The executable and a record: wall and CPU seconds of tracing with lowering, and of compiling; XLA's counts of
+        floating-point operations and of bytes accessed (the body of a loop counts once); bytes of arguments, of
+        temporary memory, and of both with the outputs that do not reuse an argument's memory; the load average.
     """
     jax.clear_caches()
     gc.collect()

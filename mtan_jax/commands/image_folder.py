@@ -18,7 +18,8 @@ _LISTED = 20  # unreadable images named in a message
 def find_images(path: pathlib.Path, skip_unreadable: bool) -> dict[str, pathlib.Path]:
     """Lists the images of a folder. Reads each of them, so that unreadable ones are reported before predictions start.
 
-    Stray files are skipped. Other files and subfolders with images are counted in the log.
+    Hidden and system files are skipped. Files of other types, and subfolders that contain images, are skipped too, and
+    counted in the log.
 
     Args:
         path: of a folder, or of one image.
@@ -52,7 +53,7 @@ def find_images(path: pathlib.Path, skip_unreadable: bool) -> dict[str, pathlib.
 
 
 def output_folder(workdir: pathlib.Path, images: pathlib.Path) -> pathlib.Path:
-    """The folder of the results for `images`, a folder or an image in it: `figures/<name of the folder>/`.
+    """The folder of the results for `images`: `figures/<name of the folder, or of the folder of the image>/`.
 
     Raises:
         ValueError: it is the folder of the images.

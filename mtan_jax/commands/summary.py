@@ -55,8 +55,8 @@ def stage_table(backbone: Backbone, image_size: tuple[int, int], *, grouped: boo
     """Formats a table of a backbone's stages for one image: the fields of `mtan_jax.models.Stage`.
 
     `look` is the input of a mask and `gate` the features that it gates, as height x width x channels; `hidden` is the
-    number of channels inside the mask. If `shared` is "yes", attended features pass a module that the tasks share.
-    `resample` halves them after the stage ("down") or doubles them before it ("up").
+    number of channels inside the mask. If `shared` is "yes", attended features go through a module that the tasks
+    share. `resample` halves their resolution after the stage ("down") or doubles it before the stage ("up").
 
     Args:
         backbone: the backbone.

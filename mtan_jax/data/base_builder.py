@@ -32,17 +32,17 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
 
     Args:
         data_dir: the folder of prepared datasets; None is TFDS' default, `~/tensorflow_datasets`.
-        raw_dir: the folder of the raw release; None is `<data_dir>/downloads/manual/NAME`, if that exists. Neither is
-            needed once the dataset is prepared, nor by a dataset without a raw release.
-        variant: a name that encodes everything that changes the prepared arrays, such as "13-288x384-mat"; each variant
-            has its own folder.
+        raw_dir: the folder of the raw release; None is `<data_dir>/downloads/manual/NAME`, if that exists. Not needed
+            for a prepared dataset, or for one without a raw release.
+        variant: a name that encodes everything that changes the prepared arrays, such as "13-288x384-release"; each
+            variant has its own folder.
     """
 
     # TFDS would look for checksums of downloads next to the code, and need importlib_resources to do so.
     code_path = None
     # An upper bound on the examples per shard, for examples that are small but slow to make.
     max_shard_examples: int | None = None
-    # The layout that the error for a missing release describes.
+    # The expected layout of the raw release, which the error for a missing one describes.
     raw_layout: RawLayout | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -56,7 +56,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
 
     def __init__(self, *, data_dir: str | None, raw_dir: str | None, variant: str):
         raw = self.find_raw(data_dir, raw_dir)
-        self.raw_dir = None if raw is None else str(raw)  # normalized: the prefix of `raw_files`
+        self.raw_dir = None if raw is None else str(raw)  # the start of all `raw_files`
         self._manual_folder = manual_downloads.manual_folder(data_dir, self.name)
         config = tfds.core.BuilderConfig(name=variant, version=self.VERSION)
         with _quiet_absl():  # TFDS warns about each configuration made at run time
@@ -79,7 +79,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
     def example(self, split: str, index: int) -> StoredExample:
         """Makes an example of a split, with a unique "id" (str) and arrays of the declared shapes and dtypes.
 
-        Deterministic: shards are made by several processes, in any order.
+        Must be deterministic, because several processes make the shards, in any order.
         """
 
     @abc.abstractmethod
@@ -201,7 +201,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
             )
 
     def no_raw_release(self) -> RawDataError:
-        """The error for a dataset that needs its raw release, which is in none of its places."""
+        """The error for a raw release that is required but was not found."""
         dataset = self.raw_layout.dataset if self.raw_layout else self.name
         state = "cannot be prepared again in {}:" if self.is_prepared() else "is not prepared in {}, and"
         problem = (

@@ -1,7 +1,8 @@
 """Removes from a configuration the entries of tasks that the run lacks.
 
-`--config.tasks` may select some of the tasks that a configuration file was written for, whose weights and baselines
-for the other tasks are then dropped. Unknown names are kept, so that the code that reads them reports the mistake.
+`--config.tasks` may select some of the tasks that a configuration file was written for. The file's weights and
+baselines of the other tasks are then dropped. Unknown names are kept, so that the code that reads them reports the
+mistake.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ def without(absent: frozenset[str], values: Mapping[str, Value]) -> dict[str, Va
 
 
 def options_without(absent: frozenset[str], options: Options) -> Options:
-    """Drops absent tasks from a weighting method's options: from mappings, which are by task, and from `primary`."""
+    """Drops absent tasks from a weighting method's options: from mappings by task and from `primary`."""
     kept = {name: without(absent, value) if isinstance(value, Mapping) else value for name, value in options.items()}
     primary = tuple(task for task in kept.get("primary") or () if task not in absent)
     return kept | {"primary": primary} if primary else kept  # the method reports an error if all are absent

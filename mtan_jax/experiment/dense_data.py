@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from mtan_jax.config import default_config
 from mtan_jax.data.batches import augment, pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.data.dataset_record import DataRecord
@@ -68,7 +69,13 @@ class DenseData(TaskData):
         return True
 
     def check(self) -> None:
-        pass
+        default = default_config().mixing.to_dict()
+        for name, value in self.config.mixing.to_dict().items():
+            if value != default[name]:
+                raise ValueError(
+                    f"config.mixing.{name} = {value!r} is for sets of labelled images; in {self.config.data.name}, "
+                    "every image may have a target for every task"
+                )
 
     def lengths(self) -> Lengths:
         name, batch_size = self.config.data.name, self.config.batch_size

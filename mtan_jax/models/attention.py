@@ -13,10 +13,10 @@ from mtan_jax.models.stage import Stage
 
 
 class AttentionMask(nn.Module):
-    """The mask of one task at one stage, in 0..1 (equation 2 of the paper; W is g, W' is h).
+    """The mask of one task at one stage, in 0..1 (equation 2 of the paper).
 
-    The mask is sigmoid(BN(W' relu(BN(W [u ; f(a)])))), with 1x1 convolutions W and W'. g and h in `MTAN` include
-    BatchNorm and the activation.
+    The mask is sigmoid(BN(W' relu(BN(W [u ; f(a)])))), with 1x1 convolutions W and W' inside the g and h of
+    `MTAN`.
 
     Attributes:
         hidden: channels between the two layers.

@@ -54,7 +54,8 @@ ARCHITECTURES: dict[str, Callable[[Backbone, tuple[Task, ...]], nn.Module]] = {
 # Architectures whose tasks share features, so weighting methods can use gradients with respect to them.
 SHARE_FEATURES = ("mtan", "split", "split_wide", "split_deep", "dense")
 
-# Architectures that need a variant of a backbone: name -> the backbones that have it, by name.
+# Architectures that exist on some backbones only: name -> {backbone: function that makes it, or the variant of it that
+# the architecture needs}.
 VARIANTS: dict[str, dict[str, Callable[..., Backbone]]] = {
     "split_wide": {"segnet": functools.partial(segnet, widths=WIDE)},
     "split_deep": {"segnet": functools.partial(segnet, depth=2)},
@@ -77,7 +78,7 @@ class LayerKinds(TypedDict):
     norm: Literal["shared", "own", "frozen"]
 
 
-# Architectures on these backbones: name -> their layers. "mtan" adds attention.
+# Architectures on `IMAGE_BACKBONES`: name -> kinds of layers. "mtan" adds attention.
 IMAGE_ARCHITECTURES: dict[str, LayerKinds] = {
     "mtan": {"conv": SharedConv, "shortcut": SharedConv, "norm": "shared"},
     "split": {"conv": SharedConv, "shortcut": SharedConv, "norm": "shared"},
@@ -100,7 +101,7 @@ def build_model(
     Args:
         config: `config.model`: `arch`, `backbone`, `width` (multiplies all channels except the heads' outputs), `dtype`
             (of the computation), `param_dtype`, `sync_batch_norm`.
-        tasks: one head each, and the architecture's other modules per task.
+        tasks: each gets one head, and the other modules that the architecture has per task.
         axis_name: device axis, for BatchNorm that is synchronized over devices.
         groups: number of tasks in a training batch, where each image belongs to one task.
 
@@ -122,7 +123,10 @@ def build_model(
 def build_backbone(
     config: ml_collections.ConfigDict, axis_name: str | None = None, tasks: tuple[str, ...] = ()
 ) -> Backbone:
-    """Makes the backbone of `build_model`, with the same arguments and errors; tasks are given by name."""
+    """Makes the backbone that `build_model` uses.
+
+    Arguments and errors are as there, except that `tasks` holds names and there are no `groups`.
+    """
     _check_known("arch", config.arch, ARCHITECTURES | IMAGE_ARCHITECTURES)
     _check_known("backbone", config.backbone, BACKBONES | IMAGE_BACKBONES)
     if (config.arch, config.backbone) not in pairs():

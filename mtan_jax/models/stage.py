@@ -34,9 +34,9 @@ class Stage:
         look: the features that a mask is computed from (u in the paper).
         gate: the features that a mask is applied to (p in the paper), with look's height and width.
         hidden: channels between the two layers of a mask.
-        shared: makes the module, shared by all tasks, that attended features pass (f in the paper): after the mask, or
-            before it if `resample` is "up". `shared(name=...)` returns a module `(x [t,b,h,w,c], train=...)`. None:
-            there is no such module.
+        shared: makes the module, shared by all tasks, that is applied to attended features (f in the paper): after the
+            mask, or before it if `resample` is "up". `shared(name=...)` returns a module `(x [t,b,h,w,c], train=...)`.
+            None: there is no such module.
         resample: "down": attended features are max-pooled by 2 after the stage; "up": they are upsampled by 2 before
             it; None: they keep their size.
         shared_pools: whether `shared` does the max-pooling of "down", as `ConvNorm(pool=True)` does at less cost.

@@ -120,8 +120,8 @@ class Checkpoints:
             CheckpointError: this checkpoint or the previous one could not be written or read back.
         """
         self._wait()
-        # As NumPy arrays, so that process 0 writes pmap's outputs, which are local to each process. Copied, because on
-        # CPUs the next step may reuse the memory of the state.
+        # As NumPy arrays, since pmap's outputs are local to each process, and orbax lets process 0 write NumPy arrays.
+        # Copied, because on CPUs the next step may reuse the memory of the state.
         arrays = jax.tree.map(np.array, serialization.to_state_dict(jax.device_get(state)))
         finite = metrics is not None and np.isfinite(metrics.get(self._best_metric, np.nan))
         metrics = metrics if finite else None
@@ -145,7 +145,7 @@ class Checkpoints:
         self._finish(self._start(arrays), int(arrays["step"]), metrics)
 
     def _start(self, arrays: PyTree[np.ndarray]) -> Callable[[], None]:
-        """Starts to write. Waits for the first checkpoint and reads it back."""
+        """Starts writing a checkpoint. Waits until the first one is written, and reads it back."""
         path = self._files.pending(int(arrays["step"]))
         if not self._folder.is_dir():  # orbax would recreate it in a working directory that was moved or deleted
             raise FileNotFoundError(f"no folder {self._folder}")
@@ -158,7 +158,7 @@ class Checkpoints:
                 exists = path.is_dir()
                 raise CheckpointError(
                     f"the first checkpoint was written to {self._folder} but cannot be read back ({reason(error)}). "
-                    + ("This run could not be resumed; use a --workdir on another disk" if exists else "")
+                    + ("It would be impossible to resume this run; use a --workdir on another disk" if exists else "")
                     + ("" if exists else "It was deleted; run the same command again")
                 ) from error
             self._has_read_back = True
@@ -193,8 +193,8 @@ class Checkpoints:
 
         Args:
             template: a state of the same structure.
-            which: "newest", "best" or a step. "newest" is the newest intact one; newer damaged ones are reported and
-                moved aside. "best" has the best value of the metric.
+            which: "newest", "best" or a step (callers handle "initial"). "newest" is the newest intact one; newer
+                damaged ones are reported and moved aside. "best" has the best value of the metric.
 
         Returns:
             The state on the devices of this process, or None if there are no checkpoints.
@@ -302,11 +302,11 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             steps = self._files.steps() if self._folder.is_dir() else None
         remaining = f"The checkpoint of step {steps[-1]} remains" if steps else "There is no checkpoint yet"
+        advice = "; free some space and " if FULL.search(reason(error)) else "; make the folder writable and "
         return CheckpointError(
             f"could not write a checkpoint in {self._folder}: {reason(error)}. "
-            + ("The folder no longer exists" if steps is None else remaining)
-            + ("; free some space and" if FULL.search(reason(error)) else "; make it writable and")
-            + " run the same command again"
+            + ("The folder no longer exists; " if steps is None else remaining + advice)
+            + "run the same command again"
         )
 
 

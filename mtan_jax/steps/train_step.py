@@ -82,13 +82,14 @@ def make_train_step(
 
     Args:
         model: `apply(variables, image, train=...) -> {task: prediction}`.
-        tasks: tasks in the order of all arrays over tasks.
+        tasks: in the order of the task axis of all arrays.
         tx: a chain of optax transformations whose updates are `TaskGradients`.
         key: key of the network's random numbers (dropout), which is folded with the step.
         axis_name: axis of the devices; None on one device outside pmap.
         accumulate: number of sequential parts.
         features: whether to provide `TaskGradients.feature_pullback`, for networks whose tasks share features.
-        groups: number of tasks per batch for images of single tasks; None if images have targets for all tasks.
+        groups: if each image belongs to one task, the number of tasks per batch; None if images may have targets for
+            all tasks.
 
     Returns:
         `(state, batch) -> state`. Metrics to log accumulate in `state.window`. If the batch contains a second batch

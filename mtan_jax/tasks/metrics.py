@@ -1,8 +1,8 @@
 """Metrics as additive states.
 
 A metric state is a pytree whose leaves add up over pixels, over devices (psum) and over batches (`merge`). On a device,
-counts are int32 and sums are float32, which suffices for one batch. `Accumulator` adds the batches of a split on the
-host in int64 and float64, without overflow or loss of precision.
+counts of pixels and images are int32, and sums and the count of `LossMetric` float32, which suffices for one batch.
+`Accumulator` adds the batches of a split on the host in int64 and float64, without overflow or loss of precision.
 
 There are two evaluation protocols:
 
@@ -95,7 +95,7 @@ class SemanticMetric(Metric):
     def update(
         self, prediction: Float[Array, "b h w c"], target: Int[Array, "b h w"], labelled: Bool[Array, "b"]
     ) -> Self:
-        """Adds a batch of log-probabilities or other scores, of which the argmax counts. Targets are -1 where void."""
+        """Adds a batch of scores, such as log-probabilities; the argmax is predicted. Targets are -1 where void."""
         num_classes = self.confusion_matrix.shape[0]
         valid = defined_pixels(target, labelled) & (target < num_classes)
         predicted = jnp.argmax(prediction, axis=-1).astype(jnp.int32)
@@ -138,7 +138,7 @@ class AccuracyMetric(Metric):
     def update(
         self, prediction: Float[Array, "b *_ c"], target: Int[Array, "b *_"], labelled: Bool[Array, "b"]
     ) -> Self:
-        """Adds a batch of log-probabilities or other scores, of which the argmax counts. Targets are -1 if unknown."""
+        """Adds a batch of scores, such as log-probabilities; the argmax is predicted. Targets are -1 if unknown."""
         valid = defined_pixels(target, labelled)
         right = valid & (jnp.argmax(prediction, axis=-1) == target)
         return dataclasses.replace(

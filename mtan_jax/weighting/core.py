@@ -40,7 +40,7 @@ class TaskGradients:
     method derives from them. The pullback differs per device.
 
     Attributes:
-        tasks: task names, in the order of all arrays.
+        tasks: task names, in the order of the task axis of all arrays.
         losses: unweighted losses of the global batch; 0 for an absent task.
         present: False if no example of the global batch has a label for the task.
         weights: product of the factors of all methods so far; the step passes ones.
@@ -55,8 +55,8 @@ class TaskGradients:
             has no indicator. None if no task has one.
         feature_pullback: maps a cotangent of the losses to the gradient with respect to the shared features of this
             device's rows. None unless requested from the step.
-        task_indices: indices, without repeats, that include every task of the batch; gradient methods skip the backward
-            passes of all others. None: all tasks.
+        task_indices: distinct indices of tasks, among them every task of the batch; gradient methods run backward
+            passes for these tasks only. None: all tasks.
     """
 
     tasks: tuple[str, ...]
@@ -84,8 +84,8 @@ class TaskGradients:
     def gradient(self, cotangent: Float[Array, "t"]) -> optax.Updates:
         """The gradient of `sum(cotangent * losses)` over the global batch, in one backward pass.
 
-        The transpose of psum is psum, so each device's pullback counts its part of the gradient once per device, and
-        the mean over devices is the sum of the parts.
+        psum is its own transpose, so each device's pullback returns its part of the gradient times the number of
+        devices. The mean over devices is therefore the sum of the parts.
 
         `jax.vmap(task_gradients.gradient)(jnp.diag(task_gradients.weights))` computes the gradients of all tasks at
         once, `jax.lax.map` one after another.
@@ -114,7 +114,7 @@ class TaskGradients:
                 "network whose tasks share features"
             )
         gradient = self.feature_pullback(cotangent.astype(self.losses.dtype))
-        # The transpose of psum is psum: each device's part is counted once per device.
+        # psum is its own transpose: the pullback multiplies each device's part by the number of devices.
         count = collectives.total(1, self.axis_name)
         return jax.tree.map(lambda leaf: leaf / count, gradient)
 

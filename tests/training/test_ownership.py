@@ -141,7 +141,7 @@ def test_a_run_ends_where_its_directory_goes(change, experiment, tmp_path, monke
 def test_a_directory_that_goes_while_a_checkpoint_is_written_is_what_the_run_reports(
     change, experiment, tmp_path, monkeypatch
 ):
-    # Named after a fault: CheckpointError, "make it writable and run the same command again".
+    # Named after a fault: CheckpointError, "make the folder writable and run the same command again".
     folder = tmp_path / "run"
     delete = CheckpointFolder.delete
 

@@ -1,4 +1,4 @@
-"""A run that is stopped at whatever moment and run again is the run that was not stopped, bit for bit."""
+"""A run that is stopped at any moment and resumed equals an uninterrupted run, bit for bit."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def test_a_straight_run_logs_and_keeps_what_it_should(straight):
     assert len(set(weights)) > 2  # or the state of the weighting would not be tested
 
 
-# Where in the loop a run stops: the call, and the step from its arguments.
+# Where a run is stopped: owner and name of the function whose call stops it, and the step from its arguments.
 ENDS_OF_STEPS = (MetricWriter, "advance", lambda writer, step: step)
 BEFORE_SAVING = (Checkpoints, "save", lambda checkpoints, state, metrics: int(state.step))
 BEFORE_EVALUATING = (evaluation, "evaluate", lambda experiment, state: int(state.step))
@@ -73,7 +73,7 @@ def test_stops_anywhere_in_the_loop_change_nothing(experiment, straight, tmp_pat
     stops = [
         (ENDS_OF_STEPS, 1, 0),  # nothing saved yet
         (BEFORE_SAVING, 4, 0),  # evaluated and logged, not saved
-        (ENDS_OF_STEPS, 7, 2),  # between checkpoints, a line already logged after the last; with two workers
+        (ENDS_OF_STEPS, 7, 2),  # between checkpoints, with two workers
         (BEFORE_EVALUATING, 12, 0),
         (BEFORE_REPORTING, 13, 0),
     ]
@@ -117,7 +117,7 @@ def test_a_run_with_second_batches_stops_and_goes_on(tmp_path, monkeypatch):
     whole_run.train_here(experiment, tmp_path / "stopped")
     whole_run.assert_same_run(experiment, tmp_path / "stopped", tmp_path / "straight")
     state = whole_run.read_state(experiment, tmp_path / "straight")
-    assert abs(task_weights(state.opt_state) - 0.1).min() > 0.002  # learned, every one
+    assert abs(task_weights(state.opt_state) - 0.1).min() > 0.002  # every weight has changed
 
 
 def test_killed_while_a_checkpoint_is_written(run, experiment, straight, tmp_path):
@@ -127,7 +127,7 @@ def test_killed_while_a_checkpoint_is_written(run, experiment, straight, tmp_pat
         return whole_run.checkpoint_steps(folder) and whole_run.unfinished_checkpoints(folder)
 
     run.kill_when(run.start(folder), is_writing)
-    assert whole_run.unfinished_checkpoints(folder)  # it was the moment that was meant
+    assert whole_run.unfinished_checkpoints(folder)  # it was killed during a save
     first_step = whole_run.checkpoint_steps(folder)[-1]
     assert first_step < 13
     [(out, err)] = run.finish(run.start(folder))
@@ -160,7 +160,8 @@ def test_three_kills_of_a_real_network_with_workers(tmp_path):
     before = lines()
     run.kill_when(run.start(folder), lambda: lines() > before)  # just after a line was logged
     before = whole_run.checkpoint_steps(folder)[-1]
-    run.kill_when(run.start(folder), lambda: whole_run.checkpoint_steps(folder)[-1] > before)  # just after one was kept
+    # just after a checkpoint was completed
+    run.kill_when(run.start(folder), lambda: whole_run.checkpoint_steps(folder)[-1] > before)
     run.finish(run.start(folder))
     experiment = run.experiment()
     whole_run.assert_same_run(experiment, folder, straight)

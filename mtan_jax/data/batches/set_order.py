@@ -23,7 +23,7 @@ class SetOrder:
         batch_size: images per step, of all its sets together.
         groups: sets per step; each contributes the same number of images.
         temperature: 1 samples sets in proportion to their size, infinity uniformly. The sets of one step are drawn
-            without replacement, so with several per step small sets are drawn more often.
+            without replacement, so with several sets per step, small ones are drawn more often than in proportion.
         until: by name, the number of passes over all sets after which a set is dropped; others remain to the end. Names
             of sets that are not trained on are ignored.
         seed: of the draws.
@@ -119,7 +119,7 @@ class SetOrder:
         return np.concatenate([*parts, np.zeros(0, int)])[:steps, None]
 
     def _visits(self, epoch: int) -> dict[str, int]:
-        """Number of steps from each set in an epoch over all sets."""
+        """Number of steps that draw from each set in one pass over all sets; 0 for sets that are dropped."""
         return {
             name: math.ceil(size / self.batch_size) if epoch < self.until.get(name, math.inf) else 0
             for name, size in self.sizes.items()

@@ -25,7 +25,7 @@ class _StoredExample(TypedDict):
 class TfdsSet:
     """Reads a dataset prepared with the TFDS builder, without TensorFlow.
 
-    TFDS stores neither class names nor challenge ids, so the class names are "0", "1", ...
+    TFDS stores neither the names of classes nor the ids for the challenge's results file. The names are "0", "1", ...
 
     Args:
         folders: folders to search for prepared datasets, in this order.
@@ -89,9 +89,9 @@ class TfdsSet:
         if folder is None:
             searched = " or ".join(map(str, self._folders))
             raise RawDataError(
-                f"{TFDS.dataset}: {searched} has no {self._set_name!r} prepared by TFDS "
-                f"(--config.data.raw_dir, --config.data.data_dir).\n  Expected there (layout {TFDS.name!r}):\n    "
-                f"{TFDS.expected[0]}\n  Source: {TFDS.source}\n"
+                f"{TFDS.dataset}: no {self._set_name!r} prepared by TFDS in {searched} "
+                f"(--config.data.raw_dir, --config.data.data_dir).\n  Expected in one of them (layout {TFDS.name!r}):\n"
+                f"    {TFDS.expected[0]}\n  Source: {TFDS.source}\n"
                 f"  {TFDS.without} needs no raw data."
             )
         builder = tfds.builder_from_directory(folder)

@@ -42,7 +42,7 @@ def draw(canvas: Canvas, label: int, rng: np.random.Generator) -> UInt8[np.ndarr
 
 
 def _mask(canvas: Canvas, kind: str, centre: Vector, scale: Vector, angle: float, thickness: float) -> Mask:
-    """Returns the mask of the object; `thickness` in 0..1 applies to rings and lines."""
+    """Returns the mask of the object; `thickness` in 0..1 applies to "ring" and "zigzag"."""
     match kind:
         case "ball":
             return canvas.area(place(OUTLINES["circle"], centre, scale * 1.05, angle))

@@ -48,7 +48,8 @@ class Release:
         """Checks the files of the release.
 
         Raises:
-            RawDataError: if a file is missing, damaged, or has arrays of another name, type or shape.
+            RawDataError: the .mat file is missing; splits.mat is missing, and the .mat file does not hold 1449 frames;
+                or a file is damaged, or has arrays of another name, type or shape.
         """
         if not self._mat.is_file():
             if AUTHORS.lies_in(self._mat.parent):

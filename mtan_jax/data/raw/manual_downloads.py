@@ -9,7 +9,12 @@ from mtan_jax.runtime import home
 
 
 def data_root(data_dir: str | None) -> Path:
-    """The folder that holds all prepared datasets; None is TFDS' default, `~/tensorflow_datasets`."""
+    """The folder that holds all prepared datasets.
+
+    Args:
+        data_dir: `config.data.data_dir`. None: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, or a temporary folder if
+            that is not writable.
+    """
     return Path(data_dir or home.data_dir() or tfds.core.constants.DATA_DIR).expanduser()
 
 

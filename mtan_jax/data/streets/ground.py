@@ -27,9 +27,9 @@ class GroundLook:
     edge_lines: bool
     parking_line: float  # distance from the kerb; 0 is no line
     zebra: bool
-    paint: float
-    wear: float
-    salt: int
+    paint: float  # reflectance of the markings
+    wear: float  # how worn the markings are: 0 is new
+    salt: int  # seed of random patches and slabs
 
 
 def random_ground(rng: np.random.Generator) -> GroundLook:
@@ -55,7 +55,7 @@ def random_ground(rng: np.random.Generator) -> GroundLook:
 
 
 def draw_ground(canvas: Canvas, street: Street, look: GroundLook, shadows: ShadowMap) -> None:
-    """Draws the ground where it is the nearest surface. Exact except for the kerb, whose face is linearized."""
+    """Draws the ground where it is the nearest surface. Exact except for the kerb's face, which is interpolated."""
     index, inverse_depth, normal, x, z, face = _intersect(canvas, street)
     if not index.size:
         return
@@ -121,9 +121,9 @@ def _hits(
 
 
 def _inverse_depth(canvas: Canvas, street: Street, ray: Float[np.ndarray, "3 n"], level: float) -> _Values:
-    """Returns the inverse depth at which rays first hit y = level + profile z^2 / 2; 0 if they miss it."""
+    """Returns the inverse depth at which rays first hit y = level + profile z^2 / 2; at most 0 if they miss."""
     above = canvas.camera.eye[1] - level
-    # the larger root of above w^2 + dy w - profile dz^2 / 2 = 0
+    # For a ray (dx, dy, dz), the larger root w of: above w^2 + dy w - profile dz^2 / 2 = 0.
     inside = ray[1] ** 2 + 2 * above * street.profile * ray[2] ** 2
     root = np.sqrt(np.maximum(inside, 0)) - ray[1]
     return np.where(inside >= 0, root / (2 * above), 0).astype(np.float32)

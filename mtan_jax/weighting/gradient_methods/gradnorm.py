@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from mtan_jax.weighting.core import check_count, check_number
 from mtan_jax.weighting.declaration import declare
@@ -82,13 +82,7 @@ def gradnorm(
     check_number("gradnorm", "alpha", alpha, least=0)
     if variant not in ("paper", "libmtl"):
         raise ValueError(f"gradnorm variant is {variant!r}; expected 'paper' or 'libmtl'")
-    rate: float | optax.Schedule | None = weight_rate
-    if rate is None:
-        rate = _PAPER_RATE if variant == "paper" else learning_rate
-    if rate is None:
-        raise ValueError("gradnorm has no learning rate; variant 'libmtl' needs learning_rate or weight_rate")
-    if not callable(rate):
-        check_number("gradnorm", "weight_rate", rate, least=0)
+    rate = _rate(variant, learning_rate, weight_rate)
     first_steps = 1
     if variant == "libmtl":
         check_count("gradnorm", "steps_per_epoch", steps_per_epoch, least=1)
@@ -109,12 +103,8 @@ def gradnorm(
         # A task that is first present at a later step uses that loss as its initial one.
         first = present & jnp.where(state.first_count == 0, True, state.steps < first_steps)
         first_loss, first_count = state.first_loss + jnp.where(first, losses, 0), state.first_count + first
-        relative = jnp.where(
-            present, losses * jnp.maximum(first_count, 1) / jnp.where(first_loss > 0, first_loss, 1), 0
-        )
+        rates = _training_rates(losses, present, first_loss, first_count)
         present_count = jnp.maximum(present.sum(), 1)
-        mean = relative.sum() / present_count
-        rates = relative / jnp.where(mean > 0, mean, 1)
 
         def distance(learned: Float[Array, "t"]) -> Float[Array, ""]:
             sizes = weights_of(learned) * lengths
@@ -152,3 +142,29 @@ def gradnorm(
         backward=backward,
         task_specific="weighted",
     )
+
+
+def _rate(
+    variant: Literal["paper", "libmtl"],
+    learning_rate: float | optax.Schedule | None,
+    weight_rate: float | optax.Schedule | None,
+) -> float | optax.Schedule:
+    """The learning rate of the weights."""
+    rate = weight_rate
+    if rate is None:
+        rate = _PAPER_RATE if variant == "paper" else learning_rate
+    if rate is None:
+        raise ValueError("gradnorm has no learning rate; variant 'libmtl' needs learning_rate or weight_rate")
+    if not callable(rate):
+        check_number("gradnorm", "weight_rate", rate, least=0)
+    return rate
+
+
+def _training_rates(
+    losses: Float[Array, "t"], present: Bool[Array, "t"], first_loss: Float[Array, "t"], first_count: Float[Array, "t"]
+) -> Float[Array, "t"]:
+    """The r_i of the equation, from the sum and the number of the first losses; 0 for absent tasks."""
+    first = jnp.where(first_loss > 0, first_loss, 1)
+    relative = jnp.where(present, losses * jnp.maximum(first_count, 1) / first, 0)
+    mean = relative.sum() / jnp.maximum(present.sum(), 1)
+    return relative / jnp.where(mean > 0, mean, 1)
