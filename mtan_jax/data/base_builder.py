@@ -23,6 +23,13 @@ from mtan_jax.runtime import home
 log = logging.getLogger(__name__)
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """TFDS' description of a dataset that is in none of TFDS' buckets."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing. TFDS' method would leave an empty temporary folder for each builder that is made."""
+
+
 class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A dataset that is prepared once, in sharded ArrayRecord files, without TensorFlow.
 
@@ -211,7 +218,7 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
         return self.raw_layout.not_found(problem) if self.raw_layout else RawDataError(problem)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=self.__doc__,
             features=tfds.features.FeaturesDict(self.features()),

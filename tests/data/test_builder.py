@@ -1,5 +1,7 @@
 """Declared targets, and errors for examples that do not match them."""
 
+import tempfile
+
 import numpy as np
 import pytest
 from helpers.toy_data import SIZE, ToyBuilder
@@ -38,6 +40,16 @@ def test_targets_of_other_names_are_stored_and_read(tmp_path):
     undefined = blank(example)["targets"]
     assert (undefined["edges"] == -1).all()
     assert (undefined["flow"] == 0).all()
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    builder = Changed(data_dir=str(tmp_path / "data"))
+    builder.prepare(workers=1)
+    builder.as_data_source("val")
+    assert list(temporary.iterdir()) == []
 
 
 def without(example, name):
