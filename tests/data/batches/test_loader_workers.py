@@ -128,9 +128,9 @@ def test_threads_read_where_there_is_no_room_for_semaphores(options, tmp_path):
 @pytest.mark.parametrize(
     ("number", "parts"),
     [
-        (signal.SIGKILL, ("memory ran out", "config.data.workers = 1")),
+        (signal.SIGKILL, ("it ran out of memory", "config.data.workers = 1")),
         pytest.param(signal.SIGBUS, ("/dev/shm", "--shm-size", "config.data.workers = 1"), marks=pytest.mark.long),
-        pytest.param(signal.SIGTERM, ("was ended by SIGTERM", "set workers to 0"), marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, ("was ended by SIGTERM", "Set workers to 0"), marks=pytest.mark.long),
     ],
 )
 def test_a_worker_that_dies_is_explained(number, parts):
@@ -162,7 +162,7 @@ def test_a_script_without_guard_gets_one_message(tmp_path):
     )
     lines = ended.stderr.splitlines()
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert f"{script} asks for worker processes when it is imported" in lines[-1]
-    assert 'below a line `if __name__ == "__main__":`, or set workers to 0' in lines[-1]
+    assert f"{script} starts worker processes when it is imported" in lines[-1]
+    assert 'below `if __name__ == "__main__":`, or set workers to 0' in lines[-1]
     assert ended.stderr.count("Traceback") == 1  # of the script itself
     assert len(lines) < 15, ended.stderr
