@@ -5,10 +5,10 @@ Command:
 
 Data: none needed; the scenes are rendered on the first run.
 
-Hardware and time: 616 s on 2 busy CPU cores, including installation and rendering.
+Hardware and time: 616 to 1248 s on 2 CPU cores, including installation and rendering.
 
-Expected on val (experiments/streets, one run): mIoU 0.470, inverse depth error 0.0229 /m, mean normal error 27.4
-degrees.
+Expected on val (experiments/streets, two runs): mIoU 0.41 and 0.47, inverse depth error 0.021 and 0.023 /m, mean normal
+error 29.1 and 27.4 degrees.
 
 Arguments after ':' are smoke, arch=, backbone=, width= and protocol=paper|benchmark (the latter with augmentation).
 """
