@@ -232,6 +232,7 @@ def _show(axis: "Axes", picture: Shaped[np.ndarray, "h w 3"], title: str) -> Non
 def _plot(axis: "Axes", lines: Sequence[Line], name: str, label: str, color: str, marker: str = "") -> None:
     points = [(line["step"], line[name]) for line in lines if name in line]
     if points:
+        marker = marker or ("o" if len(points) == 1 else "")  # a line through one point would be invisible
         axis.plot(*np.transpose(points), linewidth=1, label=label, color=color, marker=marker, markersize=3)
 
 
