@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
         try:
             run_command()
         except KeyboardInterrupt:
-            raise interrupts.Stopped from None
+            raise interrupts.Stopped(f"stopped; {interrupts.CONTINUES}") from None
         except Exception as error:
             if not command_line.is_readable(error):
                 raise
@@ -147,13 +147,13 @@ def default_workdir(config: str) -> pathlib.Path:
 
 def console() -> None:
     """The program: `python -m mtan_jax.main` and the console script `mtan-jax`."""
-    interrupts.end_on_ctrl_c()  # before JAX is imported, which takes seconds
+    interrupts.install()  # before JAX is imported, which takes seconds
     try:
         app.run(main, flags_parser=command_line.parse)
-    except interrupts.Stopped:
+    except interrupts.Stopped as stopped:
         if "mtan_jax.data.batches.pipeline" in sys.modules:
             sys.modules["mtan_jax.data.batches.pipeline"].close_all()
-        interrupts.end()
+        interrupts.end(str(stopped.code))
 
 
 if __name__ == "__main__":

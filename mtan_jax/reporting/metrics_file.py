@@ -67,6 +67,11 @@ def truncate_after(path: pathlib.Path, step: int) -> None:
         partial.replace(path)
 
 
+def has_line(path: pathlib.Path, step: int, split: str) -> bool:
+    """Whether a metrics file has a line of a step and a split."""
+    return path.exists() and any(line["step"] == step and line["split"] == split for line in read_metrics(path))
+
+
 def read_metrics(path: pathlib.Path, *, timing: bool = True) -> list[Line]:
     """Reads a metrics file; null is read as NaN.
 

@@ -50,6 +50,8 @@ class Checkpoints:
     Args:
         workdir: contains the folder `checkpoints`, on a disk that all processes share.
         keep: number of newest checkpoints to keep.
+        every: distance of regular checkpoints in steps. A checkpoint between them, saved when a run was stopped, is
+            deleted when a newer one is written, so that it does not take the place of a regular one.
         best_metric: the checkpoint with the best value of this metric is kept too.
         higher_is_better: direction of `best_metric`.
         read_only: leaves the folder unchanged, including damaged checkpoints, since another process may be training.
@@ -60,14 +62,22 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, keep: int, best_metric: str, higher_is_better: bool, read_only: bool = False
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: int,
+        best_metric: str,
+        higher_is_better: bool,
+        every: int = 1,
+        read_only: bool = False,
     ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep={keep}; expected at least 1, or the run could not be resumed")
         check_workdir(workdir)
         self._files = CheckpointFolder(workdir)
         self._folder = self._files.path
-        self._keep, self._best_metric, self._higher_is_better = keep, best_metric, higher_is_better
+        self._keep, self._every = keep, every
+        self._best_metric, self._higher_is_better = best_metric, higher_is_better
         self._read_only = read_only
         if read_only and not self._folder.is_dir():
             raise CheckpointError(f"no folder {self._folder}; train first, with --mode=train")
@@ -173,7 +183,8 @@ class Checkpoints:
         self._files.commit(step, metrics)
         steps = self._files.steps()
         best = self._files.best(steps, self._best_metric, self._higher_is_better)
-        self._files.delete({*steps} - {*steps[-self._keep :], best})
+        regular = [each for each in steps if each % self._every == 0 or each == steps[-1]]
+        self._files.delete({*steps} - {*regular[-self._keep :], best})
 
     def _wait(self) -> None:
         """Waits for the pending write; raises a CheckpointError if it failed."""

@@ -23,6 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Wrapped
 from jaxtyping import Array, Int32
 
+from mtan_jax.runtime import interrupts
+
 AXIS = "devices"
 
 Tree = TypeVar("Tree")
@@ -50,6 +52,7 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
         )
     else:
         jax.distributed.initialize(coordinator, num_processes, process_id)
+    interrupts.share_with_jax()
     wait_for_all("start")
     if jax.process_index() > 0:
         logging.getLogger("mtan_jax").setLevel(logging.WARNING)  # process 0 reports the progress
@@ -67,6 +70,10 @@ def ending_together() -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if not jax.distributed.is_initialized():
             raise
+        if isinstance(error, interrupts.Stopped):
+            if error.together:
+                jax.distributed.shutdown()  # waits until all processes have stopped
+            interrupts.end(str(error.code))
         if isinstance(error, SystemExit):
             sys.stderr.write(f"{error.code}\n")
         else:
@@ -158,6 +165,13 @@ def agree(number: int) -> bool:
     # Use the devices of training, since on CPUs the first connection of others times out after 30 seconds.
     lowest, highest = _extremes()(np.full(jax.local_device_count(), number, np.int32))
     return bool(lowest == highest)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether a process passes True. Waits for all of them."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(_extremes()(np.full(jax.local_device_count(), flag, np.int32))[1])
 
 
 @functools.cache

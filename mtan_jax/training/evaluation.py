@@ -1,6 +1,6 @@
 """Evaluates a network on a split."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, cast
 
 import jax
@@ -17,18 +17,28 @@ from mtan_jax.types import Batch
 Item = TypeVar("Item")
 
 
-def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> dict[str, float]:
+class EvaluationStopped(Exception):  # noqa: N818
+    """An evaluation was stopped on request."""
+
+
+def evaluate(
+    experiment: Experiment, state: TrainState, split: str = "val", is_stopped: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
     """Computes the metrics of a network on a split, counting every example once.
 
     Args:
         experiment: the run; its dataset is prepared.
         state: of the network, on the devices of this process.
         split: "val" or "train".
+        is_stopped: called after each batch; True ends the evaluation.
 
     Returns:
         The loss and the metrics of each task by "task/metric", the same on every process; for sets of labelled images
         also "mean/accuracy". With a single-task baseline (`config.eval.single_task`) also "delta_m/metrics" and
         "delta_m/tasks", and "decathlon/score" for sets of labelled images.
+
+    Raises:
+        EvaluationStopped: `is_stopped` returned True.
     """
     protocol = experiment.config.eval.protocol
     accumulators = {
@@ -40,6 +50,8 @@ def evaluate(experiment: Experiment, state: TrainState, split: str = "val") -> d
         for name, parts in states.items():
             for accumulator, part in zip(accumulators[name], parts, strict=True):
                 accumulator.add(part)
+        if is_stopped():
+            raise EvaluationStopped
     metrics = {
         f"{name}/{metric}": value
         for name, (metric_states, losses) in accumulators.items()

@@ -5,13 +5,16 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting.sinks import Sink, open_sinks
-from mtan_jax.runtime import parallel
+from mtan_jax.reporting.metrics_file import METRICS_FILE, has_line
+from mtan_jax.reporting.sinks import MetricWriter, Sink, open_sinks
+from mtan_jax.runtime import interrupts, parallel
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from mtan_jax.steps.state import TrainState
 from mtan_jax.training import evaluation
 from mtan_jax.training.report import report
 from mtan_jax.training.window_log import WindowLogger
@@ -41,6 +44,8 @@ def train(experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink] =
         CheckpointError: a checkpoint could not be written or read.
         WorkdirError: the run in the working directory was trained on another dataset, or the directory was deleted or
             moved during training.
+        Stopped: Ctrl-C or SIGTERM was received, and the state of the last step is saved (in the program; see
+            `mtan_jax.runtime.interrupts`).
     """
     with own(workdir) as check_owned:
         try:
@@ -53,15 +58,15 @@ def train(experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink] =
 def _train(
     experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink], check_owned: Callable[[], None]
 ) -> dict[str, float]:
-    config, lengths = experiment.config, experiment.lengths
-    total_steps = experiment.total_steps
-    log_every, eval_every, save_every = (
-        lengths.to_steps(text) for text in (config.log_every, config.eval.every, config.checkpoint.every)
-    )
+    config, total_steps = experiment.config, experiment.total_steps
     best_metric, higher_is_better = experiment.best_metric
     claim_data(workdir, experiment.data.to_record(), write=jax.process_index() == 0)
     checkpoints = Checkpoints(
-        workdir, keep=config.checkpoint.keep, best_metric=best_metric, higher_is_better=higher_is_better
+        workdir,
+        keep=config.checkpoint.keep,
+        every=experiment.lengths.to_steps(config.checkpoint.every),
+        best_metric=best_metric,
+        higher_is_better=higher_is_better,
     )
     state = checkpoints.restore(experiment.abstract_state())
     if state is None:
@@ -70,32 +75,106 @@ def _train(
     else:
         log.info("resuming from step %d of %d", int(state.step), total_steps)
     first_step = int(state.step)
-    metrics: dict[str, float] = {}
     with open_sinks(workdir, first_step, total_steps, sinks) as writer, checkpoints:
-        logger = WindowLogger(experiment, writer)
-        batches = parallel.place_ahead(map(evaluation.without_ids, experiment.train_batches(first_step)))
-        for step in range(first_step + 1, total_steps + 1):
-            state = experiment.train_step(state, next(batches))
-            logger.write()  # the previous step's window, while this step runs
-            is_last = step == total_steps
-            is_evaluated, is_saved = (step % every == 0 or is_last for every in (eval_every, save_every))
-            if step % log_every == 0 or is_last:
-                state = dataclasses.replace(state, window=logger.take(step, state.window))
-            if is_evaluated or is_saved:
-                logger.write()
-                logger.check(state.window)
-            pause = time.perf_counter()
-            if is_evaluated:
-                metrics = evaluation.evaluate(experiment, state)
-                writer.write(step, lengths.steps_to_epochs(step), "val", metrics)
-            if is_saved:
-                check_owned()  # otherwise saving would recreate a deleted directory
-                checkpoints.save(state, metrics if is_evaluated else None)
-            logger.exclude(time.perf_counter() - pause)
-            writer.advance(step)
-            checkpoints.check()
+        training = _Training(experiment, workdir, writer, checkpoints, check_owned, first_step)
+        with interrupts.deferred():
+            state = training.run(state)
         checkpoints.close()
-        metrics = metrics or evaluation.evaluate(experiment, state)  # if the run was already complete
+        metrics = training.metrics or evaluation.evaluate(experiment, state)  # if the run was already complete
         if jax.process_index() == 0:
             report(experiment, workdir, writer, metrics)
     return metrics
+
+
+class _Training:
+    """The steps of a run, and what happens between them.
+
+    Attributes:
+        metrics: of the last evaluation; empty before the first one.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: pathlib.Path,
+        writer: MetricWriter,
+        checkpoints: Checkpoints,
+        check_owned: Callable[[], None],
+        first_step: int,
+    ):
+        config, lengths = experiment.config, experiment.lengths
+        self.metrics: dict[str, float] = {}
+        self._experiment, self._workdir, self._writer = experiment, workdir, writer
+        self._checkpoints, self._check_owned = checkpoints, check_owned
+        self._logger = WindowLogger(experiment, writer)
+        self._first_step, self._total_steps = first_step, experiment.total_steps
+        self._log_every, self._eval_every, self._save_every = (
+            lengths.to_steps(text) for text in (config.log_every, config.eval.every, config.checkpoint.every)
+        )
+        self._saved_step = first_step
+
+    def run(self, state: TrainState) -> TrainState:
+        """Trains from the first step to the last, and returns the state after it.
+
+        Raises:
+            Stopped: a signal was received; the state is saved.
+        """
+        experiment, logger = self._experiment, self._logger
+        if parallel.any_process(jax.process_index() == 0 and self._lacks_evaluation()):
+            self._evaluate_and_save(state, self._first_step)
+        batches = parallel.place_ahead(map(evaluation.without_ids, experiment.train_batches(self._first_step)))
+        for step in range(self._first_step + 1, self._total_steps + 1):
+            state = experiment.train_step(state, next(batches))
+            logger.write()  # the previous step's window, while this step runs
+            if self._is_due(step, self._log_every):
+                state = dataclasses.replace(state, window=logger.take(step, state.window))
+            if self._is_due(step, self._eval_every) or self._is_due(step, self._save_every):
+                logger.write()
+                logger.check(state.window)
+            pause = time.perf_counter()
+            self._evaluate_and_save(state, step)
+            logger.exclude(time.perf_counter() - pause)
+            self._writer.advance(step)
+            self._checkpoints.check()
+            if interrupts.should_stop(step):
+                self._stop(state, step)
+        return state
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self._total_steps
+
+    def _lacks_evaluation(self) -> bool:
+        """Whether the run was stopped during the evaluation of its first step, whose state was saved without it."""
+        if self._first_step == 0 or not self._is_due(self._first_step, self._eval_every):
+            return False
+        return not has_line(self._workdir / METRICS_FILE, self._first_step, "val")
+
+    def _evaluate_and_save(self, state: TrainState, step: int) -> None:
+        """Does what is due after a step."""
+        metrics = None
+        if self._is_due(step, self._eval_every):
+            try:
+                metrics = evaluation.evaluate(self._experiment, state, is_stopped=interrupts.is_requested)
+            except evaluation.EvaluationStopped:
+                self._stop(state, step)
+            self._writer.write(step, self._experiment.lengths.steps_to_epochs(step), "val", metrics)
+            self.metrics = metrics
+        if self._is_due(step, self._save_every):
+            self._save(state, step, metrics)
+
+    def _save(self, state: TrainState, step: int, metrics: dict[str, float] | None) -> None:
+        self._check_owned()  # otherwise saving would recreate a deleted directory
+        self._checkpoints.save(state, metrics)
+        self._saved_step = step
+
+    def _stop(self, state: TrainState, step: int) -> NoReturn:
+        self._logger.write()
+        self._logger.check(state.window)
+        if step != self._saved_step:
+            self._save(state, step, None)
+        self._checkpoints.close()
+        raise interrupts.Stopped(
+            f"stopped by {interrupts.received().name} at step {step} of {self._total_steps}, which is saved; "
+            "the same command continues from there",
+            together=True,
+        )

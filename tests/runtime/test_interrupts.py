@@ -1,4 +1,4 @@
-"""Ctrl-C ends the program soon, with one line, whenever it comes."""
+"""Ctrl-C and SIGTERM end the program soon, with one line, whenever they come."""
 
 import pathlib
 import signal
@@ -8,10 +8,12 @@ import time
 import pytest
 from helpers import whole_run
 
-from mtan_jax.runtime.interrupts import MESSAGE
+from mtan_jax.runtime.interrupts import CONTINUES
+
+MESSAGE = f"error: stopped; {CONTINUES}"
 
 
-def interrupt(run, folder, is_time, seconds=120):
+def interrupt(run, folder, is_time, seconds=120, signum=signal.SIGINT):
     """Starts the program, interrupts it when `is_time(process, its stderr)`.
 
     Returns:
@@ -24,22 +26,23 @@ def interrupt(run, folder, is_time, seconds=120):
             assert process.poll() is None, run.read_output(0)
             assert time.monotonic() < deadline, "the moment did not come"
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         sent = time.monotonic()
-        assert process.wait(60) == 1
+        assert process.wait(60) == 128 + signum
         return run.read_output(0)[1], time.monotonic() - sent
     finally:
         whole_run.kill([process])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
-def test_during_the_imports(tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_during_the_imports(signum, tmp_path):
     run = whole_run.Run("toy_config", tmp_path / "data", tmp_path / "output")
 
     def is_time(process, err):
         return "jaxlib" in pathlib.Path(f"/proc/{process.pid}/maps").read_text()
 
-    err, seconds = interrupt(run, tmp_path / "run", is_time)
+    err, seconds = interrupt(run, tmp_path / "run", is_time, signum=signum)
     assert err == f"{MESSAGE}\n"
     assert seconds < 10
 

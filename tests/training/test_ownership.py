@@ -104,7 +104,7 @@ def test_a_directory_that_is_trained_is_open_to_readers_alone(run, tmp_path, run
         assert process.poll() is None
         assert lock.read_owner(folder / LOCK_FILE).pid == process.pid
         process.send_signal(signal.SIGINT)  # an orderly end releases the directory
-        assert process.wait(60) == 1
+        assert process.wait(60) == 130
         assert lock.read_owner(folder / LOCK_FILE) is None
     finally:
         whole_run.kill([process])

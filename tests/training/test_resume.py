@@ -49,7 +49,7 @@ def test_a_straight_run_logs_and_keeps_what_it_should(straight):
 # Where a run is stopped: owner and name of the function whose call stops it, and the step from its arguments.
 ENDS_OF_STEPS = (MetricWriter, "advance", lambda writer, step: step)
 BEFORE_SAVING = (Checkpoints, "save", lambda checkpoints, state, metrics: int(state.step))
-BEFORE_EVALUATING = (evaluation, "evaluate", lambda experiment, state: int(state.step))
+BEFORE_EVALUATING = (evaluation, "evaluate", lambda experiment, state, **options: int(state.step))
 BEFORE_REPORTING = (loop, "report", lambda *arguments: 13)
 
 
@@ -57,10 +57,10 @@ def train_until(moment, step, experiment, folder, monkeypatch):
     owner, name, step_of = moment
     original = getattr(owner, name)
 
-    def stop_or_go_on(*arguments):
-        if step_of(*arguments) == step:
+    def stop_or_go_on(*arguments, **named):
+        if step_of(*arguments, **named) == step:
             raise StopError
-        return original(*arguments)
+        return original(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, stop_or_go_on)
