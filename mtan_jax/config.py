@@ -108,7 +108,7 @@ def default_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = "1 epochs"  # and at the end
-    config.eval.batch_size = 8  # on all devices together
+    config.eval.batch_size = 8  # on all devices together; rounded up to a multiple of their number (if "exact")
     config.eval.protocol = "exact"  # exact: over all pixels of the split; authors: averaged over batches, as published
     config.eval.average_last = config_dict.placeholder(int)  # report the mean of the last N evaluations; None: do not
     config.eval.single_task = ()  # (("semantic/miou", value of a single-task network), ...) for Delta-m; (): none

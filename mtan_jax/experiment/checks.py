@@ -115,8 +115,12 @@ def check_single_task(data: TaskData, metrics: Mapping[str, bool], single_task: 
 
 
 def check_eval_batch_size(config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError unless the devices of this machine can share an evaluation batch evenly."""
-    parallel.check_batch_size(config.eval.batch_size, "config.eval.batch_size")
+    """Raises a ValueError unless the devices of this machine can share an evaluation batch evenly.
+
+    With `config.eval.protocol` "exact", the batch size does not affect metrics and is rounded up where it is used.
+    """
+    if config.eval.protocol != "exact":
+        parallel.check_batch_size(config.eval.batch_size, "config.eval.batch_size")
 
 
 def check_train_batch_size(config: ml_collections.ConfigDict, data: TaskData, devices: int | None = None) -> None:

@@ -115,11 +115,11 @@ class DenseData(TaskData):
             process_count=jax.process_count(),
         )
 
-    def one_pass(self, split: str, process_index: int, process_count: int) -> Iterator[Batch]:
+    def one_pass(self, split: str, batch_size: int, process_index: int, process_count: int) -> Iterator[Batch]:
         return pipeline.eval_batches(
             self.builder.as_data_source(split),
             targets=self.targets,
-            global_batch_size=self.config.eval.batch_size,
+            global_batch_size=batch_size,
             process_index=process_index,
             process_count=process_count,
         )

@@ -114,11 +114,11 @@ class ImageSetData(TaskData):
             process_count=jax.process_count(),
         )
 
-    def one_pass(self, split: str, process_index: int, process_count: int) -> Iterator[Batch]:
+    def one_pass(self, split: str, batch_size: int, process_index: int, process_count: int) -> Iterator[Batch]:
         return image_set_batches.eval_batches(
             {name: self.builder.builders[name].as_data_source(split) for name in self.targets},
             self.info,
-            batch_size=self.config.eval.batch_size,
+            batch_size=batch_size,
             process_index=process_index,
             process_count=process_count,
         )

@@ -90,8 +90,8 @@ class TaskData(Protocol):
             total_steps: length of the run.
         """
 
-    def one_pass(self, split: str, process_index: int, process_count: int) -> Iterator[Batch]:
-        """One process' part of one pass over a split."""
+    def one_pass(self, split: str, batch_size: int, process_index: int, process_count: int) -> Iterator[Batch]:
+        """One process' part of one pass over a split, in batches of all processes together."""
 
     def summarize(self, metrics: Mapping[str, float], single_task: Mapping[str, float]) -> dict[str, float]:
         """Metrics over all tasks.
@@ -116,11 +116,12 @@ class TaskData(Protocol):
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """This process' part of one pass over a split."""
-        return self.one_pass(split, jax.process_index(), jax.process_count())
+        batch_size = parallel.round_up(self.config.eval.batch_size)
+        return self.one_pass(split, batch_size, jax.process_index(), jax.process_count())
 
     def whole_split(self, split: str) -> Iterator[Batch]:
         """One pass over a whole split, on this process."""
-        return self.one_pass(split, 0, 1)
+        return self.one_pass(split, self.config.eval.batch_size, 0, 1)
 
     def num_train(self) -> dict[str, int]:
         """Number of training examples per set, from the record or else from the prepared data; sets may be missing."""

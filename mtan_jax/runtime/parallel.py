@@ -106,6 +106,12 @@ def check_batch_size(
         )
 
 
+def round_up(batch_size: int) -> int:
+    """Rounds a batch size of all devices together up to a multiple of their number."""
+    devices = jax.device_count()
+    return -(-batch_size // devices) * devices
+
+
 def map_train_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Wrapped:
     """Maps `(state, batch) -> state` over placed batches on all or the given devices. Donates the state."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)

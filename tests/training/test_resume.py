@@ -109,6 +109,14 @@ def test_checkpoints_evaluate_to_the_numbers_that_were_logged(experiment, straig
         assert metrics == {name: logged[step][name] for name in metrics}
 
 
+def test_devices_that_cannot_share_an_evaluation_batch(experiment, straight, monkeypatch):
+    # Named after a fault: a run could be evaluated only on a number of devices that divides its batch size.
+    state = restore.restore(experiment, straight, "newest")
+    expected = evaluation.evaluate(experiment, state)
+    monkeypatch.setattr(experiment.config.eval, "batch_size", 3)
+    assert evaluation.evaluate(experiment, state) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_run_with_second_batches_stops_and_goes_on(tmp_path, monkeypatch):
     options = {"weighting": "auto_lambda", "weighting_options.auto_lambda.meta_rate": 0.01, "duration": "5 steps"}
     experiment = whole_run.Run("toy_config", tmp_path / "data", tmp_path, **options).experiment()
