@@ -122,6 +122,8 @@ def default_config() -> ConfigDict:
     config.plan.topology = config_dict.placeholder(str)  # for --mode=plan: TPU generation and shape, such as "v5e:2x4"
     config.plan.fusion_memory = 4096  # KiB of on-chip memory per fusion; less compiles faster; 0: as in training
 
+    config.profile = config_dict.placeholder(str)  # "10:15": trace steps 10 to 15 into the folder `profile`; None: none
+
     # Folder of compiled programs, kept between runs; "": none. JAX_COMPILATION_CACHE_DIR replaces the default.
     config.compilation_cache = home.COMPILATION_CACHE
     return config
@@ -138,7 +140,7 @@ OPEN_FIELDS = ("data.options", "mixing.until", "weighting_options", "optimizer.o
 # `init_from`.)
 FREE_FIELDS = (
     *("data.data_dir", "data.raw_dir", "data.workers", "data.prepare", "data.prepare_workers", "model.init_from"),
-    *("plan.topology", "plan.fusion_memory", "compilation_cache"),
+    *("plan.topology", "plan.fusion_memory", "profile", "compilation_cache"),
 )
 # Fields that hold a duration.
 DURATIONS = ("duration", "log_every", "eval.every", "checkpoint.every", "optimizer.halve_every", "optimizer.warmup")

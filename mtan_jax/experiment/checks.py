@@ -14,6 +14,7 @@ from mtan_jax.experiment.update_chain import WeightingSpec, build_update_chain
 from mtan_jax.models import BACKBONES, IMAGE_BACKBONES, SHARE_FEATURES
 from mtan_jax.models.shared_features import abstract_features
 from mtan_jax.runtime import parallel, paths
+from mtan_jax.runtime.profiler import parse_steps
 from mtan_jax.tasks.delta_m import delta_m, directions
 from mtan_jax.tasks.metrics import check_protocol
 from mtan_jax.types import Variables
@@ -32,6 +33,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     if config.compilation_cache:
         paths.check_local(config.compilation_cache, "config.compilation_cache")
     check_protocol(config.eval.protocol)
+    parse_steps(config.profile)
     if config.data.prepare not in ("once", "again"):
         raise ValueError(f"config.data.prepare = {config.data.prepare!r} is not known; known: once, again")
 

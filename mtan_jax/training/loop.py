@@ -14,6 +14,7 @@ from mtan_jax.reporting.metrics_file import METRICS_FILE, has_line
 from mtan_jax.reporting.sinks import MetricWriter, Sink, open_sinks
 from mtan_jax.runtime import interrupts, parallel
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from mtan_jax.runtime.profiler import Profiler, parse_steps
 from mtan_jax.steps.state import TrainState
 from mtan_jax.training import evaluation
 from mtan_jax.training.report import report
@@ -77,8 +78,9 @@ def _train(
     first_step = int(state.step)
     with open_sinks(workdir, first_step, total_steps, sinks) as writer, checkpoints:
         training = _Training(experiment, workdir, writer, checkpoints, check_owned, first_step)
-        with interrupts.deferred():
-            state = training.run(state)
+        steps = parse_steps(config.profile)
+        with Profiler(steps, workdir) as profiler, interrupts.deferred():
+            state = training.run(state, profiler)
         checkpoints.close()
         metrics = training.metrics or evaluation.evaluate(experiment, state)  # if the run was already complete
         if jax.process_index() == 0:
@@ -113,7 +115,7 @@ class _Training:
         )
         self._saved_step = first_step
 
-    def run(self, state: TrainState) -> TrainState:
+    def run(self, state: TrainState, profiler: Profiler) -> TrainState:
         """Trains from the first step to the last, and returns the state after it.
 
         Raises:
@@ -124,7 +126,9 @@ class _Training:
             self._evaluate_and_save(state, self._first_step)
         batches = parallel.place_ahead(map(evaluation.without_ids, experiment.train_batches(self._first_step)))
         for step in range(self._first_step + 1, self._total_steps + 1):
+            profiler.before(step)
             state = experiment.train_step(state, next(batches))
+            profiler.after(step, state)
             logger.write()  # the previous step's window, while this step runs
             if self._is_due(step, self._log_every):
                 state = dataclasses.replace(state, window=logger.take(step, state.window))
