@@ -11,7 +11,7 @@ from mtan_jax.commands.request import Request
 from mtan_jax.commands.run import Run, use_compilation_cache
 from mtan_jax.experiment import Experiment, checks
 from mtan_jax.reporting.sinks import Sink
-from mtan_jax.runtime import paths
+from mtan_jax.runtime import paths, shared_folder
 from mtan_jax.training import loop
 from mtan_jax.training import workdir as workdirs
 
@@ -33,6 +33,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
 
     Raises:
         ValueError: the configuration is invalid; no checkpoint or metrics were written.
+        SharedFolderError: the processes of the run do not share the working directory.
         WorkdirError: the working directory belongs to a run with another configuration or dataset.
         LockedError: another run trains in the working directory.
         RawDataError: the dataset is not prepared, and its raw data are missing or damaged.
@@ -51,6 +52,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         checks.check_train_batch_size(config, experiment.data)
         paths.check_folder(folder, "--workdir", write=False)
         owned.enter_context(workdirs.own(folder))
+        shared_folder.check_shared(folder, "--workdir")
         workdirs.claim(folder, config, write=jax.process_index() == 0)
         use_compilation_cache(config)  # nothing is compiled before
         if not workdirs.holds_results(folder):

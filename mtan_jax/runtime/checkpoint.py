@@ -6,6 +6,7 @@ state. A run can therefore be resumed with another number of processes and worke
 
 import concurrent.futures
 import contextlib
+import json
 import logging
 import pathlib
 import re
@@ -26,6 +27,8 @@ from mtan_jax.types import ArrayLike
 FOLDER = checkpoint_folder.NAME
 DAMAGED_FOLDER = checkpoint_folder.DAMAGED_NAME
 FULL = re.compile(r"No space left|[Qq]uota|File too large")  # errors due to a lack of space
+
+_GONE = "gone"  # the fault of a checkpoint that was deleted while it was read
 
 log = logging.getLogger(__name__)
 
@@ -215,11 +218,6 @@ class Checkpoints:
             CheckpointError: the requested checkpoint is missing or damaged, or all checkpoints are damaged.
         """
         state = self._restore(template, which)
-        if not parallel.agree(-1 if state is None else int(state.step)):
-            raise CheckpointError(
-                f"the processes see different checkpoints in {self._folder}; use a --workdir on a disk that all "
-                "processes share"
-            )
         return None if state is None else parallel.place_state(state)
 
     def arrays(self) -> dict[str, PyTree[np.ndarray]]:
@@ -242,18 +240,28 @@ class Checkpoints:
     def _restore(self, template: State, which: str) -> State | None:
         damaged: dict[int, str] = {}
         wanted = serialization.to_state_dict(template)
-        while steps := [step for step in self._find(which) if step not in damaged]:
+        while steps := [step for step in self._agreed(which) if step not in damaged]:
             step, path = steps[0], self._files.of_step(steps[0])
+            fault = ""
             try:
                 arrays = read_arrays(path, wanted)
                 check_shapes(arrays, wanted)
                 state = serialization.from_state_dict(template, arrays)
             except Exception as error:  # orbax raises many types
-                if not path.exists():
-                    continue  # deleted by the run that is training, which has newer ones
-                damaged[step] = reason(error)
-                log.warning("checkpoint %d in %s is damaged (%s)", step, self._folder, damaged[step])
+                fault = reason(error) if path.exists() else _GONE
+            faults = parallel.gather_texts(fault)
+            if faults[0] == _GONE:
+                continue  # deleted by the run that is training, which has newer ones
+            if faults[0]:
+                damaged[step] = faults[0]
+                log.warning("checkpoint %d in %s is damaged (%s)", step, self._folder, faults[0])
                 continue
+            if any(faults):
+                process = next(i for i, fault in enumerate(faults) if fault)
+                raise CheckpointError(
+                    f"process {process} cannot read checkpoint {step} in {self._folder}, which process 0 has read: "
+                    f"{faults[process]}. All processes must see the same --workdir"
+                )
             if damaged:
                 log.warning("falling back to checkpoint %d", step)
                 self._move_aside(list(damaged))
@@ -264,6 +272,10 @@ class Checkpoints:
                 "network or the optimizer has changed, restore it, or start over with another --workdir"
             )
         return None
+
+    def _agreed(self, which: str) -> list[int]:
+        """Returns the steps to try as process 0 sees them: others may see a new checkpoint later."""
+        return json.loads(parallel.gather_texts(json.dumps(self._find(which)))[0])
 
     def _find(self, which: str) -> list[int]:
         """Returns the steps to try, in this order."""

@@ -180,6 +180,22 @@ def any_process(flag: bool) -> bool:
     return bool(_extremes()(np.full(jax.local_device_count(), flag, np.int32))[1])
 
 
+def gather_texts(text: str) -> list[str]:
+    """The texts that all processes pass, in the order of the processes. Waits for all of them."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    length = int(_extremes()(np.full(jax.local_device_count(), len(data), np.int32))[1])
+    rows = np.zeros((jax.local_device_count(), jax.process_count(), -(-length // 64) * 64), np.int32)  # few shapes
+    rows[0, jax.process_index(), : len(data)] = data
+    return [bytes(row[row > 0].astype(np.uint8)).decode() for row in np.asarray(_total()(rows))]
+
+
+@functools.cache
+def _total() -> Callable[[np.ndarray], Int32[Array, "p n"]]:
+    return jax.pmap(lambda x: lax.psum(x, AXIS), axis_name=AXIS, out_axes=None)
+
+
 @functools.cache
 def _extremes() -> Callable[[np.ndarray], tuple[Int32[Array, ""], Int32[Array, ""]]]:
     return jax.pmap(lambda x: (lax.pmin(x, AXIS), lax.pmax(x, AXIS)), axis_name=AXIS, out_axes=None)
