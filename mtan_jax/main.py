@@ -74,6 +74,12 @@ COUNT = flags.DEFINE_integer(
 OUTPUT = flags.DEFINE_string("output", None, "For export: a file that ends in .npz, .safetensors, .pt or .pth.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of process 0; 'auto' on a Cloud TPU pod.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; not needed with 'auto'.")
+PARALLEL = flags.DEFINE_enum(
+    "parallel",
+    "auto",
+    ["auto", "pmap", "shard_map"],
+    "How steps are mapped over devices; auto: shard_map for several processes.",
+)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0; not needed with 'auto'.")
 
 
@@ -119,6 +125,7 @@ def run_command() -> None:
     )
     if MODE.value == "plan":
         command.use_no_devices()
+    parallel.use(PARALLEL.value)
     parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if request.workdir is not None and WORKDIR.value is None:
         log.info("working directory: %s (--workdir=FOLDER names another)", request.workdir)  # by process 0 only

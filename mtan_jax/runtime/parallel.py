@@ -1,7 +1,8 @@
-"""Devices and processes: pmap, placement of arrays, start and end of processes.
+"""Devices and processes: mapping of steps, placement of arrays, start and end of processes.
 
-Steps only know the name of an axis, so replacing pmap by `jax.shard_map` (with `check_vma=False`) would only change
-this file.
+Steps only know the name of an axis. A run of one process maps them with `jax.pmap`. In a run of several processes, pmap
+would convert each array of the state between a global and a local one at every call, so steps are mapped with
+`jax.shard_map` over global arrays; `use` selects either. Results agree up to rounding.
 """
 
 import collections
@@ -21,13 +22,38 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Wrapped
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Int32, Num
 
 from mtan_jax.runtime import interrupts
+from mtan_jax.types import ArrayLike
 
 AXIS = "devices"
 
+METHODS = ("auto", "pmap", "shard_map")
+
 Tree = TypeVar("Tree")
+
+_method = "auto"
+
+
+def use(method: str) -> None:
+    """Selects how steps are mapped over devices, for all steps that are mapped and arrays that are placed later.
+
+    Args:
+        method: "pmap", "shard_map", or "auto": pmap in a run of one process, else shard_map.
+
+    Raises:
+        ValueError: the method is unknown.
+    """
+    global _method
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
+    _method = method
+
+
+def _is_global() -> bool:
+    """Whether steps are mapped with shard_map over global arrays."""
+    return jax.process_count() > 1 if _method == "auto" else _method == "shard_map"
 
 
 def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -113,30 +139,66 @@ def round_up(batch_size: int) -> int:
 
 
 def map_train_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Wrapped:
-    """Maps `(state, batch) -> state` over placed batches on all or the given devices. Donates the state."""
+    """Maps `(state, batch) -> state` over placed batches on all or the given devices. Donates the state.
+
+    For given devices, which need not be present, the step is mapped with pmap.
+    """
+    if _is_global() and devices is None:
+        return _shard(step, PartitionSpec(), donate=(0,))
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
 
 
 def map_eval_step(step: Callable) -> Wrapped:
     """Maps `(variables, batch) -> states` over placed batches. The step must reduce its results over devices."""
+    if _is_global():
+        return _shard(step, PartitionSpec())
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
 
 
-def map_predict_step(step: Callable) -> Wrapped:
+def map_predict_step(step: Callable) -> Callable:
     """Maps `(variables, batch) -> predictions` over placed batches; results have a leading axis of local devices."""
+    if _is_global():
+        predict = _shard(step, PartitionSpec(AXIS))
+        return lambda variables, batch: jax.tree.map(_local_shards, predict(variables, batch))
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
 
 
+def _shard(step: Callable, out_spec: PartitionSpec, donate: tuple[int, ...] = ()) -> Wrapped:
+    in_specs = (PartitionSpec(), PartitionSpec(AXIS))
+    mapped = jax.shard_map(step, mesh=_mesh(), in_specs=in_specs, out_specs=out_spec, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def _local_shards(array: Array) -> Num[np.ndarray, "devices b ..."]:
+    """The shards of this process, in the order of the devices."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.stack([np.asarray(shard.data) for shard in shards])
+
+
 def place_state(state: Tree) -> Tree:
-    """Replicates a state on the devices of this process."""
-    return jax.device_put(state, _sharding(PartitionSpec()))
+    """Replicates a state on the devices: on those of this process for pmap, on all devices for shard_map."""
+    if not _is_global():
+        return jax.device_put(state, _local(PartitionSpec()))
+    everywhere = NamedSharding(_mesh(), PartitionSpec())
+
+    def place(leaf: ArrayLike) -> Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, everywhere, lambda index: array[index])
+
+    return jax.tree.map(place, state)
 
 
 def place_batch(batch: Tree) -> Tree:
-    """Splits the rows of this process' batch over its devices: [b, ...] becomes [devices, b/devices, ...]."""
+    """Splits the rows of this process' batch over its devices.
+
+    For pmap, [b, ...] becomes [devices, b/devices, ...]. For shard_map, it becomes a part of a global array.
+    """
+    if _is_global():
+        by_rows = NamedSharding(_mesh(), PartitionSpec(AXIS))
+        return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, by_rows), batch)
     devices = jax.local_device_count()
     split = jax.tree.map(lambda x: np.reshape(x, (devices, x.shape[0] // devices, *x.shape[1:])), batch)
-    return jax.device_put(split, _sharding(PartitionSpec(AXIS)))
+    return jax.device_put(split, _local(PartitionSpec(AXIS)))
 
 
 def fill_rows(batch: Tree) -> Tree:
@@ -154,7 +216,11 @@ def place_ahead(batches: Iterable[Tree], size: int = 2) -> Iterator[Tree]:
         queue.extend(map(place_batch, itertools.islice(batches, 1)))
 
 
-def _sharding(spec: PartitionSpec) -> NamedSharding:
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+def _local(spec: PartitionSpec) -> NamedSharding:
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
 
 

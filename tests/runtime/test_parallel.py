@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from helpers import whole_run
 
+from mtan_jax.commands import predict_dense
+from mtan_jax.runtime import parallel
+from mtan_jax.training import restore
+
 # What gloo says of itself.
 GLOO = re.compile(r"\[Gloo\] Rank|is connected to|Expected number of connected peer ranks is :|peer ranks\.|\d+")
 # Plain gradient descent: Adam's division would turn the rounding of a gradient that should be 0 into a step.
@@ -78,6 +82,31 @@ def test_two_processes_resume_and_end_as_one(run, experiment, alone, killed, tmp
     # Its two threads write into each other's lines, so its own words are looked for piece by piece.
     assert GLOO.sub("", out + other_out).strip() == ""
     assert len(list(folder.glob("events.*"))) == 2  # a file a start, and not one more a process
+
+
+def test_shard_map_in_one_process_equals_pmap(run, experiment, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "_method", "shard_map")
+    other = run.experiment()  # with steps of its own
+    whole_run.train_here(other, tmp_path / "run")
+    assert_close_runs(other, tmp_path / "run", alone, 1e-5)
+    images = next(other.data.eval_batches("val"))["image"]
+    state = restore.restore(other, alone, "newest")
+    found = predict_dense.predict_arrays(other, state, list(images))
+    monkeypatch.setattr(parallel, "_method", "pmap")
+    state = restore.restore(experiment, alone, "newest")
+    for name, expected in predict_dense.predict_arrays(experiment, state, list(images)).items():
+        np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["pmap", "shard_map"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_with_two_devices_each(processes, method, tmp_path):
+    run = whole_run.Run("toy_config", tmp_path / "data", tmp_path / "output", **SGD, batch_size=8)
+    experiment = run.experiment()
+    whole_run.train_here(experiment, tmp_path / "alone")
+    run.finish(run.start(tmp_path / "run", f"--parallel={method}", processes=processes, devices=2 * processes))
+    assert_close_runs(experiment, tmp_path / "run", tmp_path / "alone", 1e-5)
 
 
 def test_one_process_resumes_what_two_began(experiment, alone, killed, tmp_path):
