@@ -96,8 +96,13 @@ _signals: _Signals | None = None
 
 
 def install() -> None:
-    """Handles SIGINT and SIGTERM from now on, unless they are ignored, as SIGINT is in background jobs of a shell."""
+    """Handles SIGINT and SIGTERM from now on, unless they are ignored, as SIGINT is in background jobs of a shell.
+
+    On Windows, where pipes cannot be watched, Python's own handlers remain.
+    """
     global _signals
+    if sys.platform == "win32":
+        return
     handled = [signum for signum in SIGNALS if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL)]
     if not handled:
         return
