@@ -43,8 +43,8 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
     folder = paths.local(os.fspath(workdir), "--workdir")
     with contextlib.ExitStack() as owned:
         # Owned before JAX initializes the devices, so that a second run on a TPU reports that the working directory is
-        # in use, not that the TPU is. A folder that does not exist cannot be in use, and it is created
-        # only after the configuration is checked.
+        # in use, not that the TPU is. A folder that does not exist cannot be in use, and it is created only after the
+        # configuration is checked.
         if folder.is_dir():
             owned.enter_context(workdirs.own(folder))
         experiment = Experiment.from_config(config)

@@ -24,19 +24,6 @@ def run(tmp_path_factory):
     return whole_run.Run("toy_config", folder / "data", folder / "output", duration="5 steps")
 
 
-@pytest.fixture(scope="module")
-def experiment(run):
-    return run.experiment()
-
-
-@pytest.fixture(scope="module")
-def straight(experiment, tmp_path_factory):
-    """A working directory of a run without a rival."""
-    folder = tmp_path_factory.mktemp("straight")
-    whole_run.train_here(experiment, folder)
-    return folder
-
-
 def start_two(run, folder, output):
     """Two programs started at once: whether each ended well, and what it wrote to stderr."""
     rivals = [run.copy(output / f"rival{i}") for i in range(2)]

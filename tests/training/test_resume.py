@@ -16,25 +16,6 @@ class StopError(Exception):
     pass
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    return whole_run.Run("toy_config", folder / "data", folder)
-
-
-@pytest.fixture(scope="module")
-def experiment(run):
-    return run.experiment()
-
-
-@pytest.fixture(scope="module")
-def straight(experiment, tmp_path_factory):
-    """A working directory of a run without a stop."""
-    folder = tmp_path_factory.mktemp("straight")
-    whole_run.train_here(experiment, folder)
-    return folder
-
-
 def test_a_straight_run_logs_and_keeps_what_it_should(straight):
     lines = [(line["step"], line["split"]) for line in whole_run.read_metrics(straight)]
     assert lines == [

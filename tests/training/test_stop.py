@@ -14,25 +14,6 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SECONDS = 25  # within which a run stops
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    return whole_run.Run("toy_config", folder / "data", folder)
-
-
-@pytest.fixture(scope="module")
-def experiment(run):
-    return run.experiment()
-
-
-@pytest.fixture(scope="module")
-def straight(experiment, tmp_path_factory):
-    """A working directory of a run without a stop."""
-    folder = tmp_path_factory.mktemp("straight")
-    whole_run.train_here(experiment, folder)
-    return folder
-
-
 def stop_once(experiment, folder, monkeypatch, *, after=None, evaluating=False):
     """Trains until the end of a step or, with `evaluating`, until the next evaluation; returns the step."""
     with monkeypatch.context() as patch:
