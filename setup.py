@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 URL = "https://github.com/mtan-jax/mtan_jax"
 LINT = ["mypy==2.4.1", "pre-commit>=4", "ruff==0.17.6"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "pandas>=2.2", "scikit-learn>=1.6"]
+GCS = ["gcsfs>=2025.3"]
+TEST = [*GCS, "gcp-storage-emulator>=2026.7", "pytest>=8", "pytest-xdist>=3.6", "pandas>=2.2", "scikit-learn>=1.6"]
 
 
 def version() -> str:
@@ -86,6 +87,7 @@ setup(
     extras_require={
         "test": TEST,
         "dev": [*LINT, *TEST],
+        "gcs": GCS,
         "torch": ["torch>=2.6"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],

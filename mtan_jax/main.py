@@ -32,7 +32,7 @@ from ml_collections import config_flags
 
 from mtan_jax.commands import command_line
 from mtan_jax.commands.request import Request
-from mtan_jax.runtime import interrupts, paths
+from mtan_jax.runtime import interrupts, mirror
 
 log = logging.getLogger("mtan_jax.main")  # also when this module runs as __main__
 
@@ -52,7 +52,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file or a name under configs/, and ':' with arguments, as in streets:smoke."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and figures; runs/NAME by default, made if it is missing."
+    "workdir", None, "Folder for checkpoints, metrics and figures, or gs://BUCKET/FOLDER; runs/NAME by default."
 )
 MODE = flags.DEFINE_enum("mode", "train", list(COMMANDS), "What to do.")
 CHECKPOINT = flags.DEFINE_string(
@@ -87,7 +87,9 @@ def main(argv: list[str]) -> None:
     """Runs one command. An error that the user can fix ends in one message and exit code 1."""
     if len(argv) > 1:
         command_line.fail(f"unknown arguments: {' '.join(argv[1:])}; flags look like --workdir=runs/streets")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter())
     logging.getLogger("mtan_jax").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax reports each of its steps
     from mtan_jax.runtime import parallel  # imports JAX, which takes seconds
@@ -100,7 +102,14 @@ def main(argv: list[str]) -> None:
         except Exception as error:
             if not command_line.is_readable(error):
                 raise
-            command_line.fail(str(error))
+            command_line.fail(mirror.renamed(str(error)))
+
+
+class _Formatter(logging.Formatter):
+    """Formats messages without a prefix, with the users' names of paths in buckets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mirror.renamed(super().format(record))
 
 
 def run_command() -> None:
@@ -135,7 +144,7 @@ def run_command() -> None:
 def find_workdir() -> pathlib.Path | None:
     """The working directory: --workdir, or runs/NAME for commands that need one."""
     if WORKDIR.value is not None:
-        return paths.local(WORKDIR.value, "--workdir")
+        return mirror.local(WORKDIR.value, "--workdir")
     if MODE.value in WITHOUT_WORKDIR:
         return None
     return default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))

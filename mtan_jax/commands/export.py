@@ -10,7 +10,7 @@ from mtan_jax.commands.run import Run
 from mtan_jax.experiment import Experiment
 from mtan_jax.experiment.initial_weights import weight_layouts
 from mtan_jax.interop import files, names, torch
-from mtan_jax.runtime import paths
+from mtan_jax.runtime import mirror, paths
 from mtan_jax.training.restore import restore
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ def check_export(experiment: Experiment, output: str | None) -> pathlib.Path:
     """Checks that the network can be exported, and returns the path of the file.
 
     Raises:
-        PathError: `output` is not a local path, or its folder cannot be written.
+        PathError: `output` has an unknown scheme, or its folder cannot be written.
         WeightsError: `output` is missing or has an unknown suffix, or the network has no PyTorch layout.
     """
     if output is None:
@@ -62,6 +62,7 @@ def export(experiment: Experiment, workdir: pathlib.Path, checkpoint: str, outpu
     arrays = torch.to_state_dict(jax.device_get(state.variables), layout)
     if jax.process_index() == 0:
         files.write(path, arrays)
+        mirror.push(path)
         total = len(jax.tree.leaves(state.variables))
         log.info(
             "wrote %d of the network's %d arrays to %s, with the names of %s", len(arrays), total, path, layout.title

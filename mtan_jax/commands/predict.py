@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -14,7 +15,7 @@ from mtan_jax.experiment import Experiment
 from mtan_jax.experiment.dense_data import DenseData
 from mtan_jax.experiment.image_set_data import ImageSetData
 from mtan_jax.experiment.task_data import TaskData
-from mtan_jax.runtime import paths
+from mtan_jax.runtime import mirror
 from mtan_jax.steps.state import TrainState
 
 Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
@@ -107,7 +108,10 @@ def run(request: Request) -> None:
     predictor = _predictor(opened)
     arguments = opened.experiment, opened.workdir, request.checkpoint
     if request.images is None:
-        predictor.predict_split(*arguments, request.split, request.count)
+        output = predictor.predict_split(*arguments, request.split, request.count)
     else:
-        images = paths.local(request.images, "--images")
-        predictor.predict_folder(*arguments, images, request.count, request.skip_unreadable)
+        images = mirror.local(request.images, "--images")
+        mirror.pull(images)
+        output = predictor.predict_folder(*arguments, images, request.count, request.skip_unreadable)
+    if jax.process_index() == 0:
+        mirror.push(output)

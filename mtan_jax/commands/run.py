@@ -8,7 +8,7 @@ import ml_collections
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting.metrics_file import METRICS_FILE, read_metrics
-from mtan_jax.runtime import compilation_cache, paths
+from mtan_jax.runtime import checkpoint_bucket, compilation_cache, mirror, paths
 from mtan_jax.steps.state import TrainState
 from mtan_jax.training import open_run, restore
 from mtan_jax.training import workdir as workdirs
@@ -22,7 +22,7 @@ class Run:
 
     Attributes:
         experiment: the run's dataset, tasks, network and update chain.
-        workdir: the folder of checkpoints, metrics and figures.
+        workdir: the folder of checkpoints, metrics and figures; for one in a bucket, the local mirror.
 
     Example:
         >>> run = Run.open(config, "runs/x")  # doctest: +SKIP
@@ -38,15 +38,17 @@ class Run:
 
         Args:
             config: the configuration that the run was trained with.
-            workdir: its working directory.
+            workdir: its working directory, a local path or "gs://BUCKET/FOLDER".
             write: whether results will be written to the working directory.
 
         Raises:
             ValueError: the configuration is invalid.
             WorkdirError: the working directory belongs to a run with another configuration.
             PathError: the working directory cannot be read or written.
+            BucketError: a bucket cannot be read.
         """
-        folder = paths.local(os.fspath(workdir), "--workdir")
+        folder = mirror.local(os.fspath(workdir), "--workdir")
+        checkpoint_bucket.pull_run(folder)
         experiment = open_run.open_run(config, folder)
         paths.check_folder(folder, "--workdir", write=write)
         workdirs.claim(folder, config, write=False)

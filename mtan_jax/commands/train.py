@@ -11,7 +11,7 @@ from mtan_jax.commands.request import Request
 from mtan_jax.commands.run import Run, use_compilation_cache
 from mtan_jax.experiment import Experiment, checks
 from mtan_jax.reporting.sinks import Sink
-from mtan_jax.runtime import paths, shared_folder
+from mtan_jax.runtime import checkpoint_bucket, mirror, parallel, paths, shared_folder
 from mtan_jax.training import loop
 from mtan_jax.training import workdir as workdirs
 
@@ -23,8 +23,8 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
 
     Args:
         config: of the run, such as `mtan_jax.load_config("streets:smoke")`.
-        workdir: the folder for checkpoints, metrics and figures, created if it is missing. Only one training run at a
-            time can use it.
+        workdir: the folder for checkpoints, metrics and figures, created if it is missing: a local path or
+            "gs://BUCKET/FOLDER". Only one training run at a time can use it.
         sinks: further destinations of the metrics: objects with a method `write(step, split, metrics)`, such as an
             adapter of an experiment tracker. See `mtan_jax.reporting.sinks`.
 
@@ -39,20 +39,26 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         RawDataError: the dataset is not prepared, and its raw data are missing or damaged.
         NonFiniteError: a loss or an update was not finite; the last good checkpoint remains.
         CheckpointError: a checkpoint could not be written or read.
+        BucketError: a bucket could not be written or read.
     """
-    folder = paths.local(os.fspath(workdir), "--workdir")
+    folder = mirror.local(os.fspath(workdir), "--workdir")
+    is_local = mirror.remote(folder) is None
     with contextlib.ExitStack() as owned:
         # Owned before JAX initializes the devices, so that a second run on a TPU reports that the working directory is
         # in use, not that the TPU is. A folder that does not exist cannot be in use, and it is created only after the
         # configuration is checked.
-        if folder.is_dir():
+        if is_local and folder.is_dir():
             owned.enter_context(workdirs.own(folder))
         experiment = Experiment.from_config(config)
         checks.check_eval_batch_size(config)
         checks.check_train_batch_size(config, experiment.data)
         paths.check_folder(folder, "--workdir", write=False)
         owned.enter_context(workdirs.own(folder))
-        shared_folder.check_shared(folder, "--workdir")
+        if is_local:
+            shared_folder.check_shared(folder, "--workdir")
+        else:
+            checkpoint_bucket.pull_run(folder)
+            parallel.wait_for_all("the working directory is read")  # before process 0 changes it
         workdirs.claim(folder, config, write=jax.process_index() == 0)
         use_compilation_cache(config)  # nothing is compiled before
         if not workdirs.holds_results(folder):

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
+from mtan_jax.data import bucket_data
 from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.preparation import fingerprint, prepare
 from mtan_jax.data.preparation.preparable import StoredExample
@@ -144,13 +145,16 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
             RawDataError: the raw release is missing or incomplete, or the dataset was prepared from raw files that
                 differ from those in `raw_dir` in name, size, modification time or a sample of their content.
         """
+        folder = pathlib.Path(self.data_dir)
         with _quiet_absl():
+            bucket_data.pull(folder)
             if self.is_prepared() and not again:
                 self.check_same_raw()
-                return
-            if self.raw_dir is None and self.has_raw_release():
+            elif self.raw_dir is None and self.has_raw_release():
                 raise self.no_raw_release()
-            prepare.prepare(self, workers=workers, again=again)
+            else:
+                prepare.prepare(self, workers=workers, again=again)
+            bucket_data.push(folder, again=again)
 
     def download_and_prepare(self, **options: object) -> None:
         """TFDS' name for `prepare`; downloads nothing."""

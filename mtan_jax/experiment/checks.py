@@ -13,7 +13,7 @@ from mtan_jax.experiment.task_data import TaskData
 from mtan_jax.experiment.update_chain import WeightingSpec, build_update_chain
 from mtan_jax.models import BACKBONES, IMAGE_BACKBONES, SHARE_FEATURES
 from mtan_jax.models.shared_features import abstract_features
-from mtan_jax.runtime import parallel, paths
+from mtan_jax.runtime import mirror, parallel, paths
 from mtan_jax.runtime.profiler import parse_steps
 from mtan_jax.tasks.delta_m import delta_m, directions
 from mtan_jax.tasks.metrics import check_protocol
@@ -25,11 +25,11 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
     Raises:
         ValueError: a field or its value is unknown.
-        PathError: a path is not local.
+        PathError: a path is empty or has an unknown scheme.
     """
     check_fields(config)
     if config.model.init_from is not None:
-        paths.local(config.model.init_from, "config.model.init_from")
+        mirror.local(config.model.init_from, "config.model.init_from")
     if config.compilation_cache:
         paths.check_local(config.compilation_cache, "config.compilation_cache")
     check_protocol(config.eval.protocol)

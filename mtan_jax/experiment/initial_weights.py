@@ -13,7 +13,7 @@ from flax import traverse_util
 from mtan_jax import steps
 from mtan_jax.experiment import warm_start
 from mtan_jax.interop import files, names, torch
-from mtan_jax.runtime import parallel, paths
+from mtan_jax.runtime import checkpoint_bucket, mirror, parallel
 from mtan_jax.steps import Rows
 from mtan_jax.steps.state import TrainState
 from mtan_jax.types import Path, Variables
@@ -45,7 +45,8 @@ def load_weights(
                 "--config.model.init_from=WORKDIR"
             )
         return {}
-    init_from = paths.local(config.init_from, "config.model.init_from")
+    init_from = mirror.local(config.init_from, "config.model.init_from")
+    checkpoint_bucket.pull_run(init_from)  # or a file
     if init_from.is_dir():
         source, source_tasks = warm_start.read_run(init_from)
         return warm_start.initialize_from(source, source_tasks, traverse_util.flatten_dict(dict(variables)), tasks)

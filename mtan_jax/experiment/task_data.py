@@ -9,13 +9,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from mtan_jax.data import DATASETS
+from mtan_jax.data import DATASETS, bucket_data
 from mtan_jax.data.batches import pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.data.dataset_record import DataRecord, examples_of
 from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.experiment.lengths import Lengths
-from mtan_jax.runtime import parallel, paths
+from mtan_jax.runtime import mirror, parallel, paths
 from mtan_jax.tasks import Task
 from mtan_jax.types import AbstractBatch, Batch, Batches, Shape
 
@@ -166,7 +166,8 @@ def build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSets
 
     Raises:
         ValueError: the name or an option is unknown.
-        PathError: a folder is not a local path, or cannot be read.
+        PathError: a folder has an unknown scheme, or cannot be read.
+        BucketError: a bucket cannot be read.
     """
     data = config.data
     if data.name not in DATASETS:
@@ -179,8 +180,9 @@ def build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSets
         raise ValueError(f"config.data.options.{unknown[0]} is not known to {data.name}; known: {', '.join(known)}")
     if issubclass(kind, ImageSets):
         options["datasets"] = tuple(dict.fromkeys(getattr(task, "target", task) for task in config.tasks))
-    build = cast(Callable[..., DenseBuilder | ImageSets], kind)  # each has options of its own
-    return build(data_dir=_folder(data, "data_dir"), raw_dir=_folder(data, "raw_dir"), **options)
+    build = functools.partial(cast(Callable[..., DenseBuilder | ImageSets], kind), **options)
+    data_dir, raw_dir = _folder(data, "data_dir"), _folder(data, "raw_dir")
+    return bucket_data.build(build, data.name, data_dir, raw_dir, again=data.prepare == "again")
 
 
 def check_record(record: DataRecord | None, builder: DenseBuilder | ImageSets, name: str) -> None:
@@ -205,6 +207,6 @@ def shape_of_one(*shape: int, dtype: type[np.generic]) -> Shape:
 def _folder(data: ml_collections.ConfigDict, field: str) -> str | None:
     if data[field] is None:
         return None
-    folder = paths.local(data[field], f"config.data.{field}")
+    folder = mirror.local(data[field], f"config.data.{field}", keep=True)
     paths.check_folder(folder, f"config.data.{field}", write=False)
     return str(folder)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mtan_jax.runtime import paths
+from mtan_jax.runtime import mirror
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 
@@ -69,9 +69,9 @@ def checked_path(text: str, name: str) -> pathlib.Path:
 
     Raises:
         WeightsError: the suffix is unknown, or the format needs PyTorch and it is not installed.
-        PathError: the path is not local.
+        PathError: the path is empty or has an unknown scheme.
     """
-    path = paths.local(text, name)
+    path = mirror.local(text, name)
     _functions(path)
     if path.suffix in (".pt", ".pth"):
         _torch(path)

@@ -10,7 +10,6 @@ import json
 import logging
 import pathlib
 import re
-from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import jax
@@ -19,6 +18,7 @@ from flax import serialization
 from jaxtyping import Int32, PyTree
 
 from mtan_jax.runtime import checkpoint_folder, orbax_compat, parallel
+from mtan_jax.runtime.bucket import BucketError
 from mtan_jax.runtime.checkpoint_arrays import check_shapes, read_arrays
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder
 from mtan_jax.runtime.orbax_compat import checksum, reason
@@ -51,7 +51,7 @@ class Checkpoints:
     """The checkpoints of a working directory. Use it as a context manager, which finishes pending writes on exit.
 
     Args:
-        workdir: contains the folder `checkpoints`, on a disk that all processes share.
+        workdir: contains the folder `checkpoints`, on a disk that all processes share or in a mirror of a bucket.
         keep: number of newest checkpoints to keep.
         every: distance of regular checkpoints in steps. A checkpoint between them, saved when a run was stopped, is
             deleted when a newer one is written, so that it does not take the place of a regular one.
@@ -85,9 +85,6 @@ class Checkpoints:
         if read_only and not self._folder.is_dir():
             raise CheckpointError(f"no folder {self._folder}; train first, with --mode=train")
         orbax_compat.hush()
-        # A single process writes in a thread. Several processes synchronize at the start of a save with collectives,
-        # which must not run concurrently with those of a step.
-        self._alone = jax.process_count() == 1
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
         self._has_read_back = False
@@ -123,7 +120,8 @@ class Checkpoints:
     def save(self, state: HasStep, metrics: dict[str, float] | None) -> None:
         """Copies the state and writes it in the background, after waiting for the previous checkpoint.
 
-        The first checkpoint that this object writes is read back as a check.
+        Process 0 writes, without waiting for the others, which do nothing. The first checkpoint that this object writes
+        is read back as a check.
 
         Args:
             state: the state on the devices of this process.
@@ -132,22 +130,14 @@ class Checkpoints:
         Raises:
             CheckpointError: this checkpoint or the previous one could not be written or read back.
         """
+        if jax.process_index() > 0:
+            return
         self._wait()
-        # As NumPy arrays, since pmap's outputs are local to each process, and orbax lets process 0 write NumPy arrays.
         # Copied, because on CPUs the next step may reuse the memory of the state.
         arrays = jax.tree.map(np.array, serialization.to_state_dict(jax.device_get(state)))
         finite = metrics is not None and np.isfinite(metrics.get(self._best_metric, np.nan))
         metrics = metrics if finite else None
-        if self._alone:
-            self._writing = self._writer.submit(self._write, arrays, metrics)
-            return
-        try:
-            finish = self._start(arrays)
-        except CheckpointError:
-            raise
-        except Exception as error:
-            raise self._not_written(error) from error
-        self._writing = self._writer.submit(self._finish, finish, int(arrays["step"]), metrics)
+        self._writing = self._writer.submit(self._write, arrays, metrics)
 
     def check(self) -> None:
         """Raises a CheckpointError if the last write has failed. Does not wait for it."""
@@ -155,39 +145,34 @@ class Checkpoints:
             self._wait()
 
     def _write(self, arrays: PyTree[np.ndarray], metrics: dict[str, float] | None) -> None:
-        self._finish(self._start(arrays), int(arrays["step"]), metrics)
-
-    def _start(self, arrays: PyTree[np.ndarray]) -> Callable[[], None]:
-        """Starts writing a checkpoint. Waits until the first one is written, and reads it back."""
-        path = self._files.pending(int(arrays["step"]))
+        """Writes a checkpoint, renames it, and deletes old checkpoints."""
+        step = int(arrays["step"])
+        path = self._files.pending(step)
         if not self._folder.is_dir():  # orbax would recreate it in a working directory that was moved or deleted
             raise FileNotFoundError(f"no folder {self._folder}")
-        finish = orbax_compat.start_writing(path, arrays, {"crc32": checksum(arrays)})
+        orbax_compat.write(path, arrays, {"crc32": checksum(arrays)})
         if not self._has_read_back:
-            finish()
-            try:
-                check_shapes(read_arrays(path, arrays), arrays)
-            except Exception as error:  # orbax raises many types
-                exists = path.is_dir()
-                raise CheckpointError(
-                    f"the first checkpoint was written to {self._folder} but cannot be read back ({reason(error)}). "
-                    + ("It would be impossible to resume this run; use a --workdir on another disk" if exists else "")
-                    + ("" if exists else "It was deleted; run the same command again")
-                ) from error
-            self._has_read_back = True
-            parallel.wait_for_all("the first checkpoint is read back")  # because process 0 renames it next
-        return finish
-
-    def _finish(self, finish: Callable[[], None], step: int, metrics: dict[str, float] | None) -> None:
-        """Waits until a checkpoint is written, renames it, and deletes old checkpoints."""
-        finish()
-        if jax.process_index() > 0:
-            return
+            self._read_back(path, arrays)
         self._files.commit(step, metrics)
         steps = self._files.steps()
         best = self._files.best(steps, self._best_metric, self._higher_is_better)
         regular = [each for each in steps if each % self._every == 0 or each == steps[-1]]
         self._files.delete({*steps} - {*regular[-self._keep :], best})
+
+    def _read_back(self, path: pathlib.Path, arrays: PyTree[np.ndarray]) -> None:
+        try:
+            check_shapes(read_arrays(path, arrays), arrays)
+        except Exception as error:  # orbax raises many types
+            advice = (
+                "It would be impossible to resume this run; use a --workdir on another disk"
+                if path.is_dir()
+                else "It was deleted; run the same command again"
+            )
+            raise CheckpointError(
+                f"the first checkpoint was written to {self._folder} but cannot be read back ({reason(error)}). "
+                + advice
+            ) from error
+        self._has_read_back = True
 
     def _wait(self) -> None:
         """Waits for the pending write; raises a CheckpointError if it failed."""
@@ -197,7 +182,7 @@ class Checkpoints:
             concurrent.futures.wait([self._writing])  # if Ctrl-C interrupts this, `close` waits again
             writing, self._writing = self._writing, None
             writing.result()
-        except CheckpointError:
+        except (CheckpointError, BucketError):
             raise
         except Exception as error:
             raise self._not_written(error) from error
@@ -229,7 +214,9 @@ class Checkpoints:
         while steps := self.steps():
             path = self._files.of_step(steps[-1])
             try:
-                return read_arrays(path)
+                return read_arrays(self._files.fetch(steps[-1]))
+            except BucketError:
+                raise
             except Exception as error:  # orbax raises many types
                 if path.exists():
                     raise CheckpointError(
@@ -244,9 +231,11 @@ class Checkpoints:
             step, path = steps[0], self._files.of_step(steps[0])
             fault = ""
             try:
-                arrays = read_arrays(path, wanted)
+                arrays = read_arrays(self._files.fetch(step), wanted)
                 check_shapes(arrays, wanted)
                 state = serialization.from_state_dict(template, arrays)
+            except BucketError:
+                raise
             except Exception as error:  # orbax raises many types
                 fault = reason(error) if path.exists() else _GONE
             faults = parallel.gather_texts(fault)

@@ -11,6 +11,8 @@ import pathlib
 import re
 import shutil
 
+from mtan_jax.runtime import checkpoint_bucket
+
 NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
 STEP = re.compile("0|[1-9][0-9]*")
@@ -43,6 +45,16 @@ class CheckpointFolder:
     def of_step(self, step: int) -> pathlib.Path:
         return self.path / str(step)
 
+    def fetch(self, step: int) -> pathlib.Path:
+        """Returns the path of a checkpoint whose arrays will be read, which are downloaded if they are in a bucket.
+
+        Raises:
+            FileNotFoundError: it was deleted from the bucket.
+            BucketError: the bucket cannot be read.
+        """
+        checkpoint_bucket.pull(self.of_step(step))
+        return self.of_step(step)
+
     def pending(self, step: int) -> pathlib.Path:
         """Path where a checkpoint is written before `commit` renames it."""
         return self.path / f"{step}.saving-tmp"
@@ -64,6 +76,7 @@ class CheckpointFolder:
     def prepare(self) -> None:
         """Creates the folder; removes leftovers of interrupted saves and deletions, and unreadable metrics."""
         self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint_bucket.delete_incomplete(self.path)
         self._delete_leftovers()
         for step in self.steps():
             path = _metrics_path(self.of_step(step))
@@ -75,20 +88,22 @@ class CheckpointFolder:
                 path.unlink()
 
     def commit(self, step: int, metrics: dict[str, float] | None) -> None:
-        """Renames the pending checkpoint to its final name, replacing one of the same step."""
+        """Renames the pending checkpoint to its final name, replacing one of the same step, and uploads it."""
         pending = self.pending(step)
-        if metrics is not None:
-            path = _metrics_path(pending)
-            path.parent.mkdir()
-            path.write_text(json.dumps(metrics))
+        path = _metrics_path(pending)
+        path.parent.mkdir()
+        path.write_text(json.dumps(metrics or {}))
         if self.of_step(step).exists():
+            checkpoint_bucket.delete(self.of_step(step))
             self._set_aside(step)
         pending.rename(self.of_step(step))
+        checkpoint_bucket.push(self.of_step(step))
 
     def delete(self, steps: set[int]) -> None:
         """Deletes checkpoints. Warns once about those that cannot be deleted, and retries at the next call."""
         for step in sorted(steps):
             try:
+                checkpoint_bucket.delete(self.of_step(step))
                 self._set_aside(step)
             except OSError as error:
                 self._warn(self.of_step(step), error)
@@ -100,6 +115,7 @@ class CheckpointFolder:
         for step in steps:
             target.mkdir(exist_ok=True)
             path = _unused(target, str(step))
+            checkpoint_bucket.move(self.of_step(step), path)
             try:
                 self.of_step(step).rename(path)
             except OSError:  # `checkpoints` may be a link to another disk
@@ -137,7 +153,7 @@ class CheckpointFolder:
 
 
 def _metrics_path(checkpoint: pathlib.Path) -> pathlib.Path:
-    return checkpoint / "metrics" / "metrics"
+    return checkpoint / checkpoint_bucket.METRICS
 
 
 def _unused(folder: pathlib.Path, name: str, ending: str = "") -> pathlib.Path:

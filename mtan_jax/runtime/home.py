@@ -62,6 +62,12 @@ def compilation_cache(text: str) -> pathlib.Path:
     return folder
 
 
+def mirrors() -> pathlib.Path:
+    """Folder of the local mirrors of buckets."""
+    folder = pathlib.Path(COMPILATION_CACHE) / "mirrors"
+    return folder.expanduser() if is_usable(folder) else temporary() / "mirrors"
+
+
 def provide_matplotlib() -> None:
     """Sets a writable folder for matplotlib's settings and fonts. Call it before matplotlib is imported.
 

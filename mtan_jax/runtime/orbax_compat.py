@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -53,34 +53,27 @@ def unfit(folder: pathlib.Path) -> str | None:
     return f"is {size} bytes long; expected at most {LONGEST_PATH}" if size > LONGEST_PATH else None
 
 
-def start_writing(
-    path: pathlib.Path, arrays: PyTree[np.ndarray], custom_metadata: dict[str, int]
-) -> Callable[[], None]:
-    """Starts to write arrays into a new folder. All processes must call it at the same point.
+def write(path: pathlib.Path, arrays: PyTree[np.ndarray], custom_metadata: dict[str, int]) -> None:
+    """Writes arrays into a new folder. Called by one process, which does not wait for others.
 
     Args:
         path: absolute path. An existing folder is replaced. While the folder is written, its name ends with
             `.orbax-checkpoint-tmp`.
-        arrays: nested dictionaries of NumPy arrays, which must not change until they are written.
+        arrays: nested dictionaries of NumPy arrays.
         custom_metadata: numbers by name.
-
-    Returns:
-        A function that waits until everything is written and raises any error.
     """
-    context = ocp.Context()
-    context.file.path_class = _LiteralPath
+    context = _context()
     context.memory.deepcopy_host_arrays = False
     # Otherwise threads wait 300 s for folders whose creation failed, and the program cannot exit before that.
     context.asynchronous.create_directories_asynchronously = False
     with context:
-        writing = ocp.save_checkpointables_async(
+        ocp.save_checkpointables_async(
             path, {ITEM: arrays}, overwrite=True, custom_metadata=dict(custom_metadata)
-        )
-    return writing.result
+        ).result()
 
 
 def read(path: pathlib.Path, template: PyTree[np.ndarray] = None) -> tuple[PyTree[np.ndarray], Options]:
-    """Reads a folder written by `start_writing`. Each process reads for itself.
+    """Reads a folder written by `write`. Each process reads for itself.
 
     Args:
         path: absolute path.
@@ -89,14 +82,19 @@ def read(path: pathlib.Path, template: PyTree[np.ndarray] = None) -> tuple[PyTre
     Returns:
         The arrays, as nested dictionaries of NumPy arrays, and the custom metadata.
     """
+    with _context():
+        arrays = ocp.load(path, template, checkpointable_name=ITEM)
+        custom_metadata = ocp.metadata(path, checkpointable_name=ITEM).custom_metadata
+    return jax.tree.map(np.asarray, arrays), dict(custom_metadata or {})
+
+
+def _context() -> ocp.Context:
+    """Settings for operations of one process."""
     context = ocp.Context()
     context.file.path_class = _LiteralPath
     context.multiprocessing.primary_host = jax.process_index()
     context.multiprocessing.active_processes = {jax.process_index()}
-    with context:
-        arrays = ocp.load(path, template, checkpointable_name=ITEM)
-        custom_metadata = ocp.metadata(path, checkpointable_name=ITEM).custom_metadata
-    return jax.tree.map(np.asarray, arrays), dict(custom_metadata or {})
+    return context
 
 
 def checksum(arrays: PyTree[np.ndarray]) -> int:

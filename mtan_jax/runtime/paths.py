@@ -1,4 +1,4 @@
-"""Checks paths given by users: expands the home directory and rejects remote paths and unusable folders."""
+"""Checks local paths given by users: expands the home directory and rejects remote paths and unusable folders."""
 
 import os
 import pathlib
@@ -39,8 +39,13 @@ def check_local(text: str, name: str) -> None:
     """Raises a PathError for an empty or remote path."""
     if not text:
         raise PathError(f"{name} is empty; set a path or omit {name}")
-    if "://" in text or _REMOTE.match(text):
-        raise PathError(f"{name}={text}: buckets are not supported yet; use a local folder or a mounted bucket")
+    if is_remote(text):
+        raise PathError(f"{name}={text}: expected a local path; use a local or mounted folder")
+
+
+def is_remote(text: str) -> bool:
+    """Whether a path has a scheme, such as s3://."""
+    return "://" in text or _REMOTE.match(text) is not None
 
 
 def check_folder(path: pathlib.Path, name: str, *, write: bool) -> None:

@@ -14,6 +14,7 @@ from mtan_jax.reporting.metrics_file import METRICS_FILE, has_line
 from mtan_jax.reporting.sinks import MetricWriter, Sink, open_sinks
 from mtan_jax.runtime import interrupts, parallel
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from mtan_jax.runtime.checkpoint_bucket import pushing_run
 from mtan_jax.runtime.profiler import Profiler, parse_steps
 from mtan_jax.steps.state import TrainState
 from mtan_jax.training import evaluation
@@ -48,7 +49,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink] =
         Stopped: Ctrl-C or SIGTERM was received, and the state of the last step is saved (in the program; see
             `mtan_jax.runtime.interrupts`).
     """
-    with own(workdir) as check_owned:
+    with own(workdir) as check_owned, pushing_run(workdir, check_owned):
         try:
             return _train(experiment, workdir, sinks, check_owned)
         except (CheckpointError, OSError):

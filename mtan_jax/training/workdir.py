@@ -1,6 +1,7 @@
 """Working directories: each belongs to one configuration and one dataset, and is used by one training run at a time."""
 
 import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import ml_collections
 from mtan_jax.config import FREE_FIELDS
 from mtan_jax.data.dataset_record import DataRecord
 from mtan_jax.reporting.metrics_file import METRICS_FILE
-from mtan_jax.runtime import lock, paths
+from mtan_jax.runtime import lease, lock, mirror, paths
 from mtan_jax.runtime.checkpoint import check_workdir
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder
 from mtan_jax.training.config_record import flatten_config, is_same
@@ -49,6 +50,11 @@ def own(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
         return
     paths.check_folder(workdir, "--workdir", write=True)
     check_workdir(workdir)
+    base = mirror.remote(workdir)
+    if base is not None:
+        with lease.hold(f"{base}/{LOCK_FILE}", f"the working directory gs://{base}") as held_lease:
+            yield functools.partial(_check_lease, held_lease, workdir)
+        return
     remedy = "Wait until it ends, stop it, or use another --workdir."
     with lock.hold(workdir / LOCK_FILE, f"the working directory {workdir}", wait=False, remedy=remedy) as held:
 
@@ -60,6 +66,14 @@ def own(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
                 )
 
         yield check
+
+
+def _check_lease(held: lease.Lease, workdir: pathlib.Path) -> None:
+    if held.is_lost():
+        raise WorkdirError(
+            f"the working directory {workdir} was deleted or taken over by another run, so the run ends. Use another "
+            "--workdir, or stop the other run and run the same command again."
+        )
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:

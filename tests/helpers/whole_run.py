@@ -126,15 +126,28 @@ class Run:
 
     def kill_when(self, started, condition, seconds=240):
         """Kills every process at the moment when the condition becomes true."""
-        deadline = time.monotonic() + seconds
         try:
-            while not condition():
-                running = all(process.poll() is None for process in started)
-                assert running, "\n".join(["ended by itself:", *self._errors(started)])
-                assert time.monotonic() < deadline, "the moment did not come"
-                time.sleep(0.001)
+            self.wait_until(started, condition, seconds)
         finally:
             kill(started)
+
+    def signal_when(self, started, condition, signum, seconds=240):
+        """Sends a signal to the last process at the moment when the condition becomes true; returns the exit codes."""
+        try:
+            self.wait_until(started, condition, seconds)
+            started[-1].send_signal(signum)
+            return [process.wait(60) for process in started]
+        finally:
+            kill(started)
+
+    def wait_until(self, started, condition, seconds=240):
+        """Waits until the condition becomes true while every process runs."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            running = all(process.poll() is None for process in started)
+            assert running, "\n".join(["ended by itself:", *self._errors(started)])
+            assert time.monotonic() < deadline, "the moment did not come"
+            time.sleep(0.001)
 
     def read_output(self, process):
         """What a process wrote to stdout and to stderr."""

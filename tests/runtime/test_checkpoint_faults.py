@@ -93,20 +93,14 @@ def spoil(path):
 @pytest.fixture
 def spoiled_steps(monkeypatch):
     """A disk that does not keep what is written: the steps of which a bit is wrong."""
-    steps, original = set(), orbax_compat.start_writing
+    steps, original = set(), orbax_compat.write
 
-    def start_writing(path, *arguments):
-        finish, spoiled = original(path, *arguments), []
+    def write(path, *arguments):
+        original(path, *arguments)
+        if int(path.name.split(".")[0]) in steps:
+            spoil(path)
 
-        def finish_and_spoil():
-            finish()
-            if int(path.name.split(".")[0]) in steps and not spoiled:
-                spoil(path)
-                spoiled.append(path)
-
-        return finish_and_spoil
-
-    monkeypatch.setattr(orbax_compat, "start_writing", start_writing)
+    monkeypatch.setattr(orbax_compat, "write", write)
     return steps
 
 

@@ -179,7 +179,7 @@ def test_a_temporary_folder_that_others_can_write_is_not_used(tmp_path):
 
 
 def test_a_bucket_is_refused():
-    with pytest.raises(PathError, match=r"config\.compilation_cache=gs://here: buckets are not supported yet"):
+    with pytest.raises(PathError, match=r"config\.compilation_cache=gs://here: expected a local path"):
         compilation_cache.use("gs://here")
 
 
@@ -221,5 +221,5 @@ def test_an_empty_environment_variable_changes_nothing(tmp_path, monkeypatch):
 
 def test_a_bucket_in_the_environment_variable_is_refused(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://here")
-    with pytest.raises(PathError, match=r"^JAX_COMPILATION_CACHE_DIR=gs://here: buckets are not supported yet"):
+    with pytest.raises(PathError, match=r"^JAX_COMPILATION_CACHE_DIR=gs://here: expected a local path"):
         compilation_cache.use(home.COMPILATION_CACHE)

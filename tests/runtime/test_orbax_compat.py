@@ -12,7 +12,7 @@ ARRAYS = {"step": np.array(3, np.int32), "params": {"kernel": np.arange(3000, dt
 
 
 def write(path, arrays=ARRAYS):
-    orbax_compat.start_writing(path, arrays, {"crc32": orbax_compat.checksum(arrays)})()
+    orbax_compat.write(path, arrays, {"crc32": orbax_compat.checksum(arrays)})
 
 
 NAMES = [

@@ -1,0 +1,139 @@
+"""Ownership of a folder in a bucket, exclusive among all machines.
+
+Buckets have no locks that end with their owner. The owner therefore rewrites an object every few seconds. An owner
+whose object does not change for longer has ended, for example because its machine was preempted.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from mtan_jax.runtime import bucket
+from mtan_jax.runtime.lock import LockedError
+
+SECONDS_BETWEEN_BEATS = 10.0
+SECONDS_TO_EXPIRY = 60.0  # without a change
+
+_HELD: dict[str, "Lease"] = {}  # by this process
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """A folder in a bucket that this process owns. Made by `hold`.
+
+    Args:
+        path: of the object, "BUCKET/KEY".
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._id = secrets.token_hex(8)
+        self._beats = 0
+        self._is_lost = False
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def is_lost(self) -> bool:
+        """Whether another process has taken the folder over, or the object was deleted."""
+        return self._is_lost
+
+    def acquire(self, what: str) -> None:
+        """Acquires the lease; waits until that of an owner which has ended expires.
+
+        Raises:
+            LockedError: another process owns the folder.
+        """
+        while not bucket.create(self._path, self._content()):
+            found = bucket.read(self._path)
+            if found is None:
+                continue
+            owner = _owner(found)
+            log.info(
+                "%s was last used by %s; waiting up to %g s to see whether it has ended", what, owner, SECONDS_TO_EXPIRY
+            )
+            deadline = time.monotonic() + SECONDS_TO_EXPIRY
+            while (now := bucket.read(self._path)) == found:
+                if time.monotonic() > deadline:
+                    log.warning("%s is taken over from %s, which ended without releasing it", what, owner)
+                    bucket.delete([self._path])
+                    break
+                time.sleep(SECONDS_BETWEEN_BEATS / 5)
+            else:
+                if now is not None:
+                    raise LockedError(
+                        f"{what} is in use by {_owner(now)}. Wait until it ends, stop it, or use another --workdir."
+                    )
+        self._thread.start()
+
+    def release(self) -> None:
+        """Deletes the object, unless it belongs to another owner."""
+        self._ends.set()
+        self._thread.join()
+        if not self._is_lost:
+            try:
+                bucket.delete([self._path])
+            except bucket.BucketError as error:
+                log.warning("%s; the next run waits until this one's lease expires", error)
+
+    def _renew(self) -> None:
+        while not self._ends.wait(SECONDS_BETWEEN_BEATS):
+            try:
+                found = bucket.read(self._path)
+                if found is None or json.loads(found)["id"] != self._id:
+                    self._is_lost = True
+                    return
+                self._beats += 1
+                bucket.write(self._path, self._content())
+            except (bucket.BucketError, ValueError) as error:  # a save reports it too, and ends the run
+                log.warning("%s", error)
+
+    def _content(self) -> bytes:
+        owner = {
+            "host": platform.node() or "unknown",
+            "pid": os.getpid(),
+            "command": " ".join(sys.argv),
+            "id": self._id,
+            "beats": self._beats,
+        }
+        return json.dumps(owner).encode()
+
+
+def _owner(content: bytes) -> str:
+    try:
+        owner = json.loads(content)
+        return f"process {owner['pid']} on host {owner['host']} ({owner['command']})"
+    except (ValueError, KeyError, TypeError):
+        return "an unknown process"
+
+
+@contextlib.contextmanager
+def hold(path: str, what: str) -> Iterator[Lease]:
+    """Owns a folder in a bucket within the context. Reentrant.
+
+    Args:
+        path: of the object that records the owner, "BUCKET/KEY".
+        what: the folder, for messages.
+
+    Raises:
+        LockedError: another process owns the folder.
+        BucketError: the bucket cannot be read or written.
+    """
+    if path in _HELD:
+        yield _HELD[path]
+        return
+    lease = Lease(path)
+    lease.acquire(what)
+    _HELD[path] = lease
+    try:
+        yield lease
+    finally:
+        del _HELD[path]
+        lease.release()
