@@ -6,7 +6,6 @@
 import os
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 import types
@@ -15,8 +14,8 @@ import jax
 import pytest
 import yaml
 from absl.testing import flagsaver
-from helpers import cloud_commands, shell_commands
-from helpers.shell_commands import ROOT
+from helpers import cloud_commands, guides, shell_commands
+from helpers.guides import CLUSTERS, DEPLOY, JOBS, ROOT, TPU
 
 from mtan_jax import main
 from mtan_jax.commands import command_line
@@ -27,44 +26,12 @@ from mtan_jax.training import loop
 # ml_collections' own.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 
-DEPLOY = ROOT / "docs" / "deploy"
-TPU, CLUSTERS = ROOT / "docs" / "cloud_tpu.md", ROOT / "docs" / "clusters.md"
-SCRIPTS = ("train.slurm", "tpu_startup.sh", "tpu_spot.sh")
-JOBS = ("tpu_job.yaml", "gpu_job.yaml")
 # Variables that the cluster sets, and those of the user.
 VARIABLES = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "BUCKET": "my-bucket", "SHARED": "/shared"}
 
 
-def readme_section():
-    (section,) = re.findall(r"^## Cloud TPU pods\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)
-    return section
-
-
-def sources():
-    """Each source of commands, by name: the blocks of the pages, scripts, and containers."""
-    found = {f"{page.name}, block {i}": text for page in (TPU, CLUSTERS) for i, text in enumerate(blocks(page))}
-    found |= {f"README.md, block {i}": t for i, t in enumerate(shell_commands.indented_blocks(readme_section()))}
-    inline = re.findall(r"`(--mode=plan[^`]*)`", readme_section())
-    found["README.md, plan"] = f"python -m mtan_jax.main --config=configs/cityscapes.py {' '.join(inline[0].split())}"
-    found |= {name: (DEPLOY / name).read_text() for name in SCRIPTS}
-    found |= {name: shlex.join(container(name)["command"]) for name in JOBS}
-    return found
-
-
-def blocks(page):
-    """The bash blocks of a page, also those within a list."""
-    found = re.findall(r"^( *)```bash\n(.*?)^ *```$", page.read_text(), re.M | re.S)
-    return [re.sub(f"^{indent}", "", text, flags=re.M) for indent, text in found]
-
-
-def container(name):
-    _, job = yaml.safe_load_all((DEPLOY / name).read_text())
-    (found,) = job["spec"]["template"]["spec"]["containers"]
-    return found
-
-
 def every_command():
-    return [(name, words) for name, text in sources().items() for words in shell_commands.commands(text)]
+    return [(name, words) for name, text in guides.sources().items() for words in shell_commands.commands(text)]
 
 
 def program_starts():
@@ -114,12 +81,13 @@ def test_a_mistake_is_found(monkeypatch):
         assert cloud_commands.problem(command.split()), command
 
 
-@pytest.mark.parametrize("name", list(sources()))
+@pytest.mark.parametrize("name", list(guides.sources()))
 def test_the_shell_accepts_it(name):
-    text = sources()[name]
+    text = guides.sources()[name]
     words = [word for command in shell_commands.commands(text) for word in command]
-    for text in (text, *(word.removeprefix("--command=") for word in words if word.startswith("--command="))):
-        result = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    inner = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
+    for script in (text, *inner):
+        result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
         assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -1,19 +1,12 @@
 """The commands in the pages and scripts that users copy from."""
 
-import pathlib
 import re
 import shlex
 
-ROOT = pathlib.Path(__file__).parents[2]
 KEYWORDS = ("if", "then", "else", "while", "do", "!")
 ENDS = ("fi", "done", "do", "then", "else", "[", "exit")
 PROGRAMS = ("python", ".venv/bin/python", "/opt/mtan_jax/.venv/bin/python")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-
-
-def blocks(page: pathlib.Path) -> list[str]:
-    """The fenced bash blocks of a page."""
-    return re.findall(r"^```bash\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def indented_blocks(text: str) -> list[str]:
