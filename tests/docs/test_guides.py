@@ -154,6 +154,8 @@ def test_the_dockerfile_copies_what_the_installation_reads(setup_arguments):
     lines = [line.split() for line in (DEPLOY / "Dockerfile").read_text().splitlines()]
     copied = [source for words in lines if words[:1] == ["COPY"] for source in words[1:-1]]
     assert all((ROOT / source).exists() for source in copied)
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == set(copied)
     read = re.findall(r'ROOT / "([\w.]+)', (ROOT / "setup.py").read_text())
     assert {"mtan_jax", *read, *setup_arguments["package_dir"].values(), "setup.py", "pyproject.toml"} <= set(copied)
     (base,) = [words[1] for words in lines if words[:1] == ["FROM"]]

@@ -119,7 +119,7 @@ def slurm(shared, tmp_path):
     programs.mkdir()
     logs.mkdir()
     flags = " ".join(
-        f"'{flag}'" for flag in size_flags(shared, **SIZE | {"duration": "40 steps", "eval.every": "40 steps"})
+        f"'{flag}'" for flag in size_flags(shared, **SIZE | {"duration": "24 steps", "eval.every": "24 steps"})
     )
     srun = SRUN.replace("LOGS", str(logs)).replace("#!/bin/bash\n", f"#!/bin/bash\nSIZE_FLAGS=({flags})\n")
     texts = {"srun": srun, "squeue": "#!/bin/bash\necho RUNNING\n"}
@@ -165,12 +165,12 @@ def test_a_slurm_job_is_requeued_at_its_time_limit_and_continues(slurm, tmp_path
             os.killpg(job.pid, signal.SIGKILL)
         job.wait()
     assert (logs / "scontrol").read_text() == f"requeue {slurm['SLURM_JOB_ID']}\n"
-    (step,) = {re.search(r"stopped by SIGTERM at step (\d+) of 40", (logs / f"{i}.err").read_text())[1] for i in (0, 1)}
+    (step,) = {re.search(r"stopped by SIGTERM at step (\d+) of 24", (logs / f"{i}.err").read_text())[1] for i in (0, 1)}
     assert subprocess.run(command, cwd=guides.ROOT, env=slurm, check=False).returncode == 0
-    assert f"resuming from step {step} of 40" in (logs / "0.err").read_text()
+    assert f"resuming from step {step} of 24" in (logs / "0.err").read_text()
     assert (logs / "scontrol").read_text().count("\n") == 1
     lines = metrics_file.read_metrics(workdir / "metrics.jsonl")
-    assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, 41))
+    assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, 25))
 
 
 def started_by(name, shared, folder):

@@ -59,7 +59,7 @@ FLAGS = {
 
 # Commands of every Linux system, whose flags are not checked.
 COMMON = {
-    *("bash", "cd", "curl", "exec", "export", "git", "journalctl", "nohup", "rm", "sed", "set", "sh", "sleep", "sudo"),
+    *("bash", "cd", "curl", "exec", "git", "journalctl", "nohup", "rm", "sed", "set", "sh", "sleep", "sudo"),
     *("tail", "true"),
 }
 

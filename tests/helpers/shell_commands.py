@@ -36,6 +36,8 @@ def _unwrapped(words: list[str]) -> list[list[str]]:
     """The command, and those that it passes to a shell elsewhere, without what precedes its name."""
     if "#" in words:
         words = words[: words.index("#")]
+    if words[:1] == ["export"]:
+        words = words[1:]
     while words and (words[0] in KEYWORDS or (ASSIGNMENT.match(words[0]) and "$(" not in words[0])):
         words = words[1:]
     if words and ASSIGNMENT.match(words[0]):  # NAME=$(command ...)
