@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")])
 CODE_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)#?([^)\s]*)\)")
+ADDRESS = re.compile(r"https?://\S+")
 FILE = re.compile(r"\b(?:mtan_jax|docs|tests|configs|experiments)/[\w./]*\w")
 
 
@@ -32,7 +33,7 @@ def test_links_resolve(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_files_exist(page):
-    missing = [name for name in FILE.findall(prose(page)) if not (ROOT / name).exists()]
+    missing = [name for name in FILE.findall(ADDRESS.sub("", prose(page))) if not (ROOT / name).exists()]
     assert not missing
 
 
