@@ -137,10 +137,11 @@ def _predict(
     for batch in batches:
         inputs = parallel.place_batch(parallel.fill_rows({"image": batch["image"]}))
         predictions, masks = jax.device_get(experiment.predict_step(state.variables, inputs))
+        rows_per_device = next(iter(predictions.values())).shape[1]
         for row, name in enumerate(batch["id"]):
             if not batch["weight"][row]:
                 continue  # padding of the last batch
-            device, place = divmod(row, inputs["image"].shape[1])
+            device, place = divmod(row, rows_per_device)
             example: Example = {
                 "image": np.asarray(batch["image"][row]),
                 "predictions": {key: value[device, place] for key, value in predictions.items()},

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mtan_jax.commands import predict_dense
 from mtan_jax.experiment import Experiment
+from mtan_jax.runtime import parallel
 from mtan_jax.training import loop
 
 
@@ -40,6 +41,21 @@ def test_a_split_has_every_example_once_with_its_labels(run):
             design = np.concatenate([colour, np.ones_like(colour[:, :1])], 1)
             fit = np.linalg.lstsq(design, odds, rcond=None)[0]
             np.testing.assert_allclose(design @ fit, odds, atol=1e-4)
+
+
+def test_shard_map_predicts_the_same(run, tmp_path, monkeypatch):
+    # In runs of several processes, rows were assigned to examples by the height of the images.
+    experiment, folder = run
+    found = []
+    for method in ("pmap", "shard_map"):
+        monkeypatch.setattr(parallel, "_method", method)
+        again = Experiment.from_config(experiment.config)
+        output = predict_dense.predict_split(again, folder, "newest", "val", 6)
+        found.append({path.stem: dict(np.load(path)) for path in sorted(output.glob("*.npz"))})
+    assert found[0].keys() == found[1].keys()
+    for name, arrays in found[0].items():
+        for key, array in arrays.items():
+            np.testing.assert_allclose(found[1][name][key], array, atol=1e-5)
 
 
 def test_a_folder_of_images_of_any_size(run, tmp_path):

@@ -138,13 +138,7 @@ def installed_extras():
     return {extra for match in found for extra in match[1].split(",")} | {"cuda"}
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        pytest.param("gcs", marks=pytest.mark.xfail(strict=True, reason="the extra comes with the support of buckets")),
-        *sorted(installed_extras() - {"gcs"}),
-    ],
-)
+@pytest.mark.parametrize("extra", sorted(installed_extras()))
 def test_extras_exist(extra, setup_arguments):
     assert extra in installed_extras()
     assert extra in setup_arguments["extras_require"]

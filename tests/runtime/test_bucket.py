@@ -7,10 +7,7 @@ import threading
 import time
 
 import pytest
-
-HttpError = pytest.importorskip("gcsfs.retry").HttpError
-pytest.importorskip("gcp_storage_emulator")
-
+from gcsfs.retry import HttpError
 from helpers import bucket_server
 
 from mtan_jax.runtime import bucket, lease, mirror, paths
@@ -111,13 +108,15 @@ def http_error(code):
 
 @pytest.mark.parametrize("error", [http_error(503), http_error(429), TimeoutError("injected"), OSError("injected")])
 def test_what_may_go_away_is_retried(error, monkeypatch, caplog):
-    monkeypatch.setattr(bucket, "_filesystem", lambda failing=Failing(error, 1): failing)
+    failing = Failing(error, 1)
+    monkeypatch.setattr(bucket, "_filesystem", lambda: failing)
     assert bucket.read("bucket/x") == b"content"
     assert "cannot read gs://bucket/x now" in caplog.text
 
 
 def test_a_service_that_does_not_answer_is_reported(quick, monkeypatch):
-    monkeypatch.setattr(bucket, "_filesystem", lambda failing=Failing(http_error(503), 99): failing)
+    failing = Failing(http_error(503), 99)
+    monkeypatch.setattr(bucket, "_filesystem", lambda: failing)
     with pytest.raises(bucket.BucketError, match=r"cannot read gs://bucket/x: .*injected.*Run the same command again"):
         bucket.read("bucket/x")
 

@@ -7,12 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from helpers import whole_run
-
-pytest.importorskip("gcsfs")
-pytest.importorskip("gcp_storage_emulator")
-
-from helpers import bucket_server
+from helpers import bucket_server, whole_run
 
 import mtan_jax
 from mtan_jax.runtime import bucket, mirror
@@ -62,7 +57,7 @@ def test_a_stopped_run_continues_from_the_bucket(run, experiment, straight, serv
     assert run.signal_when(started, has_checkpoint(workdir, 4), signal.SIGTERM) == [128 + signal.SIGTERM]
     assert f"gs://{bucket_server.BUCKET}/data" in run.read_output(0)[1]
     os.environ["HOME"] = str(tmp_path / "another")
-    out, error = run.finish(run.start(workdir))[0]
+    _, error = run.finish(run.start(workdir))[0]
     assert "resuming from step" in error
     whole_run.assert_same_run(experiment, local_copy(workdir), straight)
     assert not any(name.endswith(".lock") for name in server.objects("runs/stopped"))
@@ -73,7 +68,7 @@ def test_a_killed_run_continues_from_the_bucket(run, experiment, straight, serve
     run, workdir = in_bucket(run.copy(tmp_path), "killed")
     run.kill_when(run.start(workdir), has_checkpoint(workdir, 6))
     server.stalls, server.stall_seconds = 3, 5.0
-    out, error = run.finish(run.start(workdir))[0]
+    _, error = run.finish(run.start(workdir))[0]
     assert "taken over from process" in error
     assert "resuming from step" in error
     whole_run.assert_same_run(experiment, local_copy(workdir), straight)
