@@ -159,6 +159,11 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
     def is_prepared(self) -> bool:
         return bool(self.info.splits)
 
+    @property
+    def root(self) -> pathlib.Path:
+        """The folder of prepared datasets, which contains that of this one."""
+        return pathlib.Path(self._data_dir_root)
+
     def stamp(self) -> int | None:
         """A number that changes with each preparation; None before the first."""
         return prepare.stamp(pathlib.Path(self.data_dir))
