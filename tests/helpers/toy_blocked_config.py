@@ -14,7 +14,14 @@ from mtan_jax.runtime import activity
 __all__ = ["get_config"]
 
 BLOCKS_AFTER = 5  # batches
-train_batches, current = DenseData.train_batches, activity.current
+
+
+def original(function):
+    """The function that was replaced, since configurations are loaded more than once."""
+    return getattr(function, "original", function)
+
+
+train_batches, current = original(DenseData.train_batches), original(activity.current)
 
 
 def blocking_batches(self, *args, **options):
@@ -29,5 +36,6 @@ def impatient():
     return found._replace(limit=found.limit and found.limit / 200)
 
 
+blocking_batches.original, impatient.original = train_batches, current
 DenseData.train_batches, activity.current = blocking_batches, impatient
-activity.SECONDS_BETWEEN_REPORTS /= 30
+activity.SECONDS_BETWEEN_REPORTS = 2.0

@@ -58,6 +58,12 @@ class Run:
         other._file = TESTS / "helpers" / f"{config}.py"
         return other
 
+    def with_options(self, **options):
+        """The same run with other fields of the configuration."""
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        return other
+
     def copy(self, folder):
         """The same run with another folder for its output, so that both may run at once."""
         other = copy.copy(self)
