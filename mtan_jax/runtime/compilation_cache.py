@@ -41,6 +41,7 @@ def use(text: str, workdir: pathlib.Path | None = None) -> None:
     jax_cache.get_file_cache = _checked_file_cache
     if workdir is not None and jax.process_count() > 1 and home.is_default_cache(text):
         text = str(workdir / FOLDER)
+    jax_cache.reset_cache()  # several processes have compiled a collective, and perhaps opened another cache
     jax.config.update("jax_compilation_cache_dir", str(home.compilation_cache(text)) if text else None)
 
 

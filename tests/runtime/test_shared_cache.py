@@ -34,7 +34,7 @@ def test_processes_share_programs_in_the_working_directory(tmp_path, monkeypatch
     folder = tmp_path / "run"
     run.finish(run.start(folder, processes=2))
     assert list((folder / compilation_cache.FOLDER).glob("jit_train_step-*"))
-    assert not (tmp_path / "home" / ".cache").exists()
+    assert not (tmp_path / "home" / ".cache" / "mtan_jax").exists()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / compilation_cache.FOLDER))
     (_, err), (_, other) = run.finish(run.start(tmp_path / "another", processes=2))
     (use, parts), (_, other_parts) = key_parts(err), key_parts(other)
