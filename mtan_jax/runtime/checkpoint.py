@@ -302,8 +302,10 @@ class Checkpoints:
         Raises:
             CheckpointError: the last checkpoint could not be written.
         """
-        self._wait()
-        self._writer.shutdown()
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
 
     def _prepare(self) -> None:
         if jax.process_index() == 0:

@@ -9,8 +9,8 @@ import time
 import pytest
 from helpers import whole_run
 
-from mtan_jax.runtime import activity, liveness
-from mtan_jax.runtime.liveness import Status
+from mtan_jax.runtime import activity, interrupts, liveness, process_status
+from mtan_jax.runtime.process_status import Status
 
 HOST = socket.gethostname()
 HOUR = 3600.0
@@ -71,7 +71,7 @@ def test_a_process_that_publishes_nothing_new_is_dead(index, monkeypatch):
     assert not any(others.poll(p2=p2, **{f"p{1 - index}": status(beat)}) for beat in range(20))
     assert others.poll(p2=p2, **{f"p{1 - index}": status(21)})
     assert others.code == liveness.EXIT_CODE
-    assert others.printed == [liveness.dead_message(2, p2)]
+    assert others.printed == [process_status.dead_message(2, p2)]
     assert "process 2 on host b has not responded for 20 s" in others.printed[0]
     assert "It last reported: running step 7." in others.printed[0]
     assert json.loads(others.store.texts[index])["end"] == others.printed[0]  # for the others
@@ -84,7 +84,7 @@ def test_a_frozen_coordinator_is_dead_although_nothing_can_be_read(monkeypatch):
         others.watch._judge()
     with pytest.raises(Ended):
         others.watch._judge()
-    assert others.printed == [liveness.dead_message(0, status(1))]
+    assert others.printed == [process_status.dead_message(0, status(1))]
 
 
 def test_the_reason_of_another_process_is_repeated(monkeypatch):
@@ -111,7 +111,7 @@ STATUSES = [
 
 @pytest.mark.parametrize(("statuses", "named"), [row[1:] for row in STATUSES], ids=[row[0] for row in STATUSES])
 def test_what_counts_as_hung(statuses, named):
-    message = liveness.hung_message(dict(enumerate(statuses)))
+    message = process_status.hung_message(dict(enumerate(statuses)))
     if named is None:
         assert message is None
     else:
@@ -136,7 +136,7 @@ def test_long_waits_are_reported_every_minute_with_the_process_waited_for(monkey
 
 def test_processes_are_grouped_by_what_they_do():
     statuses = {i: status(1, seconds=float(i)) for i in range(11)} | {11: status(1, "reading a batch", "work", 4.0)}
-    assert liveness.describe(statuses) == (
+    assert process_status.describe(statuses) == (
         "processes 0, 1, 2, 3, 4, 5, 6, 7 and 3 more are running step 7 (for 10 s); "
         "process 11 on host b is reading a batch (for 4 s)"
     )
@@ -178,7 +178,7 @@ def test_a_killed_or_frozen_process_ends_the_others(victim, signum, endless, tmp
     assert code == liveness.EXIT_CODE
     assert line.startswith(f"error: process {victim} on host {HOST} has ")
     assert "It last reported: " in line
-    assert line.endswith("All processes of the run end; " + liveness.interrupts.CONTINUES)
+    assert line.endswith("All processes of the run end; " + interrupts.CONTINUES)
 
 
 @pytest.mark.slow
