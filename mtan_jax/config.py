@@ -124,7 +124,8 @@ def default_config() -> ConfigDict:
 
     config.profile = config_dict.placeholder(str)  # "10:15": trace steps 10 to 15 into the folder `profile`; None: none
 
-    # Folder of compiled programs, kept between runs; "": none. JAX_COMPILATION_CACHE_DIR replaces the default.
+    # Folder of compiled programs, kept between runs; "": none. JAX_COMPILATION_CACHE_DIR replaces the default, and so
+    # does the folder `compiled` in the working directory in a run of several processes.
     config.compilation_cache = home.COMPILATION_CACHE
     return config
 

@@ -72,9 +72,9 @@ class Run:
         if checkpoint == restore.INITIAL:
             self.experiment.load_weights()  # reports a bad file before the dataset is prepared
         open_run.prepare_data(self.experiment, self.workdir, mode, images=images)
-        use_compilation_cache(self.config)  # nothing is compiled before
+        use_compilation_cache(self.config, self.workdir)  # nothing is compiled before
 
 
-def use_compilation_cache(config: ml_collections.ConfigDict) -> None:
+def use_compilation_cache(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Keeps compiled programs for later runs, as `config.compilation_cache` says."""
-    compilation_cache.use(config.compilation_cache)
+    compilation_cache.use(config.compilation_cache, workdir)

@@ -60,7 +60,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
             checkpoint_bucket.pull_run(folder)
             parallel.wait_for_all("the working directory is read")  # before process 0 changes it
         workdirs.claim(folder, config, write=jax.process_index() == 0)
-        use_compilation_cache(config)  # nothing is compiled before
+        use_compilation_cache(config, folder)  # nothing is compiled before
         if not workdirs.holds_results(folder):
             experiment.load_weights()  # reports a bad file before the dataset is prepared
         experiment.data.prepare()

@@ -154,7 +154,8 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
                 raise self.no_raw_release()
             else:
                 prepare.prepare(self, workers=workers, again=again)
-            bucket_data.push(folder, again=again)
+            if bucket_data.push(folder, again=again):
+                self.reload()
 
     def download_and_prepare(self, **options: object) -> None:
         """TFDS' name for `prepare`; downloads nothing."""
@@ -162,6 +163,11 @@ class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=Tru
 
     def is_prepared(self) -> bool:
         return bool(self.info.splits)
+
+    @property
+    def root(self) -> pathlib.Path:
+        """The folder of prepared datasets, which contains that of this one."""
+        return pathlib.Path(self._data_dir_root)
 
     def stamp(self) -> int | None:
         """A number that changes with each preparation; None before the first."""

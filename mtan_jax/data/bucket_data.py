@@ -70,24 +70,29 @@ def pull(folder: pathlib.Path) -> None:
         log.info("downloaded the prepared data in gs://%s", base)
 
 
-def push(folder: pathlib.Path, *, again: bool) -> None:
+def push(folder: pathlib.Path, *, again: bool) -> bool:
     """Uploads a prepared dataset unless the bucket holds it; does nothing for a local one.
 
     Args:
         folder: of the prepared dataset.
         again: whether it was prepared again and replaces that in the bucket.
+
+    Returns:
+        Whether it was uploaded; the local files then have the modification times of their objects.
     """
     base = mirror.remote(folder)
     if base is None:
-        return
+        return False
     found = bucket.find(base)
     if COMPLETE in found and not again:
-        return
+        return False
     bucket.delete([f"{base}/{COMPLETE}"])
     bucket.delete([f"{base}/{name}" for name in found if not (folder / name).exists()])
     mirror.push(folder, lambda name: name != COMPLETE)
     mirror.push(folder)
+    mirror.pull(folder)
     log.info("uploaded the prepared data to gs://%s", base)
+    return True
 
 
 def _describes(name: str) -> bool:

@@ -209,6 +209,15 @@ class ImageSets:
         """Prepares the sets that are not prepared; arguments and errors as in `Builder.prepare`."""
         self._for_each(lambda builder: builder.prepare(workers=workers, again=again))
 
+    def is_prepared(self) -> bool:
+        """Whether all sets are prepared."""
+        return all(builder.is_prepared() for builder in self.builders.values())
+
+    @property
+    def root(self) -> pathlib.Path:
+        """The folder of prepared datasets, the same for all sets."""
+        return next(iter(self.builders.values())).root
+
     def stamp(self) -> tuple[int | None, ...]:
         """The stamp of each set; see `Builder.stamp`."""
         return tuple(builder.stamp() for builder in self.builders.values())

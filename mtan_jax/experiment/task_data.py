@@ -2,6 +2,9 @@
 
 import functools
 import inspect
+import logging
+import pathlib
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, cast
 
@@ -13,11 +16,14 @@ from mtan_jax.data import DATASETS, bucket_data
 from mtan_jax.data.batches import pipeline
 from mtan_jax.data.builder import DataInfo, DenseBuilder
 from mtan_jax.data.dataset_record import DataRecord, examples_of
+from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.experiment.lengths import Lengths
-from mtan_jax.runtime import mirror, parallel, paths
+from mtan_jax.runtime import activity, mirror, parallel, paths, shared_folder
 from mtan_jax.tasks import Task
 from mtan_jax.types import AbstractBatch, Batch, Batches, Shape
+
+log = logging.getLogger(__name__)
 
 
 class TaskData(Protocol):
@@ -135,7 +141,8 @@ class TaskData(Protocol):
     def prepare(self, *, again: bool | None = None) -> None:
         """Prepares the dataset if it is not prepared.
 
-        Process 0 prepares it first; other processes prepare it only if they cannot see the result.
+        In a run of several processes, process 0 prepares it for all that see its folder. Of the others, one process
+        per host prepares a copy.
 
         Args:
             again: whether to prepare it even if it is prepared; None: as `config.data.prepare` says.
@@ -144,21 +151,48 @@ class TaskData(Protocol):
             RawDataError: the raw data are missing or damaged.
             ValueError: its classes differ from those that the run was trained on.
         """
-        workers = self.config.data.prepare_workers
         again = self.config.data.prepare == "again" if again is None else again
-        before = self.builder.stamp()
-        if jax.process_index() == 0:
-            self.builder.prepare(workers=workers, again=again)
-        parallel.wait_for_all("data prepared")
-        if jax.process_index() > 0:
-            self.builder = build_dataset(self.config)  # sees what process 0 wrote
-            self.builder.prepare(workers=workers, again=again and self.builder.stamp() == before)
+        with activity.doing("preparing the data", limit=None):
+            if parallel.any_process(again or not self.builder.is_prepared()):
+                self._prepare_where_missing(again)
+            self.builder.prepare(workers=self.config.data.prepare_workers)
         different = self.record.class_differences(self.to_record()) if self.record else []
         if different:
             raise ValueError(
                 "the run was trained on a dataset with other classes or another layout (data.json in its working "
                 "directory): " + "; ".join(different)
             )
+
+    def _prepare_where_missing(self, again: bool) -> None:
+        """Prepares the dataset once per folder, and leaves `builder` with the result."""
+        root, workers = self.builder.root, self.config.data.prepare_workers
+        if jax.process_index() == 0:
+            paths.check_folder(root, "config.data.data_dir", write=True)
+        is_local = mirror.remote(root) is None
+        blind = shared_folder.blind_processes(root) if is_local else {}  # process 0 uploads what it prepares
+        if blind:
+            log.info("%s; each host prepares its own copy", _not_seen(blind, root))
+        first_on_host = {host: i for i, host in reversed(blind.items())}
+        preparing = first_on_host[blind[jax.process_index()]] if jax.process_index() in blind else 0
+        if preparing == jax.process_index():
+            try:
+                self.builder.prepare(workers=workers, again=again)
+            except RawDataError as error:
+                if not blind:
+                    raise
+                raise RawDataError(f"host {socket.gethostname()}: {error}\n  {_not_seen(blind, root)}.") from error
+        stamps = parallel.gather_texts(repr(self.builder.stamp()))
+        if preparing != jax.process_index():
+            if is_local:  # a network file system may show the result late
+                shared_folder.wait_until(lambda: repr(build_dataset(self.config).stamp()) == stamps[preparing])
+            self.builder = build_dataset(self.config)
+
+
+def _not_seen(blind: Mapping[int, str], folder: pathlib.Path) -> str:
+    processes = ("process " if len(blind) == 1 else "processes ") + ", ".join(map(str, blind))
+    hosts = list(dict.fromkeys(blind.values()))
+    on_hosts = ("host " if len(hosts) == 1 else "hosts ") + ", ".join(hosts)
+    return f"{processes} on {on_hosts} {'does' if len(blind) == 1 else 'do'} not see process 0's data folder {folder}"
 
 
 def build_dataset(config: ml_collections.ConfigDict) -> DenseBuilder | ImageSets:

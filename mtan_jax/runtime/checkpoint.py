@@ -17,7 +17,7 @@ import numpy as np
 from flax import serialization
 from jaxtyping import Int32, PyTree
 
-from mtan_jax.runtime import checkpoint_folder, orbax_compat, parallel
+from mtan_jax.runtime import activity, checkpoint_folder, orbax_compat, parallel
 from mtan_jax.runtime.bucket import BucketError
 from mtan_jax.runtime.checkpoint_arrays import check_shapes, read_arrays
 from mtan_jax.runtime.checkpoint_folder import CheckpointFolder
@@ -179,7 +179,8 @@ class Checkpoints:
         if self._writing is None:
             return
         try:
-            concurrent.futures.wait([self._writing])  # if Ctrl-C interrupts this, `close` waits again
+            with activity.doing(f"waiting until the checkpoint in {self._folder} is written", "wait"):
+                concurrent.futures.wait([self._writing])  # if Ctrl-C interrupts this, `close` waits again
             writing, self._writing = self._writing, None
             writing.result()
         except (CheckpointError, BucketError):
@@ -290,8 +291,10 @@ class Checkpoints:
         Raises:
             CheckpointError: the last checkpoint could not be written.
         """
-        self._writer.shutdown()
-        self._wait()
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
 
     def _prepare(self) -> None:
         if jax.process_index() == 0:

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 
-from mtan_jax.runtime import bucket, mirror
+from mtan_jax.runtime import bucket, compilation_cache, mirror
 
 METRICS = "metrics/metrics"  # in a checkpoint
 _FOLDERS = ("checkpoints/", "damaged_checkpoints/")
@@ -36,8 +36,9 @@ def pull_run(workdir: pathlib.Path) -> None:
 
 
 def _describes(name: str) -> bool:
-    is_top = "/" not in name and not name.startswith("events.")
-    return is_top or _METRICS.fullmatch(name) is not None
+    if "/" not in name:
+        return not name.startswith("events.")
+    return _METRICS.fullmatch(name) is not None or name.startswith(f"{compilation_cache.FOLDER}/")
 
 
 def push_run(workdir: pathlib.Path) -> None:

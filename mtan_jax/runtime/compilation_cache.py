@@ -14,26 +14,35 @@ import jax
 from jax._src import compilation_cache as jax_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
-from mtan_jax.runtime import home
+from mtan_jax.runtime import home, mirror
 
 log = logging.getLogger(__name__)
 
+FOLDER = "compiled"  # in the working directory of a run of several processes or in a bucket
 _KEY_SUFFIX = "-crc32"  # distinguishes entries with a checksum from JAX's own
 _CHECKSUM_BYTES = 4
 _jax_file_cache = jax_cache.get_file_cache
 
 
-def use(text: str) -> None:
+def use(text: str, workdir: pathlib.Path | None = None) -> None:
     """Enables the compilation cache.
+
+    In a run of several processes, JAX lets only process 0 write to it, so the default is a folder in the working
+    directory, which all processes read. The same holds for a working directory in a bucket, from which a new machine
+    downloads compiled programs.
 
     Args:
         text: the folder, as in `config.compilation_cache`; see `mtan_jax.runtime.home.compilation_cache`. "" disables
             the cache, also where JAX_COMPILATION_CACHE_DIR is set.
+        workdir: the working directory, if there is one.
 
     Raises:
         PathError: the path is remote.
     """
     jax_cache.get_file_cache = _checked_file_cache
+    if workdir is not None and home.is_default_cache(text):
+        text = str(workdir / FOLDER) if jax.process_count() > 1 or mirror.remote(workdir) else text
+    jax_cache.reset_cache()  # several processes have compiled a collective, and perhaps opened another cache
     jax.config.update("jax_compilation_cache_dir", str(home.compilation_cache(text)) if text else None)
 
 

@@ -68,6 +68,11 @@ def mirrors() -> pathlib.Path:
     return folder.expanduser() if is_usable(folder) else temporary() / "mirrors"
 
 
+def is_default_cache(text: str) -> bool:
+    """Whether neither `config.compilation_cache` nor JAX's environment variable names a folder of compiled programs."""
+    return text == COMPILATION_CACHE and not os.environ.get("JAX_COMPILATION_CACHE_DIR")
+
+
 def provide_matplotlib() -> None:
     """Sets a writable folder for matplotlib's settings and fonts. Call it before matplotlib is imported.
 

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 
 import filelock
 
+from mtan_jax.runtime import activity
+
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 0.5
@@ -143,14 +145,15 @@ def read_owner(path: pathlib.Path) -> Owner | None:
 
 
 def _acquire(lock: filelock.BaseFileLock, key: str, path: pathlib.Path, what: str, *, wait: bool, remedy: str) -> Held:
-    waiting = False
-    while (held := _try(lock, key, path)) is None:
-        if not wait:
-            raise LockedError(f"{what} is in use by {_name_owner(path)}. {remedy}")
-        if not waiting:
-            log.info("waiting for %s, in use by %s", what, _name_owner(path))
-            waiting = True
-        time.sleep(SECONDS_BETWEEN_TRIES)
+    if (held := _try(lock, key, path)) is not None:
+        return held
+    owner = _name_owner(path)
+    if not wait:
+        raise LockedError(f"{what} is in use by {owner}. {remedy}")
+    log.info("waiting for %s, in use by %s", what, owner)
+    with activity.doing(f"waiting for {what}, in use by {owner}", "wait", limit=None):
+        while (held := _try(lock, key, path)) is None:
+            time.sleep(SECONDS_BETWEEN_TRIES)
     return held
 
 

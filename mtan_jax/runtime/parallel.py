@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Wrapped
 from jaxtyping import Array, Int32, Num
 
-from mtan_jax.runtime import interrupts
+from mtan_jax.runtime import activity, interrupts, liveness
 from mtan_jax.types import ArrayLike
 
 AXIS = "devices"
@@ -34,6 +34,10 @@ METHODS = ("auto", "pmap", "shard_map")
 Tree = TypeVar("Tree")
 
 _method = "auto"
+
+
+class ConnectionFailedError(RuntimeError):
+    """The processes of a run could not be connected."""
 
 
 def use(method: str) -> None:
@@ -67,18 +71,28 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
 
     Raises:
         ValueError: `num_processes` or `process_id` is missing.
+        ConnectionFailedError: a process did not connect in time.
     """
     if coordinator is None:
         return
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif num_processes is None or process_id is None:
+    if coordinator != "auto" and (num_processes is None or process_id is None):
         raise ValueError(
             f"--coordinator={coordinator} needs --num_processes and --process_id; or use --coordinator=auto"
         )
-    else:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+    place = "the coordinator" if coordinator == "auto" else coordinator
+    try:
+        with activity.doing(f"waiting until all processes have connected to {place}", "wait"):
+            if coordinator == "auto":
+                jax.distributed.initialize()
+            else:
+                jax.distributed.initialize(coordinator, num_processes, process_id)
+    except jax.errors.JaxRuntimeError as error:
+        raise ConnectionFailedError(
+            f"the processes have not all connected to {place} ({str(error).splitlines()[0]}). Start all of them within "
+            "five minutes, with the same --coordinator and --num_processes"
+        ) from error
     interrupts.share_with_jax()
+    liveness.start()
     wait_for_all("start")
     if jax.process_index() > 0:
         logging.getLogger("mtan_jax").setLevel(logging.WARNING)  # process 0 reports the progress
@@ -86,26 +100,32 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Ends all processes of a run together, whether they succeed or one of them fails.
-
-    Otherwise processes would wait five minutes for one that has failed.
-    """
+    """Ends all processes of a run together, whether they succeed or one of them fails."""
     try:
         yield
         wait_for_all("end")
+        liveness.stop()
     except (Exception, SystemExit) as error:
         if not jax.distributed.is_initialized():
             raise
         if isinstance(error, interrupts.Stopped):
             if error.together:
+                liveness.stop()
                 jax.distributed.shutdown()  # waits until all processes have stopped
+            else:
+                liveness.announce(f"was stopped; {interrupts.CONTINUES}", 128 + interrupts.received())
             interrupts.end(str(error.code))
+        liveness.wait_if_others_caused(error)
         if isinstance(error, SystemExit):
-            sys.stderr.write(f"{error.code}\n")
+            message = str(error.code)
+            sys.stderr.write(f"{message}\n")
         else:
+            message = f"{type(error).__name__}: {error}"
             traceback.print_exc()
         sys.stderr.flush()
-        os._exit(1)  # breaks the connection, which ends the other processes
+        doing = activity.current().text
+        liveness.announce(f"has failed while {doing}: {message.removeprefix('error: ')}", 1)
+        os._exit(1)
 
 
 def check_batch_size(
@@ -226,24 +246,18 @@ def _local(spec: PartitionSpec) -> NamedSharding:
 
 def wait_for_all(place: str) -> None:
     """Waits until all processes have reached the same named place."""
-    if not agree(zlib.crc32(place.encode()) >> 1):
-        raise RuntimeError(f"this process has reached {place!r}, but another one has not")
-
-
-def agree(number: int) -> bool:
-    """Whether all processes pass the same number. Waits for all of them."""
     if jax.process_count() == 1:
-        return True
-    # Use the devices of training, since on CPUs the first connection of others times out after 30 seconds.
-    lowest, highest = _extremes()(np.full(jax.local_device_count(), number, np.int32))
-    return bool(lowest == highest)
+        return
+    lowest, highest = _over_processes(zlib.crc32(place.encode()) >> 1, f"waiting for all processes ({place})")
+    if lowest != highest:
+        raise RuntimeError(f"this process has reached {place!r}, but another one has not")
 
 
 def any_process(flag: bool) -> bool:
     """Whether a process passes True. Waits for all of them."""
     if jax.process_count() == 1:
         return flag
-    return bool(_extremes()(np.full(jax.local_device_count(), flag, np.int32))[1])
+    return bool(_over_processes(flag)[1])
 
 
 def gather_texts(text: str) -> list[str]:
@@ -251,10 +265,19 @@ def gather_texts(text: str) -> list[str]:
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
-    length = int(_extremes()(np.full(jax.local_device_count(), len(data), np.int32))[1])
+    length = _over_processes(len(data))[1]
     rows = np.zeros((jax.local_device_count(), jax.process_count(), -(-length // 64) * 64), np.int32)  # few shapes
     rows[0, jax.process_index(), : len(data)] = data
-    return [bytes(row[row > 0].astype(np.uint8)).decode() for row in np.asarray(_total()(rows))]
+    with activity.doing("exchanging messages with all processes", "together"):
+        return [bytes(row[row > 0].astype(np.uint8)).decode() for row in np.asarray(_total()(rows))]
+
+
+def _over_processes(number: int, doing: str = "waiting for all processes") -> tuple[int, int]:
+    """The smallest and the largest of the numbers that all processes pass."""
+    # Uses the devices of training, since on CPUs the first connection of others times out after 30 seconds.
+    with activity.doing(doing, "together"):
+        lowest, highest = _extremes()(np.full(jax.local_device_count(), number, np.int32))
+        return int(lowest), int(highest)
 
 
 @functools.cache

@@ -1,19 +1,18 @@
-"""Checks that all processes of a run see the same folder."""
+"""Finds out which processes of a run see the same folder."""
 
-import logging
+import contextlib
 import pathlib
 import secrets
 import socket
 import time
+from collections.abc import Callable
 
 import jax
 
-from mtan_jax.runtime import parallel
+from mtan_jax.runtime import activity, parallel
 
 TOKEN_FILE = ".shared"
 SECONDS = 30.0  # network file systems may show a new file late
-
-log = logging.getLogger(__name__)
 
 
 class SharedFolderError(ValueError):
@@ -30,33 +29,51 @@ def check_shared(folder: pathlib.Path, name: str) -> None:
     Raises:
         SharedFolderError: some processes do not see the file within `SECONDS`. The message names them and their hosts.
     """
+    blind = blind_processes(folder)
+    if blind:
+        listed = ", ".join(f"process {i} on host {host}" for i, host in blind.items())
+        raise SharedFolderError(
+            f"{name}={folder} is not shared: {listed} did not see within {SECONDS:g} s what process 0 wrote there. Use "
+            "a folder on a disk that all hosts share."
+        )
+
+
+def blind_processes(folder: pathlib.Path) -> dict[int, str]:
+    """The processes that do not see process 0's folder within `SECONDS`, and their hosts.
+
+    Args:
+        folder: created if it is missing.
+    """
     if jax.process_count() == 1:
-        return
+        return {}
     token = parallel.gather_texts(secrets.token_hex(8))[0]
     path = folder / TOKEN_FILE
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(token)
     parallel.wait_for_all("the token is written")
-    states = parallel.gather_texts("seen" if _is_seen(path, token) else socket.gethostname())
+    with activity.doing(f"waiting to see {path}, which process 0 wrote", "wait"):
+        is_seen = _is_seen(path, token)
+    states = parallel.gather_texts("seen" if is_seen else socket.gethostname())
     if jax.process_index() == 0:
         path.unlink()
-    blind = [f"process {i} on host {state}" for i, state in enumerate(states) if state != "seen"]
-    if blind:
-        raise SharedFolderError(
-            f"{name}={folder} is not shared: {', '.join(blind)} did not see within {SECONDS:g} s what process 0 wrote "
-            "there. Use a folder on a disk that all hosts share."
-        )
+    return {i: state for i, state in enumerate(states) if state != "seen"}
 
 
 def _is_seen(path: pathlib.Path, token: str) -> bool:
+    def is_there() -> bool:
+        with contextlib.suppress(OSError):
+            return path.read_text() == token
+        return False
+
+    return wait_until(is_there)
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Waits for `SECONDS` at most until what another process wrote is visible; returns whether it is."""
     deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            if path.read_text() == token:
-                return True
-        except OSError:
-            pass
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
+    return True

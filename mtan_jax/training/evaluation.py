@@ -1,12 +1,13 @@
 """Evaluates a network on a split."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, cast
 
 import jax
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.runtime import parallel
+from mtan_jax.runtime import activity, parallel
 from mtan_jax.steps.state import TrainState
 from mtan_jax.tasks.accumulator import Accumulator
 from mtan_jax.tasks.constant_baseline import best_constants
@@ -45,7 +46,7 @@ def evaluate(
         task.name: (Accumulator(task.metric(protocol), protocol), Accumulator(LossMetric.empty(), protocol))
         for task in experiment.tasks
     }
-    batches = parallel.place_ahead(map(without_ids, experiment.data.eval_batches(split)))
+    batches = _noted(parallel.place_ahead(map(without_ids, experiment.data.eval_batches(split))), split)
     for states in _one_behind(experiment.eval_step(state.variables, batch) for batch in batches):
         for name, parts in states.items():
             for accumulator, part in zip(accumulators[name], parts, strict=True):
@@ -85,6 +86,18 @@ def table(metrics: Mapping[str, float], constants: Mapping[str, float]) -> str:
 def without_ids(batch: Batch) -> Batch:
     """The arrays of a batch, without the ids, which devices cannot hold."""
     return cast(Batch, {key: value for key, value in batch.items() if key != "id"})
+
+
+def _noted(batches: Iterator[Item], split: str) -> Iterator[Item]:
+    """Notes the reading and the evaluation of each batch as activities."""
+    for number in itertools.count(1):
+        with activity.doing(f"reading batch {number} of the split {split}"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        limit = activity.COMPILING if number == 1 else activity.HUNG_AFTER
+        activity.note(f"evaluating batch {number} of the split {split}", limit)
+        yield batch
 
 
 def _one_behind(items: Iterable[Item]) -> Iterator[Item]:

@@ -12,7 +12,7 @@ import jax
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting.metrics_file import METRICS_FILE, has_line
 from mtan_jax.reporting.sinks import MetricWriter, Sink, open_sinks
-from mtan_jax.runtime import interrupts, parallel
+from mtan_jax.runtime import activity, interrupts, parallel
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.runtime.checkpoint_bucket import pushing_run
 from mtan_jax.runtime.profiler import Profiler, parse_steps
@@ -85,7 +85,8 @@ def _train(
         checkpoints.close()
         metrics = training.metrics or evaluation.evaluate(experiment, state)  # if the run was already complete
         if jax.process_index() == 0:
-            report(experiment, workdir, writer, metrics)
+            with activity.doing("writing the report"):
+                report(experiment, workdir, writer, metrics)
     return metrics
 
 
@@ -128,7 +129,13 @@ class _Training:
         batches = parallel.place_ahead(map(evaluation.without_ids, experiment.train_batches(self._first_step)))
         for step in range(self._first_step + 1, self._total_steps + 1):
             profiler.before(step)
-            state = experiment.train_step(state, next(batches))
+            with activity.doing(f"reading the batch of step {step}"):
+                batch = next(batches)
+            if step == self._first_step + 1:
+                activity.note(f"compiling and running step {step}", activity.COMPILING)
+            else:
+                activity.note(f"running step {step}")
+            state = experiment.train_step(state, batch)
             profiler.after(step, state)
             logger.write()  # the previous step's window, while this step runs
             if self._is_due(step, self._log_every):
@@ -162,14 +169,16 @@ class _Training:
                 metrics = evaluation.evaluate(self._experiment, state, is_stopped=interrupts.is_requested)
             except evaluation.EvaluationStopped:
                 self._stop(state, step)
-            self._writer.write(step, self._experiment.lengths.steps_to_epochs(step), "val", metrics)
+            with activity.doing(f"writing the metrics of step {step}"):
+                self._writer.write(step, self._experiment.lengths.steps_to_epochs(step), "val", metrics)
             self.metrics = metrics
         if self._is_due(step, self._save_every):
             self._save(state, step, metrics)
 
     def _save(self, state: TrainState, step: int, metrics: dict[str, float] | None) -> None:
-        self._check_owned()  # otherwise saving would recreate a deleted directory
-        self._checkpoints.save(state, metrics)
+        with activity.doing(f"saving the checkpoint of step {step}"):
+            self._check_owned()  # otherwise saving would recreate a deleted directory
+            self._checkpoints.save(state, metrics)
         self._saved_step = step
 
     def _stop(self, state: TrainState, step: int) -> NoReturn:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting.sinks import MetricWriter
-from mtan_jax.runtime import parallel
+from mtan_jax.runtime import activity, parallel
 from mtan_jax.steps.state import Window
 
 
@@ -56,7 +56,8 @@ class WindowLogger:
             metrics[f"weights/{name}"] = float(window.weights[i] / window.steps)
         metrics["learning_rate"] = float(str(np.float32(rate)))  # 0.001, not 0.0010000000474974513
         metrics["steps_per_second"] = float(window.steps) / (now - self._last_time)
-        self._writer.write(step, experiment.lengths.steps_to_epochs(step), "train", metrics)
+        with activity.doing(f"writing the metrics of step {step}"):
+            self._writer.write(step, experiment.lengths.steps_to_epochs(step), "train", metrics)
         self._last_time = now
 
     def check(self, window: Window) -> None:

@@ -58,6 +58,12 @@ class Run:
         other._file = TESTS / "helpers" / f"{config}.py"
         return other
 
+    def with_options(self, **options):
+        """The same run with other fields of the configuration."""
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        return other
+
     def copy(self, folder):
         """The same run with another folder for its output, so that both may run at once."""
         other = copy.copy(self)
@@ -84,9 +90,12 @@ class Run:
     def start(self, folder, *flags, processes=1, devices=4):
         """Starts the program; each process has its share of the devices. Ends with `finish` or `kill`.
 
-        `folder` is the working directory, or a list with one for each process.
+        `folder` and each of the flags are the same for all processes, or a list with one for each.
         """
-        folders = folder if isinstance(folder, list) else [folder] * processes
+
+        def each(value, i):
+            return value[i] if isinstance(value, list) else value
+
         together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"] if processes > 1 else []
         environment = {
             **os.environ,
@@ -95,7 +104,8 @@ class Run:
         }
         started = []
         for i in range(processes):
-            command = [sys.executable, "-m", "mtan_jax.main", *self.arguments(folders[i]), *flags]
+            command = [sys.executable, "-m", "mtan_jax.main", *self.arguments(each(folder, i))]
+            command += [each(flag, i) for flag in flags]
             command += [*together, *([f"--process_id={i}"] if processes > 1 else [])]
             self._folder.mkdir(exist_ok=True)
             with open(self._output(i, "out"), "wb") as out, open(self._output(i, "err"), "wb") as err:
