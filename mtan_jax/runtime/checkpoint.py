@@ -158,7 +158,7 @@ class Checkpoints:
         self._finish(self._start(arrays), int(arrays["step"]), metrics)
 
     def _start(self, arrays: PyTree[np.ndarray]) -> Callable[[], None]:
-        """Starts writing a checkpoint. Waits until the first one is written, and reads it back."""
+        """Starts writing a checkpoint. Returns at once, except that it finishes the first one and reads it back."""
         path = self._files.pending(int(arrays["step"]))
         if not self._folder.is_dir():  # orbax would recreate it in a working directory that was moved or deleted
             raise FileNotFoundError(f"no folder {self._folder}")
