@@ -243,7 +243,7 @@ def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_updates(updates: object, tasks: tuple[str, ...], name: str) -> TaskGradients:
-    """Returns the updates that a weighting method received, once checked.
+    """Checks and returns the updates that a weighting method received.
 
     Raises:
         TypeError: they are not `TaskGradients`, for instance a gradient.
