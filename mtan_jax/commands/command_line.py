@@ -19,8 +19,8 @@ _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; pass it to `absl.app.run(main, flags_parser=parse)`.
 
-    absl and ml_collections answer a mistake in a configuration file, or a field that it does not have, with a traceback
-    of their own code. The configuration is therefore loaded and checked here first.
+    For a mistake in a configuration file, or a flag for a field that it does not have, absl and ml_collections print a
+    traceback of their own code. The configuration is therefore loaded and checked here first.
 
     Args:
         argv: the program's name and its arguments.

@@ -9,7 +9,9 @@ from jaxtyping import Float32
 def padded_batches(
     images: Float32[np.ndarray, "n h w 3"], batch_size: int
 ) -> Iterator[tuple[Float32[np.ndarray, "b h w 3"], int]]:
-    """Yields batches of images, the last one padded with its last image, and the number of images without padding.
+    """Yields batches of images, and the number of images in each without padding.
+
+    The last batch is padded by repeating its last image.
 
     Args:
         images: at least one.

@@ -37,7 +37,7 @@ def use_no_devices() -> None:
     """Configures JAX to compile for TPUs without looking for any. Call it before JAX initializes its devices."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # cached TPU programs cannot be loaded without a TPU
-    # Otherwise libtpu asks Google Cloud's metadata server for the machine type, for minutes where there is none.
+    # Otherwise libtpu asks Google Cloud's metadata server for the machine type, and waits minutes if there is none.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans may run at once: none uses a TPU
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -201,10 +201,6 @@ class ImageSets:
         """Names of the sets; each set is the target of one task."""
         return tuple(self.builders)
 
-    def is_prepared(self) -> bool:
-        """Whether every set is prepared."""
-        return all(builder.is_prepared() for builder in self.builders.values())
-
     def prepare(self, *, workers: int | None = None, again: bool = False) -> None:
         """Prepares the sets that are not prepared; arguments and errors as in `Builder.prepare`."""
         self._for_each(lambda builder: builder.prepare(workers=workers, again=again))

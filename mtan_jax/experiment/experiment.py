@@ -61,7 +61,7 @@ class Experiment:
             RawDataError: the classes of sets of labelled images are in neither `record` nor the raw data.
         """
         checks.check_values(config)
-        config = config.copy_and_resolve_references()  # so that later changes to the caller's do not affect this run
+        config = config.copy_and_resolve_references()  # a copy, which the caller cannot change later
         data = build_data(config, record)
         checks.check_data(config, data)
         model = build_model(config.model, data.tasks, parallel.AXIS, data.groups or 1)
@@ -136,7 +136,7 @@ class Experiment:
 
     @property
     def _tx_of_state(self) -> optax.GradientTransformationExtraArgs:
-        """`tx`; while the size of the dataset is unknown, a chain with the same kind of state, not for training."""
+        """`tx`, or a chain with the same structure of state, unfit for training, if the dataset's size is unknown."""
         is_known = set(self.data.num_train()) >= set(self.data.set_names)
         return self.tx if is_known else self.make_tx(Lengths.placeholder())
 

@@ -97,7 +97,7 @@ class TaskData(Protocol):
         """
 
     def one_pass(self, split: str, batch_size: int, process_index: int, process_count: int) -> Iterator[Batch]:
-        """One process' part of one pass over a split, in batches of all processes together."""
+        """One process' rows of one pass over a split; `batch_size` counts the rows of all processes."""
 
     def summarize(self, metrics: Mapping[str, float], single_task: Mapping[str, float]) -> dict[str, float]:
         """Metrics over all tasks.

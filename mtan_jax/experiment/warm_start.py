@@ -53,7 +53,7 @@ def initialize_from(
       network's shared array if there is one, or else from its first task's. If an array is shared there but
       task-specific here, every task starts from a copy. A new task's adaptations (adapters, combinations, mask scores)
       always start from their initial values.
-    - A head is used for a task of the same name and number of classes only.
+    - A head is used only for a task of the same name with the same number of classes.
     - Arrays that the pretrained network lacks keep their initial values, such as new tasks' heads and attention masks.
     - All other arrays of the shared backbone must be in both networks; the pretrained network's adaptations may remain
       unused.
@@ -68,7 +68,7 @@ def initialize_from(
         By path, an array or some tasks' rows of one.
 
     Raises:
-        WeightsError: an array of the backbone has another shape, or is in one of the networks only.
+        WeightsError: an array of the backbone has another shape, or exists in only one of the two networks.
     """
     pretrained = _Pretrained(source, tuple(source_tasks))
     found: Loaded = {}
@@ -97,7 +97,7 @@ def initialize_from(
 
 
 def _backbone(arrays: Mapping[Path, object]) -> set[Path]:
-    """Paths of the backbone's arrays without adaptations: the same whether shared, frozen or task-specific."""
+    """Paths of the backbone's arrays except adaptations; shared, frozen and task-specific arrays have equal paths."""
     paths = (path[1:] for path in arrays if path[0] in COLLECTIONS and path[1] == "backbone")
     plain = {(*module, name.removeprefix(TASK_AXIS_PREFIX)) for *module, name in paths}
     return {path for path in plain if path[-1] not in ADAPTATIONS}
@@ -118,10 +118,10 @@ class _Pretrained:
 
     def __init__(self, arrays: Arrays, tasks: tuple[str, ...]):
         self._tasks = tasks
-        self._arrays = {path[1:]: array for path, array in arrays.items()}  # an array may be frozen in one network only
+        self._arrays = {path[1:]: array for path, array in arrays.items()}  # an array may be frozen in only one network
 
     def array(self, path: Path) -> np.ndarray | None:
-        """A shared array; the first task's, if each task has one of its own."""
+        """The shared array at a path, or the first task's if each task has one; None if there is neither."""
         *module, name = path[1:]
         if (*module, name) in self._arrays:
             return self._arrays[*module, name]

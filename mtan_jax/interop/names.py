@@ -12,7 +12,7 @@ from mtan_jax.models.backbones import resnet, segnet
 from mtan_jax.types import Path
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Per task in our networks, shared by all tasks in the files.
+# These arrays are per task in our networks and shared by all tasks in the files.
 _LEAVES |= {"own_mean": "running_mean", "own_var": "running_var"}
 
 

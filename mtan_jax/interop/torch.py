@@ -66,8 +66,8 @@ def to_state_dict(variables: Mapping[str, PyTree], layout: Layout) -> Arrays:
     torchvision's classifier) are missing.
 
     Raises:
-        WeightsError: no variable belongs to the layout, or several map to one entry: one backbone per task, or
-            running statistics that differ between tasks.
+        WeightsError: no variable belongs to the layout, or several variables map to one entry, as those of one
+            backbone per task or running statistics that differ between tasks do.
     """
     leaves = traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     arrays: Arrays = {}

@@ -15,8 +15,8 @@ from mtan_jax.models.stage import Stage
 class AttentionMask(nn.Module):
     """The mask of one task at one stage, in 0..1 (equation 2 of the paper).
 
-    The mask is sigmoid(BN(W' relu(BN(W [u ; f(a)])))), with 1x1 convolutions W and W' inside the g and h of
-    `MTAN`.
+    The mask is sigmoid(BN(W' relu(BN(W [u ; f(a)])))), where W is the 1x1 convolution of g and W' that of h (see
+    `MTAN`).
 
     Attributes:
         hidden: channels between the two layers.
@@ -36,8 +36,8 @@ class AttentionMask(nn.Module):
 
         Args:
             look: u, features of the shared network.
-            attended: f(a), the task's attended features of the stage before, at the size of `look`; None at the first
-                stage.
+            attended: f(a), computed from the task's attended features of the previous stage, with the height and width
+                of `look`; None at the first stage.
             train: whether this is training.
         """
         inputs = [look] if attended is None else [look, attended]
@@ -62,14 +62,14 @@ class TaskAttention(nn.Module):
 class SharedExtractor:
     """f: the feature extractor that all tasks share between two stages, and the change of resolution there.
 
-    It runs after the mask, or before it where the stage doubles the resolution. BatchNorms in it see each task's
+    It runs after the mask, or before the mask if the stage doubles the resolution. Its BatchNorms see each task's
     features in turn, as in the authors' code. Create it in a compact method: its module is named `shared_<stage>`.
 
     Args:
         name: the stage's name.
-        stage: says what is shared and how the resolution changes.
+        stage: holds the shared module and the change of resolution.
         train: whether this is training.
-        tasks: [g], where features are [g, b, h, w, c] and each group of images belongs to one task.
+        tasks: for features [g, b, h, w, c], the task index of each group of images. None for features [b, h, w, c].
 
     Raises:
         ValueError: attended features have another height or width than the stage, or `shared_pools` is set but the
@@ -81,21 +81,22 @@ class SharedExtractor:
         self._module = stage.shared(name=f"shared_{name}") if stage.shared else None
 
     def before_mask(self, attended: Float[Array, "*g b h w e"] | None) -> Float[Array, "*g b H W d"] | None:
-        """Brings the attended features of the stage before to this stage's resolution."""
+        """Brings the attended features of the previous stage to this stage's resolution."""
         if attended is None:
             return None
         if self._stage.resample == "up":
             attended = self._extract(ops.upsample(attended))
         if attended.shape[-3:-1] != self._stage.look.shape[-3:-1]:
             raise ValueError(
-                f"stage {self._name!r} is {_size(self._stage.look)}, but the attended features before it are "
-                f"{_size(attended)}; set resample='down' for a stage followed by half the size, resample='up' for one "
-                "of double the size, and shared_pools=True if `shared` pools"
+                f"stage {self._name!r} is {_size(self._stage.look)}, but the attended features from the previous stage "
+                f"are {_size(attended)}; set resample='down' if the next stage has half the size of this one, "
+                "resample='up' if this stage has double the size of the previous one, and shared_pools=True if "
+                "`shared` pools"
             )
         return attended
 
     def after_mask(self, attended: Float[Array, "*g b h w e"]) -> Float[Array, "*g b H W d"]:
-        """Extracts features for the next stage, and halves the resolution of an encoder's stage."""
+        """Extracts features for the next stage, at half the resolution if the stage says "down"."""
         if self._stage.resample != "up":
             attended = self._extract(attended)
         if self._stage.shared_pools and attended.shape[-3] == self._stage.look.shape[-3]:
@@ -118,7 +119,7 @@ class SharedExtractor:
 
 
 def sow_masks(module: nn.Module, stage: str, masks: Iterable[Float[Array, "b h w d"]]) -> None:
-    """Stores a stage's masks [t, b, h, w, d] in the collection "masks" under the stage's name, if it is mutable."""
+    """Stores a stage's masks [t, b, h, w, d] under its name in the collection "masks", if that is mutable."""
     if module.is_mutable_collection("masks"):
         module.sow("masks", stage, jnp.stack(list(masks)), reduce_fn=lambda _, new: new, init_fn=lambda: None)
 

@@ -16,11 +16,11 @@ from mtan_jax.tasks import Task
 
 
 class Dense(nn.Module):
-    """A shared backbone, and a backbone and a head per task; each block of a task also reads the shared features.
+    """A shared backbone, and one backbone and head per task, whose blocks also read the shared backbone's features.
 
     The input of a task's block is [the task's features; the shared features], each unpooled with its own positions in
-    the decoder. Nothing reads the output of the last shared block, as in the authors' code, where it has as many
-    channels as the first task's prediction.
+    the decoder. As in the authors' code, the last shared block has as many channels as the first task's prediction, and
+    nothing reads its output.
 
     Attributes:
         backbone: of the shared network and of each task; its last block must accept `last`, its number of channels.

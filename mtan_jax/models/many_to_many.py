@@ -17,13 +17,13 @@ from mtan_jax.types import Variables
 
 
 class ManyToMany(nn.Module):
-    """A backbone, optional attention and one linear head per task; an image passes the modules of its own task.
+    """A backbone, optional attention and one linear head per task; each image passes its own task's modules.
 
     The rows of a training batch belong to `groups` tasks in turn: row i is in group i mod `groups`, and all rows of a
     group belong to one task. A batch of evaluation belongs to one task.
 
     Attributes:
-        backbone: built of layers that know all tasks.
+        backbone: built from `mtan_jax.models.layers.task_layers`, for the same tasks.
         tasks: any number of tasks; predictions are returned under their names.
         attention: whether each task attends to the backbone's features with its own masks (MTAN).
         groups: number of tasks in a training batch.
@@ -38,7 +38,7 @@ class ManyToMany(nn.Module):
     def __call__(
         self, image: Float[Array, "b h w 3"], *, train: bool, tasks: Int[Array, "b"] | None = None
     ) -> dict[str, Float[Array, "b _"]]:
-        """Returns every head's predictions; a row's own are those of its task.
+        """Returns every head's predictions for every row. Those of a row's own task are the ones to use.
 
         Args:
             image: normalized with the statistics of its dataset.
@@ -85,7 +85,7 @@ class ManyToMany(nn.Module):
 class ChosenAttention:
     """Applies to each group of images the attention module of its task.
 
-    The task is an array, so parameters of all tasks are stacked and indexed.
+    The task index is a traced array, so the variables of all tasks are stacked and indexed with it.
 
     Args:
         modules: one per task.
@@ -119,7 +119,7 @@ class ChosenAttention:
         return jnp.stack(masks)
 
     def store_statistics(self) -> None:
-        """Writes the updated running statistics to the modules of the tasks that the batch holds."""
+        """Writes the updated running statistics to the modules of the tasks in the batch."""
         if not self._groups or not self._train:
             return
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[group["batch_stats"] for group in self._groups])

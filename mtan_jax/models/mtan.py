@@ -20,15 +20,15 @@ class MTAN(nn.Module):
 
         a_{t,j} = m_{t,j} * p_j
 
-    (In the paper, the mask m is called a, and the attended features a are called a with a hat.) The mask depends on u_j
-    and on what the task attended to at the stage before (equation 2):
+    (The paper writes a for the mask, m here, and a with a hat for the attended features, a here.) The mask depends on
+    u_j and on the task's attended features of the previous stage (equation 2):
 
         m_{t,j} = h_{t,j}(g_{t,j}([u_j ; f_j(a_{t,j-1})])),    m_{t,1} = h_{t,1}(g_{t,1}(u_1))
 
     g is a 1x1 convolution, BatchNorm and ReLU; h is a 1x1 convolution, BatchNorm and a sigmoid. f is a feature
     extractor that all tasks share (3x3 convolutions in SegNet, a bottleneck block in ResNet), followed by max-pooling
-    in an encoder and preceded by upsampling in a decoder. Each task's head reads what the task attended to at the last
-    stage.
+    in an encoder and preceded by upsampling in a decoder. Each task's head reads the task's attended features of the
+    last stage.
 
     Tasks are computed one after the other (docs/performance.md has the measurements).
 

@@ -54,8 +54,8 @@ ARCHITECTURES: dict[str, Callable[[Backbone, tuple[Task, ...]], nn.Module]] = {
 # Architectures whose tasks share features, so weighting methods can use gradients with respect to them.
 SHARE_FEATURES = ("mtan", "split", "split_wide", "split_deep", "dense")
 
-# Architectures that exist on some backbones only: name -> {backbone: function that makes it, or the variant of it that
-# the architecture needs}.
+# Architectures that exist on some backbones only: name -> {backbone: function that makes the backbone, or the variant
+# of it that the architecture needs}.
 VARIANTS: dict[str, dict[str, Callable[..., Backbone]]] = {
     "split_wide": {"segnet": functools.partial(segnet, widths=WIDE)},
     "split_deep": {"segnet": functools.partial(segnet, depth=2)},
@@ -125,7 +125,7 @@ def build_backbone(
 ) -> Backbone:
     """Makes the backbone that `build_model` uses.
 
-    Arguments and errors are as there, except that `tasks` holds names and there are no `groups`.
+    Arguments and errors are those of `build_model`, except that `tasks` holds names and there are no `groups`.
     """
     _check_known("arch", config.arch, ARCHITECTURES | IMAGE_ARCHITECTURES)
     _check_known("backbone", config.backbone, BACKBONES | IMAGE_BACKBONES)

@@ -6,10 +6,10 @@ What the first signal does depends on the moment:
 - Within `raised`, the main thread raises KeyboardInterrupt, which exits all context managers.
 - Within `deferred`, training completes its step, saves a checkpoint and raises `Stopped`.
 
-A second signal ends the process at once. A thread does so too if the first one has not ended it in time, for example
-because XLA compiles, which Python cannot interrupt. The exit code is 128 plus the number of the signal. The process
-ends without waiting for other threads: XLA's may continue compiling for minutes, and Python crashes if it shuts down
-before they end.
+A second signal ends the process at once. If the process is still running some time after the first signal, for example
+because XLA is compiling, which Python cannot interrupt, a watching thread ends it. The exit code is 128 plus the number
+of the signal. The process ends without waiting for other threads: XLA's may continue compiling for minutes, and Python
+crashes if it shuts down before they end.
 """
 
 import contextlib
@@ -116,7 +116,7 @@ def install() -> None:
 def share_with_jax() -> None:
     """Notices SIGTERM although JAX handles it in a run of several processes. Call it after they are connected.
 
-    JAX's handler makes all processes agree on a step, for which `should_stop` waits; it replaces Python's.
+    JAX's handler replaces Python's. It makes all processes agree on one step, at which `should_stop` returns True.
     """
     if _signals is not None:
         _signals.is_shared = True

@@ -41,7 +41,7 @@ class ConnectionFailedError(RuntimeError):
 
 
 def use(method: str) -> None:
-    """Selects how steps are mapped over devices, for all steps that are mapped and arrays that are placed later.
+    """Selects how steps are mapped over devices. Affects the steps mapped and the arrays placed after this call.
 
     Args:
         method: "pmap", "shard_map", or "auto": pmap in a run of one process, else shard_map.
@@ -266,7 +266,8 @@ def gather_texts(text: str) -> list[str]:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     length = _over_processes(len(data))[1]
-    rows = np.zeros((jax.local_device_count(), jax.process_count(), -(-length // 64) * 64), np.int32)  # few shapes
+    # Lengths are rounded up to multiples of 64, so that few shapes are compiled.
+    rows = np.zeros((jax.local_device_count(), jax.process_count(), -(-length // 64) * 64), np.int32)
     rows[0, jax.process_index(), : len(data)] = data
     with activity.doing("exchanging messages with all processes", "together"):
         return [bytes(row[row > 0].astype(np.uint8)).decode() for row in np.asarray(_total()(rows))]
@@ -274,7 +275,8 @@ def gather_texts(text: str) -> list[str]:
 
 def _over_processes(number: int, doing: str = "waiting for all processes") -> tuple[int, int]:
     """The smallest and the largest of the numbers that all processes pass."""
-    # Uses the devices of training, since on CPUs the first connection of others times out after 30 seconds.
+    # Uses the devices of training. On CPUs, the first collective over any other set of devices times out if a process
+    # reaches it 30 seconds after the first one.
     with activity.doing(doing, "together"):
         lowest, highest = _extremes()(np.full(jax.local_device_count(), number, np.int32))
         return int(lowest), int(highest)

@@ -31,7 +31,7 @@ def make_predict_step(model: nn.Module) -> Callable[[Variables, Batch], tuple[Pr
             variables, batch["image"], train=False, mutable=["masks"], **network_inputs(batch)
         )
         masks = collections.get("masks", {})
-        # One network for all tasks, or one single-task network per task.
+        # The masks are those of one network for all tasks, or of one single-task network per task.
         networks = list(masks.values()) if any(isinstance(part, Mapping) for part in masks.values()) else [masks]
         return predictions, {name: jnp.concatenate([each[name] for each in networks]) for name in networks[0]}
 

@@ -24,7 +24,7 @@ BatchStats: TypeAlias = PyTree
 
 
 class Terms(NamedTuple):
-    """Sums per task that add up over the parts of a batch and over devices.
+    """Sums and counts per task, which are added over the parts of a batch and over devices.
 
     Attributes:
         loss_sums: sums of `Task.loss`.
@@ -75,10 +75,11 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the training step.
 
-    The loss of a task is psum(sum) / psum(count) over the labeled pixels of the global batch. With `accumulate` > 1,
-    the rows of a device are processed in that many sequential parts, whose forward pass is recomputed in the backward
-    pass; this needs the memory of one part, costs one more forward pass, gives the same losses (apart from BatchNorm,
-    which computes its statistics per part), and works with any weighting method.
+    The loss of a task is psum(sum) / psum(count) over the labeled pixels of the global batch.
+
+    With `accumulate` > 1, the rows of a device are processed in that many sequential parts, and the forward pass of
+    each part is recomputed in the backward pass. This needs the memory of one part and costs one more forward pass. The
+    losses are the same, apart from BatchNorm, which computes its statistics per part. Any weighting method can be used.
 
     Args:
         model: `apply(variables, image, train=...) -> {task: prediction}`.

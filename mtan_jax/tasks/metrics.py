@@ -1,15 +1,17 @@
 """Metrics as additive states.
 
-A metric state is a pytree whose leaves add up over pixels, over devices (psum) and over batches (`merge`). On a device,
-counts of pixels and images are int32, and sums and the count of `LossMetric` float32, which suffices for one batch.
-`Accumulator` adds the batches of a split on the host in int64 and float64, without overflow or loss of precision.
+A metric state is a pytree of sums and counts. States are added over devices by `psum` and over batches by `merge`. On
+a device, counts of pixels and images are int32; sums, and the count of `LossMetric`, are float32. This is enough for
+one batch. `Accumulator` adds the batches of a split on the host in int64 and float64, without overflow or loss of
+precision.
 
 There are two evaluation protocols:
 
 - "exact": one state over the whole split, in which all labelled pixels have the same weight.
-- "authors": as the published numbers were computed. Depth and normal metrics and all losses are means over batches of
-  the batch's own value (so the median is a mean of medians), and angles are acos(clip(dot)). The confusion matrix is
-  summed over the split in both protocols.
+- "authors": as the published numbers were computed. Depth metrics, normal metrics and losses are computed for each
+  batch and averaged over batches, so the median is a mean of medians. Angles are acos(clip(dot)).
+
+The confusion matrix is summed over the split in both protocols.
 """
 
 import dataclasses

@@ -46,8 +46,8 @@ def train(experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink] =
         CheckpointError: a checkpoint could not be written or read.
         WorkdirError: the run in the working directory was trained on another dataset, or the directory was deleted or
             moved during training.
-        Stopped: Ctrl-C or SIGTERM was received, and the state of the last step is saved (in the program; see
-            `mtan_jax.runtime.interrupts`).
+        Stopped: Ctrl-C or SIGTERM was received, and the state of the last step is saved. `python -m mtan_jax.main`
+            handles these signals; see `mtan_jax.runtime.interrupts`.
     """
     with own(workdir) as check_owned, pushing_run(workdir, check_owned):
         try:
@@ -156,7 +156,7 @@ class _Training:
         return step % every == 0 or step == self._total_steps
 
     def _lacks_evaluation(self) -> bool:
-        """Whether the run was stopped during the evaluation of its first step, whose state was saved without it."""
+        """Whether the evaluation due at the restored step is missing, because a signal interrupted it."""
         if self._first_step == 0 or not self._is_due(self._first_step, self._eval_every):
             return False
         return not has_line(self._workdir / METRICS_FILE, self._first_step, "val")

@@ -43,7 +43,7 @@ class TaskGradients:
         tasks: task names, in the order of the task axis of all arrays.
         losses: unweighted losses of the global batch; 0 for an absent task.
         present: False if no example of the global batch has a label for the task.
-        weights: product of the factors of all methods so far; the step passes ones.
+        weights: product of the factors of all preceding methods in the chain; the training step passes ones.
         pullback: maps a cotangent of the losses to this device's gradient. The pullback that `jax.vjp` returns gives a
             tuple of one; unpack it. The differentiated function reduces over devices: a loss is
             `psum(sum) / psum(count)`.
@@ -243,7 +243,7 @@ def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_updates(updates: object, tasks: tuple[str, ...], name: str) -> TaskGradients:
-    """Returns the updates that a weighting method received, once checked.
+    """Checks and returns the updates that a weighting method received.
 
     Raises:
         TypeError: they are not `TaskGradients`, for instance a gradient.

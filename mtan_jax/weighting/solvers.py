@@ -47,7 +47,7 @@ def interior_point(
 
     def step(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, z, y = carry
-        # Fixed elements minimize x^2/2 - x instead, which starts and stays at 1.
+        # Fixed elements minimize x^2/2 - x instead: they start at its minimum, 1, and stay there.
         gap = (x * z * (1 - fixed)).sum() / jnp.maximum(free.sum(), 1)
         gradient = jnp.where(free, jax.grad(function)(x, gap) + y * on_simplex, x - 1)
         target = _CENTERING * gap
@@ -143,7 +143,7 @@ def project_to_dual_cone(
     Returns:
         v, the weights of the projection sum_i v_i g_i.
     """
-    # Relative to each gradient's norm; a gradient of 0 conflicts with nothing.
+    # Compute with gradients divided by their norms. A gradient of 0 conflicts with nothing.
     lengths = jnp.sqrt(jnp.diag(gram))
     lengths = jnp.where(present & (lengths > 0), lengths, 1)
     cosines = gram / lengths[:, None] / lengths[None]
@@ -175,7 +175,7 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
         w. A gradient of 0 counts as one with a millionth of the largest norm. If the gradients nearly cancel, the
         equation holds to about 1e-3. If they cancel, it has no solution, and w is finite.
     """
-    # Relative to each gradient's norm: x = |g| w solves (C x)_i = x_i^(-power) |g_i|^(power - 1), C the cosines.
+    # With the matrix of cosines C, x = |g| w solves (C x)_i = x_i^(-power) |g_i|^(power - 1).
     squares = jnp.where(present, jnp.diag(gram), 0)
     largest = jnp.where(squares.max() > 0, squares.max(), 1)
     lengths = jnp.sqrt(jnp.where(present, jnp.maximum(squares / largest, 1e-12), 1))
@@ -188,7 +188,7 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
         x = jnp.exp(logarithms)
         pull, push = x * (cosines @ x), right * x ** (1 - power)
         quadratic = x[:, None] * cosines * x[None]
-        # Far from the minimum the function of the logarithms may not be convex; the second system is.
+        # Far from the minimum, the Hessian in the first system may be indefinite; the second is positive definite.
         exact = jnp.linalg.solve(quadratic + jnp.diag(pull - (1 - power) * push), pull - push)
         steady = jnp.linalg.solve(quadratic + jnp.diag(jnp.abs(pull) + power * push), pull - push)
         usable = jnp.isfinite(exact).all() & (exact @ (pull - push) > 0)

@@ -58,8 +58,8 @@ def test_layers_of_plain_flax_will_do():
         ),
         (
             lambda x: Stage(x, x, hidden=5),
-            r"stage 'coarse' is 4x8, but the attended features before it are 8x16; set resample='down' for a stage "
-            r"followed by half the size, resample='up' for one of double the size",
+            r"stage 'coarse' is 4x8, but the attended features from the previous stage are 8x16; set "
+            r"resample='down' if the next stage has half the size of this one, resample='up' if this stage has ",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def train_batches(
         process_count: a divisor of the number of rows per set.
         augment: whether to crop at random positions and to flip, in sets that allow flips.
         workers: number of processes that read and augment; 0 uses threads of this process.
-        streams: number of such iterators that are read concurrently; see `pipeline.with_second`.
+        streams: number of iterators of this kind that are read concurrently; 2 for `pipeline.with_second`.
 
     Returns:
         An iterator over batches that include "task" and "id".
@@ -103,7 +103,7 @@ class StepExamples(grain.MapDataset):
     Args:
         streams: one endless stream of examples per set.
         plan: the sets of each step.
-        rows: number of examples per step from each of its sets.
+        rows: number of examples per step from each set of the step.
     """
 
     def __init__(self, streams: Sequence[grain.MapDataset], plan: Plan, rows: int):

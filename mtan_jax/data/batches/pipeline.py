@@ -59,7 +59,7 @@ def train_batches(
         process_count: a divisor of `global_batch_size`.
         augment: randomly transforms an example.
         workers: number of processes that read and augment; 0 uses threads of this process.
-        streams: number of such iterators that are read concurrently; see `with_second`.
+        streams: number of iterators of this kind that are read concurrently; 2 for `with_second`.
 
     Returns:
         An iterator over batches that include "id". Closing or dropping it ends the workers.
@@ -110,7 +110,7 @@ def eval_batches(
     process_index: int,
     process_count: int,
 ) -> Iterator[Batch]:
-    """Iterates over this process' rows of one pass over a split, in order; all processes get as many batches.
+    """Iterates once over this process' rows of a split, in order; all processes get the same number of batches.
 
     The last batch is padded with rows of weight 0: black image, no label, id "". Row i of a process is row
     i * process_count + process_index of the global batch.
@@ -200,7 +200,7 @@ def iterate(
         batch_size: number of rows in a batch.
         batch_fn: makes a batch from rows.
         workers: number of processes that read; 0 uses threads of this process. Reduced if shared memory is too small.
-        streams: number of iterators, with as many workers each, that are open concurrently.
+        streams: number of iterators that are open concurrently, each with `workers` processes.
 
     Raises:
         WorkerError: from the iterator, if a worker died.

@@ -39,8 +39,8 @@ class Workers:
     def bytes_needed(self, batch_bytes: int) -> int:
         """The peak use of shared memory.
 
-        For each worker, grain holds a queue of `buffer` batches and one that waits to enter it, and as many again in
-        the main process. One more batch is being copied there (`own_arrays`).
+        For each worker, grain holds a queue of `buffer` batches and one batch that waits to enter it, and the same
+        number again in the main process. One more batch is being copied in the main process (`own_arrays`).
         """
         if self.count == 0:
             return 0
@@ -48,12 +48,14 @@ class Workers:
 
 
 def fit(workers: int, batch_bytes: int, streams: int = 1) -> Workers:
-    """Chooses the largest number of workers, up to `workers`, whose batches fit; logs a warning if it is smaller.
+    """Chooses the largest number of workers, at most `workers`, whose batches fit into shared memory.
+
+    Logs a warning if it is smaller than `workers`.
 
     Args:
         workers: the requested number of processes.
         batch_bytes: size of a batch.
-        streams: number of streams, with as many workers each, that are read concurrently.
+        streams: number of streams that are read concurrently, each with the same number of workers.
     """
     wanted, free = Workers(workers), free_bytes()
     if workers == 0 or free is None:
@@ -72,9 +74,10 @@ def fit(workers: int, batch_bytes: int, streams: int = 1) -> Workers:
 
 
 def own_arrays(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Copies batches out of shared memory, which ends with the worker, and waits until it is freed before the next one.
+    """Copies batches out of shared memory, and waits until a batch's memory is freed before it yields the next one.
 
-    grain frees it in another thread, which could fall several batches behind.
+    A worker's shared memory does not outlive the worker. grain frees it in another thread, which could fall several
+    batches behind.
     """
     for batch in batches:
         blocks: list[weakref.ref] = []

@@ -1,7 +1,7 @@
 """Prepares a dataset: converts raw data to sharded ArrayRecord files that TFDS reads.
 
-The shards are written to a temporary folder next to the final one, which is renamed once it is complete. A process
-that is killed loses only the shards that it was writing; the next one continues with the missing ones.
+The shards are written to a temporary folder next to the final one. The temporary folder is renamed once it is complete.
+If a process is killed, only the shards that it was writing are lost; the next preparation writes the missing shards.
 """
 
 import contextlib
@@ -80,10 +80,11 @@ def prepare(builder: Preparable, *, workers: int | None, again: bool) -> None:
             builder.check_same_raw()  # another process prepared it in the meantime
             return
         if time.monotonic() - started > LONG_WAIT_SECONDS:
-            builder.check_raw()  # again: the process that this one waited for has failed
+            builder.check_raw()  # a second time, because the process that this one waited for has failed
         folder = target.with_name(f"incomplete.{target.name}")
         old = target.with_name(f"incomplete.old.{target.name}")
-        for path in (old, *target.parent.glob(f"incomplete.*_{target.name}")):  # the latter as TFDS names its own
+        # `incomplete.*_NAME` is how TFDS itself names its temporary folders.
+        for path in (old, *target.parent.glob(f"incomplete.*_{target.name}")):
             if path.exists():
                 log.info("removing %s, left behind by an interrupted preparation", path)
                 shutil.rmtree(path, ignore_errors=True)  # NFS keeps files that are open elsewhere
@@ -102,7 +103,7 @@ def prepare(builder: Preparable, *, workers: int | None, again: bool) -> None:
 
 @contextlib.contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Adds the option to change to the error for a full disk or for a folder of `target` that is not writable."""
+    """If the disk is full or a folder of `target` is not writable, adds the remedy to the message of the error."""
     try:
         yield
     except OSError as error:
@@ -120,7 +121,7 @@ def _explained(target: Path) -> Iterator[None]:
 
 
 def _is_in_path(name: str | None, target: Path) -> bool:
-    """Whether a file is next to or below `target`, or is a folder above it, unlike a raw file."""
+    """Whether a path is in the folder that holds `target`, or is that folder or one above it; raw files are not."""
     path, folder = (Path(os.path.realpath(each)) for each in (name or target, target.parent))
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 

@@ -23,10 +23,11 @@ def segnet(
 ) -> Backbone:
     """Makes VGG-16's convolutions and their mirror image, connected by max-pooling positions.
 
-    Encoder block i has two layers (the two finest blocks) or three with `widths[i]` channels, then max-pooling. Decoder
-    block i unpools with the positions of encoder block i and has as many layers, with `widths[max(i-1, 0)]` channels. A
-    layer is conv3x3-BN-ReLU. A mask is computed from the first layer of an encoder block, or from the unpooled features
-    of a decoder block, and applied to the block's last layer.
+    A layer is conv3x3-BN-ReLU. Encoder block i has layers with `widths[i]` channels, followed by max-pooling: two
+    layers in the two finest blocks and three in the others. Decoder block i unpools with the positions of encoder block
+    i and has the same number of layers, with `widths[max(i-1, 0)]` channels. The mask of an encoder block is computed
+    from the output of its first layer, that of a decoder block from its unpooled features. Both are applied to the
+    output of the block's last layer.
 
     Args:
         width: multiplies the channels.
@@ -60,12 +61,12 @@ def layers(level: int) -> int:
 
 
 class Encoder(nn.Module):
-    """Layers at one resolution, then max-pooling, whose positions are pushed to the flow's memory.
+    """Layers at one resolution, then max-pooling; its positions are pushed to the flow's memory.
 
     Attributes:
         features: channels.
         shared_features: output channels of the shared extractor after the mask; None in a network's last block, which
-            has no pooling either.
+            has neither a shared extractor nor pooling.
         layers: number of layers.
         depth: convolutions per layer.
         numerics: of all layers.
@@ -96,10 +97,11 @@ class Decoder(nn.Module):
     """Max-unpooling with the positions in the flow's memory, then layers.
 
     Attributes:
-        features: channels.
+        features: output channels of the layers and of the shared extractor.
         layers: number of layers.
         depth: convolutions per layer.
-        last: in the finest block, channels of the last convolution; the others keep the channels of the input.
+        last: for the finest block, the output channels of its last convolution; its other convolutions then keep the
+            number of channels of the input. None for the other blocks.
         numerics: of all layers.
     """
 

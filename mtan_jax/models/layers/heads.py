@@ -12,7 +12,7 @@ from mtan_jax.models.numerics import FLOAT32, Numerics
 
 
 class Head(nn.Module):
-    """conv3x3, then conv1x1 without an activation between them, resized to the image."""
+    """conv3x3 and conv1x1, with no activation between them; the output is resized to the image."""
 
     channels: int
     image_size: tuple[int, int]

@@ -186,7 +186,7 @@ class SeriesConv(TaskConv):
     """A frozen convolution f followed by a per-task residual adapter: f(x) + A_t f(x), where A_t is 1x1.
 
     Rebuffi, Bilen, Vedaldi 2018 (Efficient parametrization of multi-domain deep neural networks), equation (2). A_t
-    starts at 0, so the initial network is the adapted one.
+    starts at 0, so the network initially equals the pretrained one.
     """
 
     @nn.compact
@@ -199,7 +199,7 @@ class SeriesConv(TaskConv):
 class ParallelConv(TaskConv):
     """A frozen convolution f with a per-task residual adapter beside it: f(x) + A_t x, where A_t is 1x1.
 
-    Rebuffi, Bilen, Vedaldi 2018, equation (3). A_t starts at 0, so the initial network is the adapted one.
+    Rebuffi, Bilen, Vedaldi 2018, equation (3). A_t starts at 0, so the network initially equals the pretrained one.
     """
 
     @nn.compact
@@ -220,7 +220,7 @@ class CombinedConv(TaskConv):
     def __call__(self, x: Groups, tasks: Int[Array, "g"]) -> Groups:
         kernel = self.frozen("kernel", he_normal, *self.kernel_shape(x))
         combinations = self.own("combination", _identity, self.features, self.features)[tasks]
-        # Filters are combined instead of features: the same result at the cost of a kernel.
+        # Combining filters gives the same result as combining features, at a cost independent of the number of pixels.
         kernels = jnp.einsum("hwcd,gde->ghwce", kernel, combinations)
         return ops.add_bias(
             self.convolve_each(x, kernels), self.own("bias", nn.initializers.zeros, self.features)[tasks]

@@ -48,7 +48,7 @@ def _power_sums(x: Array) -> tuple[Array, Array]:
 
 
 def _means(sums: tuple[Array, ...], shape: tuple[int, ...], axis_name: str | None) -> tuple[Array, ...]:
-    """Means over all devices, from each device's sums over the pixels of images of a shape."""
+    """Divides sums over pixels by the number of pixels in `shape`, and averages over devices."""
     means = tuple(values / math.prod(shape[axis] for axis in PIXEL_AXES) for values in sums)
     return collectives.mean(means, axis_name)
 
@@ -65,8 +65,8 @@ def normalize(
     """Applies BatchNorm with given moments, an activation and, if asked, max-pooling by 2.
 
     Computed in float32 or wider and returned in x's type. Pooling runs before the affine map, on a quarter of the
-    pixels; the result is bit-identical, because map and rounding are monotonic in each channel. Where rounding or a
-    scale of 0 makes pixels equal, the gradient goes to the one that was largest before.
+    pixels; the result is bit-identical, because map and rounding are monotonic in each channel. If rounding or a scale
+    of 0 makes outputs of a window equal, the gradient goes to the pixel selected before the map.
     """
     if pool:
         x, _ = _max_pool_by_sign(x, scale)
@@ -119,8 +119,8 @@ def normalize_batch(
 
 
 # By default, JAX keeps x in float32 and the intermediates of the moments for the backward pass. This gradient keeps
-# arrays that exist anyway, the input and the output in the type of the computation; with pooling also the selected
-# pixels and their positions, a quarter of the input each.
+# only arrays that exist anyway: the input and the output, in the type of the computation. With pooling it also keeps
+# the selected pixels and their positions, a quarter of the input each.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _normalize_by_own(
     x: Array,
@@ -132,13 +132,13 @@ def _normalize_by_own(
     axis_name: str | None,
     pool: bool,
 ) -> Array:
-    """`normalize` with moments that are those of x itself over all devices on `axis_name`."""
+    """`normalize`, with a gradient that treats the moments as those of x over all devices on `axis_name`."""
     del axis_name
     return normalize(x, mean, variance, scale, bias, activation, pool)
 
 
 class _Residuals(NamedTuple):
-    """What the forward pass keeps: `selected` are the pixels after pooling, or x."""
+    """Arrays kept for the backward pass. `selected` holds the pixels that pooling selected; without pooling it is x."""
 
     x: Array
     selected: Array

@@ -12,10 +12,11 @@ from mtan_jax.models.ops import convolution_variants, pixel_pairs, platforms, re
 from mtan_jax.models.ops.convolution_variants import Images, Kernel, Outputs, Variant
 from mtan_jax.types import Shape
 
-# The smallest numbers of channels (fewer side, other side) for which the kernel's gradient is faster as products: with
-# less, the shifted copies cost more than XLA's convolution with a kernel as large as the image.
+# Lower bounds of the smaller and the larger number of channels (input and output) for which the kernel's gradient is
+# computed as products. With fewer channels, the shifted copies cost more than XLA's convolution with a kernel as large
+# as the image.
 MIN_CHANNELS = 16, 32
-MAX_SHARE_SEEN = 0.8  # of a dilated convolution's work that is not padding, up to which `by_taps` is faster
+MAX_SHARE_SEEN = 0.8  # `by_taps` is faster if at most this share of the multiplications read pixels, not padding
 
 
 def conv(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Outputs:
@@ -42,7 +43,7 @@ def conv_concatenated(parts: Sequence[Images], kernel: Kernel, *, stride: int = 
         return conv(parts[0], kernel, stride=stride, dilation=dilation)
     ends = list(itertools.accumulate(part.shape[-1] for part in parts))
     outputs = [
-        # Not by indexing with an ellipsis, which becomes a dynamic slice.
+        # Indexing with an ellipsis would become a dynamic slice.
         conv(part, lax.slice_in_dim(kernel, end - part.shape[-1], end, axis=2), stride=stride, dilation=dilation)
         for part, end in zip(parts, ends, strict=True)
     ]
@@ -51,7 +52,7 @@ def conv_concatenated(parts: Sequence[Images], kernel: Kernel, *, stride: int = 
 
 @functools.lru_cache(maxsize=1024)  # JAX traces a function once per shape, if it is the same object
 def _variants(x: Shape, kernel: Shape, stride: int, dilation: int) -> dict[str, Variant]:
-    """How each platform computes a convolution of these shapes. The only place that chooses."""
+    """Chooses how each platform computes a convolution of these shapes. No other code makes this choice."""
     is_plain = stride == dilation == 1
     is_paired = is_plain and pixel_pairs.applies(*x.shape[-2:], among=pixel_pairs.CONV_CHANNELS)
     paired = convolution_variants.with_gradients(convolution_variants.paired, x, kernel)
@@ -68,7 +69,7 @@ def _variants(x: Shape, kernel: Shape, stride: int, dilation: int) -> dict[str, 
     if is_plain and kernel.shape[:2] == (3, 3) and _has_many_channels(kernel):
         cpu = dataclasses.replace(default, kernel_gradient=convolution_variants.kernel_gradient_3x3)
     elif dilation > 1 and stride == 1 and all(size % 2 for size in kernel.shape[:2]):
-        # Eigen multiplies the padding too, which is most of what the outermost taps see.
+        # Eigen multiplies the padding too, which is most of what the outermost taps read.
         by_taps = convolution_variants.with_gradients(
             functools.partial(convolution_variants.by_taps, dilation=dilation), x, kernel
         )

@@ -79,7 +79,7 @@ def paired(x: Images, kernel: Kernel) -> Outputs:
 
 
 def by_taps(x: Images, kernel: Kernel, *, dilation: int) -> Outputs:
-    """A dilated convolution of odd size at stride 1, as a sum over taps of products with the pixels that each sees."""
+    """A dilated convolution of odd size at stride 1, as a sum of one product per tap with the pixels that it reads."""
     _, height, width, _ = x.shape
     dtype, exact = x.dtype, jnp.promote_types(x.dtype, jnp.float32)  # each partial sum in bfloat16 would be rounded
     x, kernel = x.astype(exact), kernel.astype(exact)
@@ -122,7 +122,7 @@ def kernel_gradient_3x3(x: Images, cotangent: Outputs) -> Float[Array, "3 3 c d"
 def _kernel_gradient_of_rows(
     x: Float[Array, "b h+2 w c"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "3*c 3*d"]:
-    """The kernel's gradient from some rows; indexed by the tap's row and c, then the tap's column and d.
+    """The kernel's gradient from some rows, indexed by (tap's row, c) and (tap's column, d).
 
     Each tap's gradient is a product, over pixels, of shifted x and the cotangent. The tap's row shifts x and its column
     shifts the cotangent, so three copies of each, side by side, give all nine taps in one product.

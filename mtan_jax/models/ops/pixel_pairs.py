@@ -84,14 +84,14 @@ def sum_pixels(
 
 
 def pair_kernel(kernel: Float[Array, "k l c d"]) -> Float[Array, "k m 2*c 2*d"]:
-    """Returns the kernel that does to pairs of pixels what a kernel of odd size does to pixels; the rest is zeros."""
+    """Converts a kernel of odd size to the equivalent kernel over pairs of pixels, filled up with zeros."""
     reach = kernel.shape[1] // 2
     pairs = -(-reach // 2)  # on either side
     space = 2 * pairs + 1 - reach
     taps = jnp.pad(kernel, ((0, 0), (space, space), (0, 0), (0, 0)))
 
     def of_pair(s: int) -> Array:
-        # The distance from pixel i of pair s to pixel j of the pair in the middle.
+        # The tap is that of the distance between pixel i of pair s and pixel j of the pair in the middle.
         blocks = [[taps[:, 2 * s + i - j + 1] for j in range(2)] for i in range(2)]
         return jnp.concatenate([jnp.concatenate(row, -1) for row in blocks], -2)
 

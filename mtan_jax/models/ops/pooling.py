@@ -22,18 +22,18 @@ def max_pool(
 def pooled_by_slices(x: Array) -> tuple[Array, Array]:
     """`max_pool` by pairwise comparison of slices.
 
-    A test `window == maximum` may fail at the true maximum where XLA computes its two sides in different fusions.
+    A test `window == maximum` may fail at the true maximum, because XLA may compute its two sides in different fusions.
     """
     (a, b), (c, d) = ([x[..., i::2, j::2, :] for j in range(2)] for i in range(2))
     return _larger(*_larger(a, 0, b, 1), *_larger(c, 2, d, 3))
 
 
 def pooled_in_pairs(x: Array) -> tuple[Array, Array]:
-    """`max_pool` of pairs of pixels. Rows are compared first: XLA copies what is split into halves."""
+    """`max_pool` of pairs of pixels. Rows are compared before pairs are split, because XLA copies the halves."""
     joined = pixel_pairs.join(x)
     values, position = _larger(joined[..., 0::2, :, :], 0, joined[..., 1::2, :, :], 2)
     (left, right), (on_left, on_right) = (jnp.split(array, 2, axis=-1) for array in (values, position))
-    # The larger value wins. Of equal values, the one in the upper row is the first, then the left one.
+    # The larger value wins. Of equal values, the one in the upper row wins, and within a row the left one.
     right_wins = (right > left) | ((right == left) & (on_right < on_left))
     return jnp.where(right_wins, right, left), jnp.where(right_wins, on_right + jnp.int8(1), on_left)
 
@@ -58,7 +58,7 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def max_unpool(x: Float[Array, "*n h w c"], position: Int8[Array, "*n h w c"]) -> Float[Array, "*n 2*h 2*w c"]:
     """Puts each value at its position (of `max_pool`) in a 2x2 window of zeros.
 
-    All platforms use single pixels: in pairs it would move more bytes.
+    TPUs use single pixels too, because in pairs it would move more bytes.
     """
     *batch, height, width, channels = x.shape
     corner = jnp.arange(4, dtype=jnp.int8).reshape((1,) * len(batch) + (1, 2, 1, 2, 1))

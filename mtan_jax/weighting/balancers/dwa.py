@@ -71,7 +71,7 @@ class EpochState(NamedTuple):
 
     Attributes:
         steps: steps so far.
-        loss_sum: sums of the losses over this epoch, the last one and the one before, in this order.
+        loss_sum: sums of the losses over this epoch, the previous one and the one before that, in this order.
         loss_count: number of steps in these sums.
     """
 

@@ -25,8 +25,8 @@ def imtl_l(
 
     Args:
         tasks: task names, in the order of the losses.
-        learning_rate: the network's, constant or a function of the step; s is learned at it.
-        scale_rate: learning rate of s, if it differs from the network's.
+        learning_rate: the network's learning rate, constant or a function of the step.
+        scale_rate: learning rate of s; None: the network's.
 
     Raises:
         ValueError: no rate, or an option is out of range.

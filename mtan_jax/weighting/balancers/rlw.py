@@ -16,7 +16,7 @@ class RLWState(NamedTuple):
     """State of `rlw`.
 
     Attributes:
-        steps: steps so far; with the seed, they determine the random weights.
+        steps: steps so far; this number and the seed determine the random weights.
     """
 
     steps: Int32[Array, ""]

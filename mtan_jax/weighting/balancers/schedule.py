@@ -14,11 +14,11 @@ from mtan_jax.types import Shape
 from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, in_task_order
 from mtan_jax.weighting.declaration import declare
 
-# Raised by Python code that needs a traced value: if, float and math; NumPy; range and indexing.
+# JAX raises these errors where Python code needs the concrete value of a traced array.
 _CONCRETE_VALUE_ERRORS = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,  # if, float, math
+    jax.errors.TracerArrayConversionError,  # NumPy
+    jax.errors.TracerIntegerConversionError,  # range, indexing
 )
 
 Weights: TypeAlias = Float[Array, "t"] | Mapping[str, Array | float]
@@ -57,12 +57,13 @@ def schedule(
 
     Args:
         tasks: task names, in the order of the losses.
-        weights: a function of step and losses, or a function of the step or a constant per task.
+        weights: a function of step and losses, or a mapping from each task to a function of the step or a constant.
 
     Raises:
         ValueError: the weights are not for exactly these tasks; a constant is negative or not finite; a function takes
-            other arguments, does not return one real number per task, needs a concrete value of its arguments, or
-            returns a non-finite number at the first step for losses of 1 or if one loss is 0.
+            other arguments, does not return one real number per task, or needs a concrete value of its arguments. A
+            function of step and losses is also called at step 0, with all losses 1 and with one loss 0 and the others
+            1; a non-finite weight is an error.
 
     Example:
         >>> import jax.numpy as jnp, optax

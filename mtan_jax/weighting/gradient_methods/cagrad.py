@@ -25,12 +25,12 @@ def cagrad(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Conflict-averse gradient descent (CAGrad; Liu, Liu, Jin, Stone, Liu, NeurIPS 2021).
 
-    Equation: the update, within distance c |g_0| of the mean gradient g_0, that maximizes the decrease of the worst
-    task. It is g_0 + c |g_0| / |g_w| g_w with w = argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|,
-    g_w = sum_i w_i g_i (algorithm 1). With c >= 1 it conflicts with no task. The authors' code divides the update by
-    1 + c^2, and their multi-task runs multiply it by the number of tasks, which gives it the size of the sum of the
-    gradients. `solvers.conflict_averse` solves the inner problem; the authors use SLSQP. If g_w is 0, the update is
-    that of g_0 alone.
+    Equation: of all vectors within distance c |g_0| of the mean gradient g_0, the update maximizes the smallest
+    decrease of any task's loss. It is g_0 + c |g_0| / |g_w| g_w, where w is the argmin over the simplex of
+    <g_w, g_0> + c |g_0| |g_w|, with g_w = sum_i w_i g_i (algorithm 1). With c >= 1 it conflicts with no task. The
+    authors' code divides the update by 1 + c^2, and their multi-task runs multiply it by the number of tasks, which
+    gives it the size of the sum of the gradients. `solvers.conflict_averse` solves the inner problem; the authors use
+    SLSQP. If g_w is 0, the update is that of g_0 alone.
 
     Args:
         tasks: task names, in the order of the losses.

@@ -19,7 +19,7 @@ class DBMTLState(NamedTuple):
 
     Attributes:
         steps: steps so far.
-        means: running means of the gradients of the shared parameters, each [t, ...]: one copy of these per task.
+        means: running means of the gradients per task, one array [t, ...] per shared parameter.
     """
 
     steps: Int32[Array, ""]

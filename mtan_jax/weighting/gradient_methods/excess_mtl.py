@@ -20,7 +20,7 @@ class ExcessMTLState(NamedTuple):
 
     Attributes:
         seen: number of steps at which each task was present.
-        squares: sums of the squared gradients of the shared parameters, each [t, ...]: one copy of these per task.
+        squares: sums of the squared gradients per task, one array [t, ...] per shared parameter.
         baseline: sum of the first excess risks, the unit of later ones.
         weights: weights of the last step.
     """

@@ -27,7 +27,7 @@ def fairgrad(
 
     Args:
         tasks: task names, in the order of the losses.
-        alpha: fairness; the larger, the more the task that improves least counts. The authors use 2 on NYUv2 and
+        alpha: fairness; larger values give more weight to the task that improves least. The authors use 2 on NYUv2 and
             Cityscapes.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.

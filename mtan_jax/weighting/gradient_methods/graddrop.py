@@ -17,7 +17,7 @@ class GradDropState(NamedTuple):
     """State of `graddrop`.
 
     Attributes:
-        steps: steps so far; with the seed, they determine the random numbers.
+        steps: steps so far; this number and the seed determine the random numbers.
     """
 
     steps: Int32[Array, ""]
@@ -87,5 +87,5 @@ def drop_signs(gradients: Float[Array, "t ..."], threshold: Float[Array, "..."],
     above = sum((jnp.maximum(row, 0) for row in gradients), zero)
     below = sum((jnp.minimum(row, 0) for row in gradients), zero)
     size = above - below
-    positive = above / jnp.where(size > 0, size, 1)  # P, without the sums of both signs
+    positive = above / jnp.where(size > 0, size, 1)  # equals P
     return jnp.where(positive > threshold, above + leak * below, below + leak * above)

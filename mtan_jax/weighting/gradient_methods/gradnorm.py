@@ -53,8 +53,8 @@ def gradnorm(
     mean(G) r_i^alpha is constant (equations 1 and 2, algorithm 1). Tasks that learn slowly get larger gradients. The
     authors published no code. Variants:
 
-    - "paper": w starts at 1, is learned at 0.025 and renormalized to a sum of K after each step. The initial loss is
-      that of the first step. The gradient of a step uses the w before it. w stays above 1e-3.
+    - "paper": w starts at 1, is learned at a rate of 0.025 and is renormalized to a sum of K after each step. The
+      initial loss is that of the first step. The gradient of a step uses the w before that step. w stays above 1e-3.
     - "libmtl": w = K softmax(v). v starts at 1 and is learned at the network's rate. The initial loss is the mean over
       the first epoch, during which w = 1.
 

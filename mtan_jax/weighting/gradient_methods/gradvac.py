@@ -18,7 +18,7 @@ class GradVacState(NamedTuple):
     """State of `gradvac`.
 
     Attributes:
-        steps: steps so far; with the seed, they determine the random order.
+        steps: steps so far; this number and the seed determine the random order.
         goals: running mean of the cosine of each pair of gradients.
     """
 
@@ -43,7 +43,7 @@ def gradvac(
     Then m <- (1 - beta) m + beta c, starting from 0. The results are summed. The paper uses beta = 0.01 for
     translation; LibMTL and TorchJD use 0.5.
 
-    A pair keeps its mean at steps at which either task is absent.
+    The running mean of a pair does not change at a step at which one of its tasks is absent.
 
     Args:
         tasks: task names, in the order of the losses.
@@ -94,7 +94,7 @@ def vaccinate(
         C, where sum_j C_ij g_j is the rotated gradient of task i, and the means.
     """
     rows = jnp.arange(len(gram))
-    # Relative to each gradient's norm, so that no square underflows.
+    # Compute with gradients divided by their norms: the squares of small gradients would underflow.
     lengths = jnp.sqrt(jnp.diag(gram))
     active = present & (lengths > 0)
     lengths = jnp.where(active, lengths, 1)

@@ -20,7 +20,7 @@ class MoCoState(NamedTuple):
 
     Attributes:
         steps: steps so far.
-        tracked: tracked gradients of the shared parameters, each [t, ...]: one copy of these per task.
+        tracked: tracked gradients per task, one array [t, ...] per shared parameter.
         weights: weights of the last step.
     """
 

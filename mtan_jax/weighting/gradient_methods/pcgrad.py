@@ -17,7 +17,7 @@ class PCGradState(NamedTuple):
     """State of `pcgrad`.
 
     Attributes:
-        steps: steps so far; with the seed, they determine the random order.
+        steps: steps so far; this number and the seed determine the random order.
     """
 
     steps: Int32[Array, ""]
