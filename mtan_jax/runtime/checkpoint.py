@@ -58,6 +58,7 @@ class Checkpoints:
         best_metric: the checkpoint with the best value of this metric is kept too.
         higher_is_better: direction of `best_metric`.
         read_only: leaves the folder unchanged, including damaged checkpoints, since another process may be training.
+        logged: returns the metrics that were logged for a step, or None; they replace damaged metrics of a checkpoint.
 
     Raises:
         ValueError: `keep` is less than 1.
@@ -73,6 +74,7 @@ class Checkpoints:
         higher_is_better: bool,
         every: int = 1,
         read_only: bool = False,
+        logged: Callable[[int], dict[str, float] | None] = lambda step: None,
     ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep={keep}; expected at least 1, or the run could not be resumed")
@@ -92,7 +94,7 @@ class Checkpoints:
         self._writing: concurrent.futures.Future[None] | None = None
         self._has_read_back = False
         if not read_only:
-            self._prepare()
+            self._prepare(logged)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -304,10 +306,10 @@ class Checkpoints:
         self._writer.shutdown()
         self._wait()
 
-    def _prepare(self) -> None:
+    def _prepare(self, logged: Callable[[int], dict[str, float] | None]) -> None:
         if jax.process_index() == 0:
             try:
-                self._files.prepare()
+                self._files.prepare(logged)
             except OSError as error:
                 raise CheckpointError(f"the checkpoints in {self._folder} cannot be read: {reason(error)}") from error
         parallel.wait_for_all("checkpoints are prepared")

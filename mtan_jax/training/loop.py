@@ -68,6 +68,7 @@ def _train(
         every=experiment.lengths.to_steps(config.checkpoint.every),
         best_metric=best_metric,
         higher_is_better=higher_is_better,
+        logged=lambda step: find_metrics(workdir / METRICS_FILE, step, "val"),
     )
     state = checkpoints.restore(experiment.abstract_state())
     if state is None:
