@@ -186,6 +186,9 @@ class Checkpoints:
         if jax.process_index() > 0:
             return
         self._files.commit(step, metrics)
+        self._delete_old()
+
+    def _delete_old(self) -> None:
         steps = self._files.steps()
         best = self._files.best(steps, self._best_metric, self._higher_is_better)
         regular = [each for each in steps if each % self._every == 0 or each == steps[-1]]
@@ -267,6 +270,8 @@ class Checkpoints:
             if damaged:
                 log.warning("falling back to checkpoint %d", step)
                 self._move_aside(list(damaged))
+            if which == "newest" and not self._read_only and jax.process_index() == 0:
+                self._delete_old()  # those that a kill after the last save has left behind
             return state
         if damaged:
             raise CheckpointError(

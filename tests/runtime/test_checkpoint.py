@@ -187,6 +187,14 @@ def test_damaged_metrics_of_the_best_checkpoint_are_read_from_the_log(damage, co
     assert "the metrics of checkpoint 2 are damaged" in caplog.text
 
 
+def test_old_checkpoints_that_a_kill_has_left_are_deleted_at_the_next_start(copy):
+    # Named after a fault: after a kill between the last save and the deletion, they remained for good.
+    with open_checkpoints(copy, keep=1) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 6]
+        assert checkpoints.restore(template()).step == 6
+    assert folders(copy) == [2, 6]
+
+
 def test_metrics_of_older_versions_have_no_checksum(copy):
     (copy / FOLDER / "4" / "metrics").mkdir()
     (copy / FOLDER / "4" / "metrics" / "metrics").write_text(f'{{"{METRIC}": 0.9}}')
