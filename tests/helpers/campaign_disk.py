@@ -13,6 +13,7 @@ from helpers.campaign_run import DATA, WORK, Started
 ENOUGH = 64 << 20  # bytes
 PAGE = 4096  # bytes, the unit of a tmpfs
 PHASES = ("prepare", "save", "log", "evaluate", "train", "report", "compile")
+NAMED = re.compile(rf"\b({WORK}|{DATA})\b")
 SPACE = re.compile(r"space|room|full", re.IGNORECASE)
 
 
@@ -68,8 +69,8 @@ def full_disk(campaign, number):
         faults = []
         if code:
             faults += message_faults(code, errors)
-            if not SPACE.search(record["message"]):
-                faults.append("the message does not say that the disk is full")
+            if not SPACE.search(record["message"]) or not NAMED.search(record["message"]):
+                faults.append("the message does not say which file or folder needs space")
         resize(ENOUGH)
         faults += campaign_trials.finish(campaign, disk, cache, output=folder)
     return record | {"faults": faults}
