@@ -13,10 +13,12 @@ import json
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
 from helpers import campaign_damage, campaign_disk, campaign_table, campaign_trials
+from helpers.whole_run import ROOT
 
 KINDS = {
     "kill1": functools.partial(campaign_trials.kill, processes=1),
@@ -56,7 +58,7 @@ def run(campaign, kind, numbers, out):
     done = {json.loads(line)["trial"] for line in path.read_text().splitlines()} if path.exists() else set()
     for number in sorted({*numbers} - done):
         began = time.monotonic()
-        record = {"trial": number, **KINDS[kind](campaign, number)}
+        record = {"trial": number, "commit": find_commit(), **KINDS[kind](campaign, number)}
         record["trial_seconds"] = round(time.monotonic() - began, 1)
         with path.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -68,6 +70,12 @@ def run(campaign, kind, numbers, out):
             sys.stdout.write(f"{kind} {number} ok, {record['trial_seconds']} s\n")
         sys.stdout.flush()
     return failed
+
+
+def find_commit():
+    """The commit of the program, with "-dirty" if it has been changed since; None outside of a Git checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 if __name__ == "__main__":
