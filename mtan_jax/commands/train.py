@@ -1,8 +1,10 @@
 """Trains a run, or resumes one."""
 
 import contextlib
+import errno
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
@@ -40,10 +42,11 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         NonFiniteError: a loss or an update was not finite; the last good checkpoint remains.
         CheckpointError: a checkpoint could not be written or read.
         BucketError: a bucket could not be written or read.
+        OSError: a file could not be written. If the disk is full, the message names the file or the working directory.
     """
     folder = mirror.local(os.fspath(workdir), "--workdir")
     is_local = mirror.remote(folder) is None
-    with contextlib.ExitStack() as owned:
+    with _full_disk_explained(folder), contextlib.ExitStack() as owned:
         # Owned before JAX initializes the devices, so that a second run on a TPU reports that the working directory is
         # in use, not that the TPU is. A folder that does not exist cannot be in use, and it is created only after the
         # configuration is checked.
@@ -66,6 +69,20 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         experiment.data.prepare()
         loop.train(experiment, folder, sinks)
     return Run(experiment, folder)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(folder: pathlib.Path) -> Iterator[None]:
+    """Adds what to do to the error for a full disk, and the folder, since a failed `write` names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"{error.filename or f'a file in {folder}'} cannot be written ({error.strerror}); free some space and run "
+            "the same command again, which continues from the last checkpoint"
+        ) from error
 
 
 def run(request: Request) -> None:

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from mtan_jax.data import bucket_data
-from mtan_jax.data.errors import RawDataError
-from mtan_jax.data.preparation import fingerprint, prepare
+from mtan_jax.data.errors import PreparedDataError, RawDataError
+from mtan_jax.data.preparation import checksums, fingerprint, prepare
 from mtan_jax.data.preparation.preparable import StoredExample
 from mtan_jax.data.raw import manual_downloads
 from mtan_jax.data.raw.raw_layout import RawLayout
@@ -29,6 +29,23 @@ class _LocalInfo(tfds.core.DatasetInfo):
 
     def initialize_from_bucket(self) -> None:
         """Does nothing. TFDS' method would leave an empty temporary folder for each builder that is made."""
+
+    def read_from_directory(self, dataset_info_dir: str | os.PathLike[str]) -> None:
+        """Reads a prepared folder.
+
+        Raises:
+            PreparedDataError: a file of the folder is damaged.
+        """
+        try:
+            checksums.check(pathlib.Path(dataset_info_dir))
+            super().read_from_directory(dataset_info_dir)
+        except OSError:
+            raise
+        except Exception as error:  # protobuf and TFDS raise many types
+            raise PreparedDataError(
+                f"The dataset prepared in {dataset_info_dir} cannot be read: {error}. "
+                "Delete this folder and run the same command again: it prepares the dataset again."
+            ) from error
 
 
 class Builder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]

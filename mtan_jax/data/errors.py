@@ -1,4 +1,4 @@
-"""Errors about raw data."""
+"""Errors about raw and prepared data."""
 
 
 class RawDataError(FileNotFoundError):
@@ -18,3 +18,7 @@ class UnreadableError(RawDataError):
 
     def __str__(self) -> str:
         return "\n".join(self.faults)
+
+
+class PreparedDataError(ValueError):
+    """A prepared dataset cannot be read; the message names it and a remedy."""

@@ -58,6 +58,7 @@ class Checkpoints:
         best_metric: the checkpoint with the best value of this metric is kept too.
         higher_is_better: direction of `best_metric`.
         read_only: leaves the folder unchanged, including damaged checkpoints, since another process may be training.
+        logged: returns the metrics that were logged for a step, or None; they replace damaged metrics of a checkpoint.
 
     Raises:
         ValueError: `keep` is less than 1.
@@ -73,6 +74,7 @@ class Checkpoints:
         higher_is_better: bool,
         every: int = 1,
         read_only: bool = False,
+        logged: Callable[[int], dict[str, float] | None] = lambda step: None,
     ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep={keep}; expected at least 1, or the run could not be resumed")
@@ -89,7 +91,7 @@ class Checkpoints:
         self._writing: concurrent.futures.Future[None] | None = None
         self._has_read_back = False
         if not read_only:
-            self._prepare()
+            self._prepare(logged)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -154,6 +156,9 @@ class Checkpoints:
         if not self._has_read_back:
             self._read_back(path, arrays)
         self._files.commit(step, metrics)
+        self._delete_old()
+
+    def _delete_old(self) -> None:
         steps = self._files.steps()
         best = self._files.best(steps, self._best_metric, self._higher_is_better)
         regular = [each for each in steps if each % self._every == 0 or each == steps[-1]]
@@ -255,6 +260,8 @@ class Checkpoints:
             if damaged:
                 log.warning("falling back to checkpoint %d", step)
                 self._move_aside(list(damaged))
+            if which == "newest" and not self._read_only and jax.process_index() == 0:
+                self._delete_old()  # those that a kill after the last save has left behind
             return state
         if damaged:
             raise CheckpointError(
@@ -296,10 +303,10 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
 
-    def _prepare(self) -> None:
+    def _prepare(self, logged: Callable[[int], dict[str, float] | None]) -> None:
         if jax.process_index() == 0:
             try:
-                self._files.prepare()
+                self._files.prepare(logged)
             except OSError as error:
                 raise CheckpointError(f"the checkpoints in {self._folder} cannot be read: {reason(error)}") from error
         parallel.wait_for_all("checkpoints are prepared")

@@ -10,11 +10,15 @@ import math
 import pathlib
 import re
 import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mtan_jax.runtime import checkpoint_bucket
 
 NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
+CHECKSUM = "crc32"  # in the file of metrics
 STEP = re.compile("0|[1-9][0-9]*")
 LEFTOVER = re.compile(r"[0-9]+\..*-tmp")  # from an interrupted save or deletion
 
@@ -62,8 +66,8 @@ class CheckpointFolder:
     def metric(self, step: int, name: str) -> float | None:
         """Returns a metric of a checkpoint; None if it was not evaluated or no longer exists."""
         try:
-            value = json.loads(_metrics_path(self.of_step(step)).read_text())[name]
-        except (OSError, ValueError, LookupError, TypeError):
+            value = _read_metrics(_metrics_path(self.of_step(step)))[name]
+        except (OSError, ValueError, LookupError):
             return None
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -73,8 +77,13 @@ class CheckpointFolder:
         sign = 1 if higher_is_better else -1
         return max(values, key=lambda step: (sign * values[step], step), default=None)
 
-    def prepare(self) -> None:
-        """Creates the folder; removes leftovers of interrupted saves and deletions, and unreadable metrics."""
+    def prepare(self, logged: Callable[[int], dict[str, float] | None]) -> None:
+        """Creates the folder; removes leftovers of interrupted saves and deletions; replaces damaged metrics.
+
+        Args:
+            logged: returns the metrics that were logged for a step, or None. A checkpoint with damaged metrics and
+                without logged ones counts as not evaluated.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         checkpoint_bucket.delete_incomplete(self.path)
         self._delete_leftovers()
@@ -82,17 +91,24 @@ class CheckpointFolder:
             path = _metrics_path(self.of_step(step))
             try:
                 if path.is_file():
-                    json.loads(path.read_text())
-            except ValueError as error:  # the checkpoint is treated as not evaluated
-                log.warning("the metrics of checkpoint %d are damaged (%s); deleting them", step, error)
-                path.unlink()
+                    _read_metrics(path)
+            except ValueError as error:
+                metrics = logged(step)
+                if metrics is None:
+                    log.warning("the metrics of checkpoint %d are damaged (%s); deleting them", step, error)
+                    path.unlink()
+                    continue
+                log.warning("the metrics of checkpoint %d are damaged (%s); using the logged ones", step, error)
+                partial = path.with_suffix(".tmp")
+                partial.write_text(_to_text(metrics))
+                partial.replace(path)
 
     def commit(self, step: int, metrics: dict[str, float] | None) -> None:
         """Renames the pending checkpoint to its final name, replacing one of the same step, and uploads it."""
         pending = self.pending(step)
         path = _metrics_path(pending)
         path.parent.mkdir()
-        path.write_text(json.dumps(metrics or {}))
+        path.write_text(_to_text(metrics or {}))
         if self.of_step(step).exists():
             checkpoint_bucket.delete(self.of_step(step))
             self._set_aside(step)
@@ -154,6 +170,26 @@ class CheckpointFolder:
 
 def _metrics_path(checkpoint: pathlib.Path) -> pathlib.Path:
     return checkpoint / checkpoint_bucket.METRICS
+
+
+def _to_text(metrics: Mapping[str, float]) -> str:
+    """JSON with a checksum of the metrics."""
+    return json.dumps({**metrics, CHECKSUM: zlib.crc32(json.dumps(metrics).encode())})
+
+
+def _read_metrics(path: pathlib.Path) -> dict[str, Any]:
+    """Reads what `_to_text` has written. Older versions wrote no checksum.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    metrics = json.loads(path.read_bytes())
+    if not isinstance(metrics, dict):
+        raise ValueError("it holds no JSON object")
+    checksum = metrics.pop(CHECKSUM, None)
+    if checksum not in (None, zlib.crc32(json.dumps(metrics).encode())):
+        raise ValueError("its checksum is wrong")
+    return metrics
 
 
 def _unused(folder: pathlib.Path, name: str, ending: str = "") -> pathlib.Path:

@@ -10,7 +10,7 @@ from typing import NoReturn
 import jax
 
 from mtan_jax.experiment import Experiment
-from mtan_jax.reporting.metrics_file import METRICS_FILE, has_line
+from mtan_jax.reporting.metrics_file import METRICS_FILE, find_metrics
 from mtan_jax.reporting.sinks import MetricWriter, Sink, open_sinks
 from mtan_jax.runtime import activity, interrupts, parallel
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
@@ -69,6 +69,7 @@ def _train(
         every=experiment.lengths.to_steps(config.checkpoint.every),
         best_metric=best_metric,
         higher_is_better=higher_is_better,
+        logged=lambda step: find_metrics(workdir / METRICS_FILE, step, "val"),
     )
     state = checkpoints.restore(experiment.abstract_state())
     if state is None:
@@ -159,7 +160,7 @@ class _Training:
         """Whether the evaluation due at the restored step is missing, because a signal interrupted it."""
         if self._first_step == 0 or not self._is_due(self._first_step, self._eval_every):
             return False
-        return not has_line(self._workdir / METRICS_FILE, self._first_step, "val")
+        return find_metrics(self._workdir / METRICS_FILE, self._first_step, "val") is None
 
     def _evaluate_and_save(self, state: TrainState, step: int) -> None:
         """Does what is due after a step."""

@@ -100,8 +100,8 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
             _write(path, json.dumps(ours, indent=2) + "\n")
         return
     try:
-        theirs = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        theirs = json.loads(path.read_bytes())
+    except ValueError as error:
         raise WorkdirError(f"{path} is damaged ({error}); delete it, or use another --workdir") from error
     different = [
         name
@@ -112,7 +112,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
         lines = [f"config.{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in different]
         raise WorkdirError(
             f"{workdir} belongs to a run with another configuration:\n{_list(lines)}\n"
-            "Use another --workdir, or the same configuration."
+            f"Use another --workdir, or the same configuration, which {path} records."
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ from helpers import toy_config, toy_sets_config
 import mtan_jax as mtan
 from mtan_jax import tasks
 from mtan_jax.tasks.metrics import AccuracyMetric
+from mtan_jax.training import loop
 from mtan_jax.training.workdir import WorkdirError
 
 
@@ -58,6 +60,16 @@ def test_a_complete_run_is_not_trained_again(run):
     again = mtan.fit(run.config, run.workdir)
     assert (run.workdir / "metrics.jsonl").read_bytes() == before
     assert again.metrics == run.metrics
+
+
+def test_full_disk_names_the_working_directory(run, monkeypatch):
+    # Named after a fault: a row of metrics that could not be written ended in "[Errno 28] No space left on device".
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(loop, "_train", fail)
+    with pytest.raises(OSError, match=rf"a file in {run.workdir} cannot be written .*free some space and run the same"):
+        mtan.fit(run.config, run.workdir)
 
 
 def test_another_configuration_is_refused(run):

@@ -15,8 +15,15 @@ from mtan_jax.steps.state import TrainState, Window
 METRIC = "semantic/miou"
 
 
-def open_checkpoints(workdir, keep=2, higher_is_better=True, read_only=False):
-    return Checkpoints(workdir, keep=keep, best_metric=METRIC, higher_is_better=higher_is_better, read_only=read_only)
+def open_checkpoints(workdir, keep=2, higher_is_better=True, read_only=False, **options):
+    return Checkpoints(
+        workdir,
+        keep=keep,
+        best_metric=METRIC,
+        higher_is_better=higher_is_better,
+        read_only=read_only,
+        **options,
+    )
 
 
 def make_state(step, size=3000):

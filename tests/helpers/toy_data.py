@@ -29,6 +29,12 @@ class ToyBuilder(DenseBuilder):
         return {"id": f"toy/{split}/{index}", **make_arrays(index), "labelled": make_labelled(index)}
 
 
+class ShardedToyBuilder(ToyBuilder):
+    """The same examples in 4 and 3 shards."""
+
+    max_shard_examples = 3
+
+
 def make_arrays(i):
     rng = np.random.default_rng(i)
     image = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)

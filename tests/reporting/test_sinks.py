@@ -93,6 +93,76 @@ def test_damaged_line_in_the_middle_is_named(tmp_path):
         run(tmp_path, 3, 4)
 
 
+def change_a_digit(lines):
+    lines[1] = lines[1].replace(b"1.0", b"1.1", 1)
+
+
+def lose_a_row(lines):
+    del lines[2]
+
+
+def lose_the_end(lines):
+    del lines[3:]
+
+
+def break_utf_8(lines):
+    lines[1] = lines[1].replace(b"train", b"tra\xffn")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_a_digit, "line 2 is damaged \\(its checksum is wrong"),
+        (lose_a_row, "line 3 is damaged \\(its checksum is wrong"),
+        (lose_the_end, "line 4 is damaged \\(it is missing"),
+        (break_utf_8, "line 2 is damaged \\(its checksum is wrong"),
+    ],
+)
+def test_damaged_row_that_is_still_json_ends_the_run(tmp_path, damage, message):
+    # Named after a fault: a run resumed with rows that were lost or had other numbers.
+    run(tmp_path, 0, 7)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    damage(lines)
+    path.write_bytes(b"".join(lines))
+    damaged = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, {message}"):
+        run(tmp_path, 6, 7)
+    assert path.read_bytes() == damaged
+
+
+def test_damaged_rows_after_the_checkpoint_are_written_again(tmp_path):
+    run(tmp_path / "straight", 0, 7)
+    run(tmp_path / "damaged", 0, 7)
+    path = tmp_path / "damaged" / "metrics.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[:-60] + b"\xff" + content[-40:])
+    run(tmp_path / "damaged", 4, 7)
+    for name in ("metrics.jsonl", ".metrics.crc32"):
+        assert (tmp_path / "damaged" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_rows_without_checksums_are_kept(tmp_path):
+    # As older versions have written them, and as a kill leaves the last one.
+    run(tmp_path, 0, 7)
+    path, checksums = tmp_path / "metrics.jsonl", tmp_path / ".metrics.crc32"
+    rows, sums = path.read_bytes(), checksums.read_bytes()
+    for kept in (b"", sums[:-3]):
+        checksums.write_bytes(kept)
+        run(tmp_path, 7, 7)
+        assert path.read_bytes() == rows
+        assert checksums.read_bytes() == sums
+
+
+@pytest.mark.parametrize("damage", [(b"2 ", b"9 "), (b"2 ", b"xx")])
+def test_damaged_checksums_are_named(tmp_path, damage):
+    run(tmp_path, 0, 3)
+    checksums = tmp_path / ".metrics.crc32"
+    checksums.write_bytes(checksums.read_bytes().replace(*damage, 1))
+    with pytest.raises(ValueError, match=r"\.metrics\.crc32 is damaged; delete it"):
+        run(tmp_path, 3, 4)
+
+
 def test_tensorboard_has_the_same_numbers_and_a_resumed_run_purges(tmp_path):
     run(tmp_path, 0, 7)
     run(tmp_path, 4, 10)

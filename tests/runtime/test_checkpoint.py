@@ -171,6 +171,37 @@ def test_damaged_metrics_are_dropped(copy, caplog):
     assert "the metrics of checkpoint 2 are damaged" in caplog.text
 
 
+@pytest.mark.parametrize("damage", [(b"0.5", b"0.1"), (b"sem", b"s\xffm"), (b'"depth', b"")])
+def test_damaged_metrics_of_the_best_checkpoint_are_read_from_the_log(damage, copy, caplog):
+    # Named after a fault: the best checkpoint counted as not evaluated, and was deleted at the next save.
+    path = copy / FOLDER / "2" / "metrics" / "metrics"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(*damage, 1))
+    logged = {2: {METRIC: 0.5, "depth/loss": 1.0}}
+    with open_checkpoints(copy, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 6
+    with open_checkpoints(copy, keep=1, logged=logged.get) as checkpoints:
+        checkpoints.save(make_state(8), None)
+    assert path.read_bytes() == before
+    assert folders(copy) == [2, 8]
+    assert "the metrics of checkpoint 2 are damaged" in caplog.text
+
+
+def test_old_checkpoints_that_a_kill_has_left_are_deleted_at_the_next_start(copy):
+    # Named after a fault: after a kill between the last save and the deletion, they remained for good.
+    with open_checkpoints(copy, keep=1) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 6]
+        assert checkpoints.restore(template()).step == 6
+    assert folders(copy) == [2, 6]
+
+
+def test_metrics_of_older_versions_have_no_checksum(copy):
+    (copy / FOLDER / "4" / "metrics").mkdir()
+    (copy / FOLDER / "4" / "metrics" / "metrics").write_text(f'{{"{METRIC}": 0.9}}')
+    with open_checkpoints(copy) as checkpoints:
+        assert checkpoints.best_step() == 4
+
+
 def test_all_damaged_is_an_error_and_leaves_everything_in_place(copy):
     for step in (2, 4, 6):
         truncate(copy / FOLDER / str(step))

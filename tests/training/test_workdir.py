@@ -51,7 +51,7 @@ def test_another_configuration_is_refused_and_the_difference_shown(tmp_path):
         "  config.eval.average_last: None there, 10 here",
         "  config.optimizer.learning_rate: 0.0001 there, 0.001 here",
         "  config.tasks: ['semantic', 'depth', 'normal'] there, ['semantic', 'depth'] here",
-        "Use another --workdir, or the same configuration.",
+        f"Use another --workdir, or the same configuration, which {tmp_path / 'config.json'} records.",
     ]
 
 
@@ -120,9 +120,11 @@ def test_evaluation_writes_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_damaged_config_file(tmp_path):
+@pytest.mark.parametrize("content", [b"{", b'{"seed\xff": 0}'])
+def test_damaged_config_file(content, tmp_path):
+    # Named after a bug too: bytes that are not UTF-8 ended in a UnicodeDecodeError.
     make_used(tmp_path, default_config())
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WorkdirError, match=r"config\.json is damaged .*delete it, or use another --workdir"):
         claim(tmp_path, default_config(), write=True)
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Shaped, UInt8
 
+from mtan_jax.data.errors import PreparedDataError
 from mtan_jax.data.preparation.preparable import StoredExample
 
 
@@ -29,10 +30,6 @@ class Example(TypedDict):
     labelled: dict[str, np.bool_]
     weight: np.float32
     task: NotRequired[np.int32]
-
-
-class PreparedDataError(ValueError):
-    """A prepared dataset cannot be read; the message names it and a remedy."""
 
 
 class Records:

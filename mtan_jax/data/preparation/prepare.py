@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mtan_jax.data.preparation import fingerprint, shards
+from mtan_jax.data.preparation import checksums, fingerprint, shards
 from mtan_jax.data.preparation.cores import usable_cores
 from mtan_jax.data.preparation.preparable import Preparable
 from mtan_jax.data.preparation.shard_workers import write_shards
@@ -219,6 +219,8 @@ def _write_info(builder: Preparable, planned: Sequence[Shard], folder: Path) -> 
         )
     info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(folder)
+    others = {fingerprint.MANIFEST, RECORD, checksums.CHECKSUMS, *(shard.name for shard in planned)}
+    checksums.write(folder, {path.name for path in folder.iterdir()} - others)
 
 
 class _Progress:

@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 from helpers.slow_dataset import SIZES, Slow
 
-from mtan_jax.data.errors import RawDataError
+from mtan_jax.data.errors import PreparedDataError, RawDataError
 from mtan_jax.data.preparation import prepare, shard_workers, shards
 
 TESTS = pathlib.Path(__file__).parents[2]
@@ -382,6 +382,30 @@ def test_shards_that_a_power_cut_emptied_are_made_again(make, monkeypatch):
     second.write_bytes(second.read_bytes()[:100])
     make().prepare(workers=1)
     assert [example["id"] for example in make().as_data_source("train")][:8] == [b"toy/train/%d" % i for i in range(8)]
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def flip(content):
+    i = len(content) // 2
+    return content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "checksums.json"])
+def test_damaged_description_is_named(name, damage, make):
+    # Named after a fault: dataset_info.json that is not JSON ended in a traceback of protobuf, and one with another
+    # number of examples in a run on fewer examples.
+    make().prepare(workers=1)
+    path = pathlib.Path(make().data_dir) / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(PreparedDataError, match=r"1\.0\.0 cannot be read: .*(damaged|missing).*Delete this folder"):
+        make()
+    path.unlink()
+    if name == "checksums.json":  # as older versions left it
+        assert make().is_prepared()
 
 
 def raise_keyboard_interrupt(*arguments):
