@@ -78,10 +78,8 @@ def doing(text: str, kind: Kind = "work", limit: float | None = HUNG_AFTER) -> I
     if kind == "wait":
         _start_reporting()
     before, _current = _current, Activity(text, kind, time.monotonic(), limit)
-    try:
-        yield
-    finally:
-        _current = before._replace(since=time.monotonic())
+    yield
+    _current = before._replace(since=time.monotonic())  # not after an error, whose message names the activity
 
 
 class Reports:
