@@ -259,6 +259,7 @@ def test_an_older_run_needs_its_data_or_says_how_to_do_without(sets_run, run_mai
     with pytest.raises(SystemExit, match=r"(?s)the dataset 'mine'.*old_run/data\.json, which older versions did not"):
         run_main(*sets_flags(sets_run, "old_run"), *predict)
     run_main(*sets_flags(sets_run, "old_run", "kept"), *predict)
+    run_main(*sets_flags(sets_run), *predict)
     with_data, without = (
         json.loads((sets_run / run / "figures" / "images" / "mine.json").read_text()) for run in ("old_run", "run")
     )
@@ -273,6 +274,7 @@ def test_statistics_of_an_older_run_are_not_taken_to_be_0_and_1(sets_run, run_ma
     raw, data = (f"--config.data.{name}_dir={tmp_path / name}" for name in ("raw", "data"))
     run_main(*sets_flags(sets_run, "old_run"), raw, data, "--mode=predict", f"--images={sets_run / 'images'}")
     assert any((tmp_path / "data").iterdir())  # prepared for the statistics
+    run_main(*sets_flags(sets_run), "--mode=predict", f"--images={sets_run / 'images'}")
     again, expected = (
         json.loads((sets_run / run / "figures" / "images" / "mine.json").read_text()) for run in ("old_run", "run")
     )
