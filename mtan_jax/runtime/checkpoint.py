@@ -10,6 +10,7 @@ import json
 import logging
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import jax
