@@ -32,7 +32,7 @@ def table(folder):
         if groups:
             events = [event for each in groups.values() for event in each]
             good = sum(outcome != "FAILED" for outcome, _ in events)
-            rows.append((f"**{title}**", "all", str(len(events)), f"{good} of {len(events)} as they should be", ""))
+            rows.append((f"**{title}**", "all", str(len(events)), f"{good} of {len(events)} without a fault", ""))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -47,7 +47,8 @@ def _events(kind, record):
             yield kill["hit"], outcome, kill["seconds"] if by_itself else None
     elif kind.startswith("stop"):
         codes = "/".join(str(code) for code in sorted({*record["codes"]}))
-        yield record["hit"], failed or f"bit-equal (exit {codes})", record["seconds"]
+        outcome = "FAILED" if record["faults"] else f"bit-equal (exit {codes})"
+        yield record["hit"], outcome, record["seconds"]
     elif kind == "disk":
         outcome = "clear error, then bit-equal" if record["codes"] != [0] else "bit-equal, nothing failed"
         yield ("full at a moment" if record["fills"] else "too small"), failed or outcome, record["seconds"]
