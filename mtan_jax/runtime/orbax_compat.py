@@ -4,6 +4,7 @@ orbax's CheckpointManager is not used: it reports an old checkpoint that cannot 
 in place, so that readers may see half a checkpoint, and its threads wait 300 s after a failure.
 """
 
+import contextlib
 import functools
 import glob
 import logging
@@ -19,6 +20,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from mtan_jax.types import Options
 
@@ -66,7 +68,7 @@ def write(path: pathlib.Path, arrays: PyTree[np.ndarray], custom_metadata: dict[
     context.memory.deepcopy_host_arrays = False
     # Otherwise threads wait 300 s for folders whose creation failed, and the program cannot exit before that.
     context.asynchronous.create_directories_asynchronously = False
-    with context:
+    with context, _without_collectives():
         ocp.save_checkpointables_async(
             path, {ITEM: arrays}, overwrite=True, custom_metadata=dict(custom_metadata)
         ).result()
@@ -86,6 +88,17 @@ def read(path: pathlib.Path, template: PyTree[np.ndarray] = None) -> tuple[PyTre
         arrays = ocp.load(path, template, checkpointable_name=ITEM)
         custom_metadata = ocp.metadata(path, checkpointable_name=ITEM).custom_metadata
     return jax.tree.map(np.asarray, arrays), dict(custom_metadata or {})
+
+
+@contextlib.contextmanager
+def _without_collectives() -> Iterator[None]:
+    """Leaves out orbax's check that all processes save to the same path, which would wait for them."""
+    check = execution._check_directory_consistency
+    execution._check_directory_consistency = lambda directory: None
+    try:
+        yield
+    finally:
+        execution._check_directory_consistency = check
 
 
 def _context() -> ocp.Context:
