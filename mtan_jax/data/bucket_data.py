@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-import jax
-
 from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.manual_downloads import manual_folder
 from mtan_jax.runtime import bucket, mirror
@@ -52,6 +50,8 @@ def build(make: Callable[..., Built], name: str, data_dir: str | None, raw_dir: 
     raw = manual_folder(data_dir, name) if raw_dir is None else pathlib.Path(raw_dir)
     if mirror.remote(raw) is None:
         return make(data_dir=data_dir, raw_dir=raw_dir)
+    import jax  # takes seconds, and workers of preparations do not need it
+
     prepares = not jax.distributed.is_initialized() or jax.process_index() == 0
     if not (again and prepares):
         with contextlib.suppress(RawDataError):  # the classes are unknown without the raw data

@@ -85,8 +85,7 @@ def install():
     tracer.wrap("log", MetricsFile, "__init__")  # drops lines of an interrupted run
     tracer.wrap("log", MetricsFile, "write")
     tracer.wrap("evaluate", evaluation, "evaluate")
-    tracer.wrap("save", Checkpoints, "_start")
-    tracer.wrap("save", Checkpoints, "_finish")
+    tracer.wrap("save", Checkpoints, "_write")
     tracer.wrap("commit", CheckpointFolder, "commit")
     tracer.wrap("prune", CheckpointFolder, "delete")
     report = loop.report

@@ -196,7 +196,6 @@ def test_old_checkpoints_that_a_kill_has_left_are_deleted_at_the_next_start(copy
 
 
 def test_metrics_of_older_versions_have_no_checksum(copy):
-    (copy / FOLDER / "4" / "metrics").mkdir()
     (copy / FOLDER / "4" / "metrics" / "metrics").write_text(f'{{"{METRIC}": 0.9}}')
     with open_checkpoints(copy) as checkpoints:
         assert checkpoints.best_step() == 4
