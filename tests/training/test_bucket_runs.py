@@ -82,7 +82,10 @@ def test_two_processes_in_a_bucket(run, experiment, straight, server, tmp_path):
     run.finish(run.start(workdir, processes=2))
     found = local_copy(workdir)
     for mine, theirs in zip(*map(whole_run.read_metrics, (found, straight)), strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)  # sums over other devices
+        assert [*mine] == [*theirs]
+        assert (mine["step"], mine["split"]) == (theirs["step"], theirs["split"])
+        for name in {"depth/loss", "semantic/loss"} & {*mine}:  # sums over other devices
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, nan_ok=True)
     assert whole_run.checkpoint_steps(found) == whole_run.checkpoint_steps(straight)
 
 
@@ -126,7 +129,8 @@ def test_results_of_a_run_in_a_bucket(run, experiment, straight, server, run_mai
             np.testing.assert_array_equal(local[name], there[name])
 
 
-def test_weights_and_images_in_a_bucket(server, tmp_path):
+@pytest.mark.slow
+def test_a_warm_start_from_a_run_in_a_bucket(server, tmp_path):
     config = mtan_jax.load_config("streets:smoke")
     config.data.data_dir = str(tmp_path / "data")
     config.model.arch, config.model.backbone = "split", "segnet"
