@@ -61,6 +61,7 @@ class Run:
     @property
     def metrics(self) -> list[Row]:
         """The rows of `metrics.jsonl`: step, epoch, split, and the metrics by "task/metric"."""
+        checkpoint_bucket.pull_run(self.workdir)
         return read_metrics(self.workdir / METRICS_FILE)
 
     def restore(self, checkpoint: str = "newest") -> TrainState:

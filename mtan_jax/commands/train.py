@@ -60,6 +60,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         if is_local:
             shared_folder.check_shared(folder, "--workdir")
         else:
+            parallel.wait_for_all("the working directory is owned")  # its previous run may have been uploading
             checkpoint_bucket.pull_run(folder)
             parallel.wait_for_all("the working directory is read")  # before process 0 changes it
         workdirs.claim(folder, config, write=jax.process_index() == 0)

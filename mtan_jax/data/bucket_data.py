@@ -58,7 +58,7 @@ def build(make: Callable[..., Built], name: str, data_dir: str | None, raw_dir: 
             built = make(data_dir=data_dir, raw_dir=None)
             if built.is_prepared() or (built.data_info and not prepares):
                 return built
-    if mirror.pull(raw):
+    if mirror.pull(raw, exact=True):
         log.info("downloaded the raw data of %s to %s", name, raw)
     return make(data_dir=data_dir, raw_dir=raw_dir)
 

@@ -38,6 +38,10 @@ class BucketError(RuntimeError):
     """A bucket cannot be read or written; the message names the object, the reason and a remedy."""
 
 
+class ChangedError(BucketError):
+    """An object is no longer that which `find` has seen."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Object:
     """Properties of an object.
@@ -124,7 +128,8 @@ def download(objects: Mapping[str, Object], files: Mapping[str, pathlib.Path]) -
 
     Raises:
         FileNotFoundError: an object no longer exists.
-        BucketError: an object cannot be read, or its content is not that which `find` has seen.
+        ChangedError: the content of an object is not that which `find` has seen.
+        BucketError: an object cannot be read.
     """
 
     def get(path: str, file: pathlib.Path) -> None:
@@ -179,12 +184,12 @@ def _object(info: Mapping[str, object]) -> Object:
 
 
 def _get(path: str, file: pathlib.Path, expected: Object) -> None:
-    _filesystem().get_file(path, os.fspath(file))
+    _filesystem().get_file(path, os.fspath(file), consistency="none")  # gcsfs cannot check composite objects
     size = file.stat().st_size
     if size != expected.size:
-        raise OSError(f"got {size} of {expected.size} bytes")
+        raise ChangedError(f"gs://{path} changed while it was read: got {size} of {expected.size} bytes")
     if expected.md5 and md5(file) != expected.md5:
-        raise OSError("the content does not match its MD5 digest")
+        raise ChangedError(f"gs://{path} changed while it was read: it does not match its MD5 digest")
 
 
 def _each(function: Callable[..., None], arguments: Iterable[tuple]) -> None:
@@ -214,7 +219,7 @@ def _retry(what: str, function: Callable[[], Result]) -> Result:
     while True:
         try:
             return function()
-        except (FileNotFoundError, FileExistsError):
+        except (FileNotFoundError, FileExistsError, ChangedError):
             raise
         except Exception as error:  # gcsfs raises many types
             if (remedy := _remedy(error)) is not None:

@@ -100,7 +100,7 @@ class Checkpoints:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self.close()
-        except CheckpointError as close_error:
+        except (CheckpointError, BucketError) as close_error:
             if error is None:
                 raise
             log.warning("%s", close_error)  # the error that stopped the run is more informative

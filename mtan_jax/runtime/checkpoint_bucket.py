@@ -37,7 +37,7 @@ def pull_run(workdir: pathlib.Path) -> None:
 
 def _describes(name: str) -> bool:
     if "/" not in name:
-        return not name.startswith("events.")
+        return not name.startswith((".", "events."))
     return _METRICS.fullmatch(name) is not None or name.startswith(f"{compilation_cache.FOLDER}/")
 
 
@@ -66,6 +66,7 @@ def pushing_run(workdir: pathlib.Path, check_owned: Callable[[], None]) -> Itera
         except (bucket.BucketError, ValueError) as error:
             log.warning("%s", error)
         raise
+    check_owned()
     push_run(workdir)
 
 
@@ -77,15 +78,14 @@ def pull(checkpoint: pathlib.Path) -> None:
         BucketError: it cannot be read.
     """
     base = mirror.remote(checkpoint)
-    if base is None or any(path.name != "metrics" for path in checkpoint.iterdir()):
+    if base is None:
         return
-    if METRICS not in bucket.find(base):
-        shutil.rmtree(checkpoint)
-        raise FileNotFoundError(f"gs://{base} was deleted")
     try:
         mirror.pull(checkpoint)
+        if METRICS not in bucket.find(base):  # deleted first, so the other files may have been incomplete
+            raise FileNotFoundError(f"gs://{base} was deleted")
     except FileNotFoundError:
-        shutil.rmtree(checkpoint)
+        shutil.rmtree(checkpoint, ignore_errors=True)
         raise
 
 
@@ -119,7 +119,9 @@ def delete_incomplete(folder: pathlib.Path) -> None:
 def move(checkpoint: pathlib.Path, target: pathlib.Path) -> None:
     """Moves a checkpoint within its bucket; does nothing for a local one."""
     base, target_base = mirror.remote(checkpoint), mirror.remote(target)
-    if base is not None:
+    if base is not None and target_base is not None:
+        while bucket.find(target_base):  # an earlier one of this step, which is not in the mirror
+            target_base += ".1"
         for name in bucket.find(base):
             bucket.copy(f"{base}/{name}", f"{target_base}/{name}")
         delete(checkpoint)

@@ -38,6 +38,7 @@ class Lease:
         self._id = secrets.token_hex(8)
         self._beats = 0
         self._is_lost = False
+        self._read_seconds = 0.0
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -60,7 +61,9 @@ class Lease:
                 "%s was last used by %s; waiting up to %g s to see whether it has ended", what, owner, SECONDS_TO_EXPIRY
             )
             deadline = time.monotonic() + SECONDS_TO_EXPIRY
-            while (now := bucket.read(self._path)) == found:
+            while (now := self._read()) == found:
+                if self._read_seconds > SECONDS_BETWEEN_BEATS:  # the owner may not have reached the bucket either
+                    deadline = time.monotonic() + SECONDS_TO_EXPIRY
                 if time.monotonic() > deadline:
                     log.warning("%s is taken over from %s, which ended without releasing it", what, owner)
                     bucket.delete([self._path])
@@ -72,6 +75,12 @@ class Lease:
                         f"{what} is in use by {_owner(now)}. Wait until it ends, stop it, or use another --workdir."
                     )
         self._thread.start()
+
+    def _read(self) -> bytes | None:
+        start = time.monotonic()
+        content = bucket.read(self._path)
+        self._read_seconds = time.monotonic() - start
+        return content
 
     def release(self) -> None:
         """Deletes the object, unless it belongs to another owner."""

@@ -26,7 +26,7 @@ import threading
 import time
 from typing import NoReturn, Protocol
 
-from mtan_jax.runtime import activity
+from mtan_jax.runtime import activity, mirror
 from mtan_jax.runtime.process_status import (
     DEAD_AFTER,
     UNKNOWN,
@@ -126,7 +126,8 @@ class Watch:
     def _put(self) -> None:
         now, self._publications = activity.current(), self._publications + 1
         seconds = time.monotonic() - now.since
-        status = Status(self._publications, self.host, now.text, now.kind, seconds, now.limit, *(self._end or ()))
+        text = mirror.renamed(now.text)
+        status = Status(self._publications, self.host, text, now.kind, seconds, now.limit, *(self._end or ()))
         self._store.put(self.index, json.dumps(status._asdict()))
 
     def _judge_often(self) -> None:

@@ -23,6 +23,7 @@ from mtan_jax.runtime import bucket, home, lock, paths
 
 SCHEME = "gs://"
 LOCK = ".lock"
+_TRIES = 5  # of a pull while objects change
 _SECONDS_TO_LOCK = 60.0  # a process may not have locked its new folder yet
 _TEXT = re.compile(r"gs:/+(?P<bucket>[^/]+)/?(?P<key>.*?)/*", re.DOTALL)  # with one slash after a pathlib.Path
 
@@ -74,14 +75,15 @@ def renamed(text: str) -> str:
     return text
 
 
-def pull(path: pathlib.Path, wanted: Wanted = lambda name: True) -> list[str]:
+def pull(path: pathlib.Path, wanted: Wanted = lambda name: True, *, exact: bool = False) -> list[str]:
     """Makes a mirrored file or folder the same as its bucket; downloads only what differs.
 
-    Files that the bucket lacks are deleted, except from a mirror that remains on the disk.
+    Files that the bucket lacks are deleted, but from a mirror that remains on the disk only with `exact`.
 
     Args:
         path: local path.
         wanted: whether to pull a file of the folder, given its relative path. Others are left as they are.
+        exact: see above.
 
     Returns:
         The relative paths of the files that were downloaded.
@@ -90,9 +92,17 @@ def pull(path: pathlib.Path, wanted: Wanted = lambda name: True) -> list[str]:
         BucketError: the bucket cannot be read.
         FileNotFoundError: an object was deleted meanwhile.
     """
-    base = remote(path)
-    if base is None:
+    if remote(path) is None:
         return []
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(bucket.ChangedError, FileNotFoundError):  # another process writes to the bucket
+            return _pull(path, wanted, exact)
+    return _pull(path, wanted, exact)
+
+
+def _pull(path: pathlib.Path, wanted: Wanted, exact: bool) -> list[str]:
+    base = remote(path)
+    assert base is not None
     found = {name: each for name, each in bucket.find(base).items() if wanted(name) and not name.endswith("/")}
     for name in found:
         if ".." in name.split("/"):
@@ -105,7 +115,7 @@ def pull(path: pathlib.Path, wanted: Wanted = lambda name: True) -> list[str]:
             {_join(base, name): files[name] for name in different},
         )
         _SAME.update((files[name], _state(files[name])) for name in different)
-        if not path.is_relative_to(_kept()):
+        if exact or not path.is_relative_to(_kept()):
             for name, file in _files(path):
                 if name not in found and wanted(name):
                     file.unlink(missing_ok=True)
@@ -195,12 +205,12 @@ def _private() -> pathlib.Path:
     folder = home.mirrors()
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("process-*"):
-        is_new = time.time() - path.stat().st_mtime < _SECONDS_TO_LOCK
-        with contextlib.suppress(filelock.Timeout, OSError), filelock.FileLock(path / LOCK, timeout=0):
-            if not is_new:
-                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(filelock.Timeout, OSError):
+            if time.time() - path.stat().st_mtime > _SECONDS_TO_LOCK:
+                with filelock.FileLock(path / LOCK, timeout=0):
+                    shutil.rmtree(path, ignore_errors=True)
     path = pathlib.Path(tempfile.mkdtemp(prefix="process-", dir=folder))
-    held = filelock.FileLock(path / LOCK, timeout=0)
+    held = filelock.FileLock(path / LOCK, timeout=_SECONDS_TO_LOCK)
     held.acquire()
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     atexit.register(held.release)  # runs before the folder is deleted

@@ -13,6 +13,7 @@ from mtan_jax.experiment import Experiment
 from mtan_jax.reporting.metrics_file import METRICS_FILE, find_metrics
 from mtan_jax.reporting.sinks import MetricWriter, Sink, open_sinks
 from mtan_jax.runtime import activity, interrupts, parallel
+from mtan_jax.runtime.bucket import BucketError
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.runtime.checkpoint_bucket import pushing_run
 from mtan_jax.runtime.profiler import Profiler, parse_steps
@@ -52,7 +53,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, sinks: Sequence[Sink] =
     with own(workdir) as check_owned, pushing_run(workdir, check_owned):
         try:
             return _train(experiment, workdir, sinks, check_owned)
-        except (CheckpointError, OSError):
+        except (CheckpointError, BucketError, OSError):
             check_owned()  # a lost directory explains the failure better than the file that could not be written
             raise
 

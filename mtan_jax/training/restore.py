@@ -4,6 +4,7 @@ import logging
 import pathlib
 
 from mtan_jax.experiment import Experiment
+from mtan_jax.runtime import checkpoint_bucket
 from mtan_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from mtan_jax.steps.state import TrainState
 
@@ -27,6 +28,7 @@ def restore(experiment: Experiment, workdir: pathlib.Path, checkpoint: str) -> T
     """
     if checkpoint == INITIAL:
         return experiment.init_state()
+    checkpoint_bucket.pull_run(workdir)  # the run may have trained further since it was opened
     best_metric, higher_is_better = experiment.best_metric
     checkpoints = Checkpoints(
         workdir,

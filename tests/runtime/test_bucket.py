@@ -195,6 +195,17 @@ def test_a_mirror_that_is_kept_is_downloaded_once(server):
     assert mirror.pull(folder) == []
 
 
+def test_an_object_that_changes_while_it_is_pulled(server, monkeypatch):
+    # As a lease or a metrics file beside a training run: its listed size and digest are outdated at once.
+    bucket.write("bucket/x/a", b"old")
+    outdated, find = [bucket.find("bucket/x")], bucket.find
+    bucket.write("bucket/x/a", b"new content")
+    monkeypatch.setattr(bucket, "find", lambda path: outdated.pop() if outdated else find(path))
+    folder = mirror.local("gs://bucket/x", "--workdir")
+    assert mirror.pull(folder) == ["a"]
+    assert (folder / "a").read_bytes() == b"new content"
+
+
 def test_an_object_cannot_leave_its_folder(server, monkeypatch):
     folder = mirror.local("gs://bucket/x", "--images")
     monkeypatch.setattr(bucket, "find", lambda path: {"../../evil": bucket.Object(0, 0.0, None)})
