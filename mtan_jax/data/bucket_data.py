@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from mtan_jax.data.errors import RawDataError
 from mtan_jax.data.raw.manual_downloads import manual_folder
-from mtan_jax.runtime import bucket, mirror
+from mtan_jax.runtime import bucket, lock, mirror
 
 COMPLETE = "dataset_info.json"  # the last file that is uploaded
 
@@ -83,14 +83,15 @@ def push(folder: pathlib.Path, *, again: bool) -> bool:
     base = mirror.remote(folder)
     if base is None:
         return False
-    found = bucket.find(base)
-    if COMPLETE in found and not again:
-        return False
-    bucket.delete([f"{base}/{COMPLETE}"])
-    bucket.delete([f"{base}/{name}" for name in found if not (folder / name).exists()])
-    mirror.push(folder, lambda name: name != COMPLETE)
-    mirror.push(folder)
-    mirror.pull(folder)
+    with lock.hold(folder.with_name(f"{folder.name}.upload.lock"), f"the upload of gs://{base}", wait=True):
+        found = bucket.find(base)
+        if COMPLETE in found and not again:
+            return False
+        bucket.delete([f"{base}/{COMPLETE}"])
+        bucket.delete([f"{base}/{name}" for name in found if not (folder / name).exists()])
+        mirror.push(folder, lambda name: name != COMPLETE)
+        mirror.push(folder)
+        mirror.pull(folder)
     log.info("uploaded the prepared data to gs://%s", base)
     return True
 

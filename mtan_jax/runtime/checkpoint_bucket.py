@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 
-from mtan_jax.runtime import bucket, compilation_cache, mirror
+from mtan_jax.runtime import bucket, compilation_cache, lease, mirror
 
 METRICS = "metrics/metrics"  # in a checkpoint
 _FOLDERS = ("checkpoints/", "damaged_checkpoints/")
@@ -59,6 +59,8 @@ def pushing_run(workdir: pathlib.Path, check_owned: Callable[[], None]) -> Itera
     """
     try:
         yield
+    except bucket.BucketError:  # do not spend further minutes on retries
+        raise
     except BaseException:
         try:
             check_owned()
@@ -90,11 +92,20 @@ def pull(checkpoint: pathlib.Path) -> None:
 
 
 def push(checkpoint: pathlib.Path) -> None:
-    """Uploads a checkpoint after the rest of its working directory; does nothing for a local one."""
-    if mirror.remote(checkpoint) is None:
+    """Uploads a checkpoint after the rest of its working directory; does nothing for a local one.
+
+    Raises:
+        LockedError: another run has taken the working directory over.
+        BucketError: the bucket cannot be written.
+    """
+    workdir = checkpoint.parents[1]
+    base = mirror.remote(workdir)
+    if base is None:
         return
-    push_run(checkpoint.parents[1])
+    lease.check(base)
+    push_run(workdir)
     mirror.push(checkpoint, lambda name: name != METRICS)
+    lease.check(base)
     mirror.push(checkpoint)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from mtan_jax.runtime import bucket
 from mtan_jax.runtime.lock import LockedError
 
+OBJECT = ".lock"  # in the owned folder
 SECONDS_BETWEEN_BEATS = 10.0
 SECONDS_TO_EXPIRY = 60.0  # without a change
 
@@ -123,18 +124,26 @@ def _owner(content: bytes) -> str:
         return "an unknown process"
 
 
+def check(folder: str) -> None:
+    """Raises a LockedError if this process owned a folder in a bucket, "BUCKET/KEY", and no longer does."""
+    held = _HELD.get(f"{folder}/{OBJECT}")
+    if held is not None and held.is_lost():
+        raise LockedError(f"gs://{folder} was taken over by another run, so nothing more is written to it")
+
+
 @contextlib.contextmanager
-def hold(path: str, what: str) -> Iterator[Lease]:
+def hold(folder: str, what: str) -> Iterator[Lease]:
     """Owns a folder in a bucket within the context. Reentrant.
 
     Args:
-        path: of the object that records the owner, "BUCKET/KEY".
+        folder: "BUCKET/KEY".
         what: the folder, for messages.
 
     Raises:
         LockedError: another process owns the folder.
         BucketError: the bucket cannot be read or written.
     """
+    path = f"{folder}/{OBJECT}"
     if path in _HELD:
         yield _HELD[path]
         return

@@ -52,7 +52,7 @@ def own(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
     check_workdir(workdir)
     base = mirror.remote(workdir)
     if base is not None:
-        with lease.hold(f"{base}/{LOCK_FILE}", f"the working directory gs://{base}") as held_lease:
+        with lease.hold(base, f"the working directory gs://{base}") as held_lease:
             yield functools.partial(_check_lease, held_lease, workdir)
         return
     remedy = "Wait until it ends, stop it, or use another --workdir."

@@ -20,14 +20,8 @@ def shared_server():
 @pytest.fixture
 def machine(shared_server, tmp_path, monkeypatch):
     """Makes this process run on a machine of that name, whose disk holds nothing of the others."""
-
-    def enter(name):
-        monkeypatch.setenv("HOME", str(tmp_path / name))
-        for folder in (mirror._private, mirror._kept):
-            folder.cache_clear()
-
-    yield enter
-    bucket.delete([f"bucket/{name}" for name in shared_server.objects()])
+    yield lambda name: bucket_server.enter_machine(monkeypatch, tmp_path / name)
+    shared_server.reset()
 
 
 def upload_release(tmp_path, seed, folder):

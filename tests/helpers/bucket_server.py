@@ -96,10 +96,26 @@ class Server:
 
         return sorted(name for name in bucket.find(BUCKET) if name.startswith(prefix))
 
+    def reset(self):
+        """Deletes all objects, and ends the faults."""
+        from mtan_jax.runtime import bucket
+
+        self.failures = self.stalls = 0
+        bucket.delete([f"{BUCKET}/{name}" for name in self.objects()])
+
     def stop(self):
         self._proxy.shutdown()
         self._proxy.server_close()
         self._emulator.stop()
+
+
+def enter_machine(monkeypatch, home):
+    """Makes this process, and those that it starts, run on a machine whose disk is a folder: without other mirrors."""
+    from mtan_jax.runtime import mirror
+
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (mirror._private, mirror._kept):
+        folder.cache_clear()
 
 
 @contextlib.contextmanager

@@ -26,13 +26,9 @@ def shared_server():
 @pytest.fixture
 def server(shared_server, monkeypatch, tmp_path):
     """The emulator, empty and without faults, and a home directory of the test's own."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for folder in (mirror._private, mirror._kept):
-        folder.cache_clear()
-    shared_server.failures = shared_server.stalls = 0
+    bucket_server.enter_machine(monkeypatch, tmp_path / "home")
     yield shared_server
-    shared_server.failures = shared_server.stalls = 0
-    bucket.delete([f"{bucket_server.BUCKET}/{name}" for name in shared_server.objects()])
+    shared_server.reset()
 
 
 @pytest.fixture
@@ -255,10 +251,10 @@ def short_lease(monkeypatch):
 
 
 def test_a_lease_excludes_others_and_is_released(server, short_lease):
-    with lease.hold("bucket/x/.lock", "the folder"):
+    with lease.hold("bucket/x", "the folder"):
         with pytest.raises(LockedError, match=rf"^the folder is in use by process {os.getpid()} on host "):
             lease.Lease("bucket/x/.lock").acquire("the folder")
-        with lease.hold("bucket/x/.lock", "the folder"):
+        with lease.hold("bucket/x", "the folder"):
             pass
         assert server.objects() == ["x/.lock"]
     assert server.objects() == []
@@ -266,18 +262,20 @@ def test_a_lease_excludes_others_and_is_released(server, short_lease):
 
 def test_a_lease_of_a_dead_owner_expires(server, short_lease, caplog):
     assert bucket.create("bucket/x/.lock", b'{"pid": 7, "host": "gone", "command": "train"}')
-    with lease.hold("bucket/x/.lock", "the folder") as held:
+    with lease.hold("bucket/x", "the folder") as held:
         assert "taken over from process 7 on host gone (train)" in caplog.text
         time.sleep(0.6)
         assert not held.is_lost()
 
 
 def test_a_lost_lease_is_noticed(server, short_lease):
-    with lease.hold("bucket/x/.lock", "the folder") as held:
+    with lease.hold("bucket/x", "the folder") as held:
         bucket.write("bucket/x/.lock", b'{"id": "another"}')
         deadline = time.monotonic() + 10
         while not held.is_lost():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        with pytest.raises(LockedError, match="gs://bucket/x was taken over by another run"):
+            lease.check("bucket/x")
     assert bucket.read("bucket/x/.lock") == b'{"id": "another"}'
     assert "lease" not in {thread.name for thread in threading.enumerate()}

@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 from helpers import bucket_server, whole_run
+from PIL import Image
 
 import mtan_jax
+from mtan_jax.commands import export
 from mtan_jax.runtime import bucket, mirror
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -24,9 +27,7 @@ def server():
 @pytest.fixture(autouse=True)
 def home(server, monkeypatch, tmp_path):
     """A home directory of the test's own, as on a new machine; the bucket without faults."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for folder in (mirror._private, mirror._kept):
-        folder.cache_clear()
+    bucket_server.enter_machine(monkeypatch, tmp_path / "home")
     yield
     server.failures = server.stalls = 0
 
@@ -46,13 +47,18 @@ def local_copy(workdir):
 
 def has_checkpoint(workdir, step):
     path = f"{workdir.removeprefix('gs://')}/checkpoints/{step}"
-    return lambda: "metrics/metrics" in bucket.find(path)
+
+    def condition():
+        time.sleep(0.2)  # the emulator runs in this process, and would have no time for the run
+        return "metrics/metrics" in bucket.find(path)
+
+    return condition
 
 
 def test_a_stopped_run_continues_from_the_bucket(run, experiment, straight, server, tmp_path):
-    # Every tenth request fails, and the second start is on another machine, without the first one's disk.
+    # Requests fail now and then, and the second start is on another machine, without the first one's disk.
     run, workdir = in_bucket(run.copy(tmp_path), "stopped")
-    server.failures = 0.1
+    server.failures = 0.03
     started = run.start(workdir)
     assert run.signal_when(started, has_checkpoint(workdir, 4), signal.SIGTERM) == [128 + signal.SIGTERM]
     assert f"gs://{bucket_server.BUCKET}/data" in run.read_output(0)[1]
@@ -103,8 +109,16 @@ def test_a_run_in_use_is_refused(run, server, tmp_path):
     assert server.objects("runs/used") == ["runs/used/.lock"]
 
 
-def test_results_of_a_run_in_a_bucket(run, experiment, straight, server, run_main, capsys):
+def draw_photo(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8)).save(path)
+
+
+def test_results_of_a_run_in_a_bucket(run, straight, server, run_main, capsys, tmp_path):
     """Evaluation and predictions of the same run, copied to the bucket."""
+    photos = tmp_path / "photos"
+    draw_photo(photos / "a.png")
+    bucket.upload({"bucket/photos/a.png": photos / "a.png"})
     mirrored = mirror.local("gs://bucket/runs/copied", "--workdir")
     for path in straight.rglob("*"):
         if path.is_file() and not path.name.startswith("."):
@@ -118,12 +132,15 @@ def test_results_of_a_run_in_a_bucket(run, experiment, straight, server, run_mai
         run_main(*arguments, "--mode=eval", "--checkpoint=best")
         results.append(json.loads(capsys.readouterr().out))
         run_main(*arguments, "--mode=predict", "--count=2")
+        run_main(
+            *arguments, "--mode=predict", f"--images={photos if workdir == str(straight) else 'gs://bucket/photos'}"
+        )
     assert results[0] == results[1]
-    panels = [name for name in server.objects("runs/copied/figures/val") if name.endswith(".npz")]
-    assert len(panels) == 2
+    panels = [name for name in server.objects("runs/copied/figures") if name.endswith(".npz")]
+    assert len(panels) == 3
     for panel in panels:
-        local = np.load(straight / "figures" / "val" / panel.split("/")[-1])
-        there = np.load(mirrored / "figures" / "val" / panel.split("/")[-1])
+        name = panel.removeprefix("runs/copied/")
+        local, there = np.load(straight / name), np.load(mirrored / name)
         assert {*local} == {*there}
         for name in local:
             np.testing.assert_array_equal(local[name], there[name])
@@ -140,3 +157,6 @@ def test_a_warm_start_from_a_run_in_a_bucket(server, tmp_path):
     state, initial = first.restore(), second.restore("initial")
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(initial.params), strict=True):
         np.testing.assert_array_equal(a, b)
+    for output in ("gs://bucket/network.npz", str(tmp_path / "network.npz")):
+        export.export(first.experiment, first.workdir, "newest", output)
+    assert bucket.read("bucket/network.npz") == (tmp_path / "network.npz").read_bytes()
