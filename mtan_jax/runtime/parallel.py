@@ -31,6 +31,10 @@ AXIS = "devices"
 
 METHODS = ("auto", "pmap", "shard_map")
 
+# Processes disconnect at their end, when `liveness` no longer watches. One that was killed then is waited for this
+# long: longer than `interrupts.PATIENCE`, in which process 0 may be saving.
+SECONDS_TO_DISCONNECT = 30
+
 Tree = TypeVar("Tree")
 
 _method = "auto"
@@ -83,9 +87,11 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
     try:
         with activity.doing(f"waiting until all processes have connected to {place}", "wait"):
             if coordinator == "auto":
-                jax.distributed.initialize()
+                jax.distributed.initialize(shutdown_timeout_seconds=SECONDS_TO_DISCONNECT)
             else:
-                jax.distributed.initialize(coordinator, num_processes, process_id)
+                jax.distributed.initialize(
+                    coordinator, num_processes, process_id, shutdown_timeout_seconds=SECONDS_TO_DISCONNECT
+                )
     except jax.errors.JaxRuntimeError as error:
         raise ConnectionFailedError(
             f"the processes have not all connected to {place} ({str(error).splitlines()[0]}). Start all of them within "

@@ -1,15 +1,18 @@
 """If a process of a run dies or hangs, the others end soon and name it."""
 
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 from helpers import whole_run
 
-from mtan_jax.runtime import activity, interrupts, liveness, process_status
+from mtan_jax.runtime import activity, interrupts, liveness, parallel, process_status
 from mtan_jax.runtime.process_status import Status
 
 HOST = socket.gethostname()
@@ -190,6 +193,33 @@ def test_a_process_that_blocks_while_it_reads_is_reported_and_ends_the_run(tmp_p
     for error in errors:
         assert re.search(rf"error: no progress: {reading}\. All processes of the run end; .*\n$", error), error
         assert "Traceback" not in error
+
+
+DISCONNECT = """
+import os, sys
+from mtan_jax.runtime import parallel
+parallel.start_processes(sys.argv[1], 2, int(sys.argv[2]))
+with parallel.ending_together():
+    pass
+if sys.argv[2] == "1":
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_before_it_disconnects_is_not_waited_for_long():
+    # Process 0 waited for 96 s until JAX noticed.
+    address = f"127.0.0.1:{whole_run.free_port()}"
+    environment = {**os.environ, "PYTHONPATH": str(whole_run.ROOT)}
+    command = [sys.executable, "-c", DISCONNECT, address]
+    started = [subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.DEVNULL) for i in range(2)]
+    try:
+        started[1].wait(60)
+        ended = time.monotonic()
+        started[0].wait(60)
+        assert time.monotonic() - ended < parallel.SECONDS_TO_DISCONNECT + 15
+    finally:
+        whole_run.kill(started)
 
 
 @pytest.mark.slow
