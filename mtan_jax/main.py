@@ -94,11 +94,9 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax reports each of its steps
     from mtan_jax.runtime import parallel  # imports JAX, which takes seconds
 
-    with interrupts.raised(), parallel.ending_together():
+    with parallel.ending_together():
         try:
             run_command()
-        except KeyboardInterrupt:
-            raise interrupts.Stopped(f"stopped; {interrupts.CONTINUES}") from None
         except Exception as error:
             if not command_line.is_readable(error):
                 raise
@@ -138,7 +136,9 @@ def run_command() -> None:
     parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if request.workdir is not None and WORKDIR.value is None:
         log.info("working directory: %s (--workdir=FOLDER names another)", request.workdir)  # by process 0 only
-    command.run(request)
+    with interrupts.raised():
+        interrupts.raise_if_received()
+        command.run(request)
 
 
 def find_workdir() -> pathlib.Path | None:
@@ -163,7 +163,8 @@ def default_workdir(config: str) -> pathlib.Path:
 
 def console() -> None:
     """The program: `python -m mtan_jax.main` and the console script `mtan-jax`."""
-    interrupts.install()  # before JAX is imported, which takes seconds
+    connects = any(argument.lstrip("-").startswith("coordinator") for argument in sys.argv[1:])
+    interrupts.install(connects=connects)  # before JAX is imported, which takes seconds
     try:
         app.run(main, flags_parser=command_line.parse)
     except interrupts.Stopped as stopped:

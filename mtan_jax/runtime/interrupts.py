@@ -2,7 +2,8 @@
 
 What the first signal does depends on the moment:
 
-- During startup and shutdown there is nothing to clean up, and the process ends at once.
+- During startup and shutdown there is nothing to clean up, and the process ends at once. One of several processes first
+  connects, so that it can tell the others.
 - Within `raised`, the main thread raises KeyboardInterrupt, which exits all context managers.
 - Within `deferred`, training completes its step, saves a checkpoint and raises `Stopped`.
 
@@ -21,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Literal, NoReturn
 
@@ -48,11 +49,12 @@ class Stopped(SystemExit):
 class _Signals:
     """What is done about signals, and those received so far."""
 
-    def __init__(self) -> None:
-        self.mode: Literal["end", "raise", "defer"] = "end"
+    def __init__(self, mode: Literal["end", "defer"]) -> None:
+        self.mode: Literal["end", "raise", "defer"] = mode
         self.first: int | None = None
         self.is_handled = False  # whether the main thread has reacted to the first one
         self.is_shared = False  # whether JAX handles SIGTERM too
+        self.announce: Callable[[], None] = lambda: None
         self._ignored = 0  # signals that this process has sent to itself
         self._read, self.write = os.pipe()
         os.set_blocking(self.write, False)
@@ -63,7 +65,7 @@ class _Signals:
         is_first = not self.is_handled
         self.first, self.is_handled = self.first or signum, True
         if self.mode == "end":
-            end(f"stopped; {CONTINUES}")
+            self._end()
         if self.mode == "raise":
             raise KeyboardInterrupt
         if is_first and self.is_shared:
@@ -77,7 +79,7 @@ class _Signals:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             if not select.select([self._read], [], [], left)[0]:
                 if not (self.is_handled or self.mode == "defer") or time.monotonic() >= started + PATIENCE:
-                    end(f"stopped; {CONTINUES}")
+                    self._end()
                 deadline = started + PATIENCE
                 continue
             data = os.read(self._read, 1 << 16)
@@ -91,14 +93,22 @@ class _Signals:
                 else:
                     end(f"stopped by a second signal; {CONTINUES}")
 
+    def _end(self) -> NoReturn:
+        self.announce()
+        end(f"stopped; {CONTINUES}")
+
 
 _signals: _Signals | None = None
 
 
-def install() -> None:
+def install(*, connects: bool = False) -> None:
     """Handles SIGINT and SIGTERM from now on, unless they are ignored, as SIGINT is in background jobs of a shell.
 
     On Windows, where pipes cannot be watched, Python's own handlers remain.
+
+    Args:
+        connects: whether this is one of several processes, which must connect before it can end: the others would wait
+            for it for minutes. A signal during startup then waits for `raise_if_received`.
     """
     global _signals
     if sys.platform == "win32":
@@ -106,20 +116,23 @@ def install() -> None:
     handled = [signum for signum in SIGNALS if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL)]
     if not handled:
         return
-    _signals = _Signals()
+    _signals = _Signals("defer" if connects else "end")
     signal.set_wakeup_fd(_signals.write, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # signals of a child are not ours
     for signum in handled:
         signal.signal(signum, _signals.handle)
 
 
-def share_with_jax() -> None:
+def share_with_jax(announce: Callable[[], None]) -> None:
     """Notices SIGTERM although JAX handles it in a run of several processes. Call it after they are connected.
 
     JAX's handler replaces Python's. It makes all processes agree on one step, at which `should_stop` returns True.
+
+    Args:
+        announce: tells the other processes that this one ends, if it ends before such a step.
     """
     if _signals is not None:
-        _signals.is_shared = True
+        _signals.is_shared, _signals.announce = True, announce
         faulthandler.register(signal.SIGTERM, file=_signals.write, all_threads=False, chain=True)
 
 
@@ -128,6 +141,12 @@ def raised() -> Iterator[None]:
     """Makes a signal raise KeyboardInterrupt within the context."""
     with _in_mode("raise"):
         yield
+
+
+def raise_if_received() -> None:
+    """Raises KeyboardInterrupt if a signal has been received so far."""
+    if _signals is not None and _signals.first is not None:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -165,7 +165,9 @@ class Watch:
         os._exit(exit_code)
 
     def announce(self, message: str, exit_code: int) -> None:
-        """Makes the other processes end. On process 0, waits until they have."""
+        """Makes the other processes end. On process 0, waits until they have. Does nothing once the watch has ended."""
+        if self._stopped.is_set():
+            return
         self._end = message, exit_code
         announcing = threading.Thread(target=self._exchange_quietly, daemon=True)  # the store may never answer
         announcing.start()

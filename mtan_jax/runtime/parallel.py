@@ -97,29 +97,43 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
             f"the processes have not all connected to {place} ({str(error).splitlines()[0]}). Start all of them within "
             "five minutes, with the same --coordinator and --num_processes"
         ) from error
-    interrupts.share_with_jax()
+    interrupts.share_with_jax(_announce_stop)
     liveness.start()
     wait_for_all("start")
     if jax.process_index() > 0:
         logging.getLogger("mtan_jax").setLevel(logging.WARNING)  # process 0 reports the progress
 
 
+def _announce_stop() -> None:
+    liveness.announce(f"was stopped; {interrupts.CONTINUES}", 128 + interrupts.received())
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Ends all processes of a run together, whether they succeed or one of them fails."""
+    """Ends all processes of a run together, whether they succeed, one of them fails, or a signal stops them.
+
+    Raises:
+        Stopped: a signal raised KeyboardInterrupt in a run of one process.
+    """
     try:
         yield
-        wait_for_all("end")
+        with interrupts.raised():
+            wait_for_all("end")
         liveness.stop()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as raised:
+        error: Exception | SystemExit
+        if isinstance(raised, KeyboardInterrupt):
+            error = interrupts.Stopped(f"stopped; {interrupts.CONTINUES}")
+        else:
+            error = raised
         if not jax.distributed.is_initialized():
-            raise
+            raise error from None
         if isinstance(error, interrupts.Stopped):
             if error.together:
                 liveness.stop()
                 jax.distributed.shutdown()  # waits until all processes have stopped
             else:
-                liveness.announce(f"was stopped; {interrupts.CONTINUES}", 128 + interrupts.received())
+                _announce_stop()
             interrupts.end(str(error.code))
         liveness.wait_if_others_caused(error)
         if isinstance(error, SystemExit):

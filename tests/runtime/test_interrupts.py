@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM end the program soon, with one line, whenever they come."""
 
+import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 
@@ -45,6 +47,70 @@ def test_during_the_imports(signum, tmp_path):
     err, seconds = interrupt(run, tmp_path / "run", is_time, signum=signum)
     assert err == f"{MESSAGE}\n"
     assert seconds < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [0, 1])
+def test_one_of_two_processes_during_the_imports(target, tmp_path):
+    # It ended before it had connected, and the other waited for it for five minutes.
+    run = whole_run.Run("toy_config", tmp_path / "data", tmp_path / "output")
+    started = run.start(tmp_path / "run", processes=2)
+    try:
+        maps, deadline = pathlib.Path(f"/proc/{started[target].pid}/maps"), time.monotonic() + 60
+        while "jaxlib" not in maps.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started[target].send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        assert [process.wait(60) for process in started] == [143, 143]
+        assert time.monotonic() - sent < 25
+    finally:
+        whole_run.kill(started)
+    errors = [run.read_output(i)[1].splitlines()[-1] for i in range(2)]
+    assert errors[target] == MESSAGE
+    assert f"process {target} on host" in errors[1 - target]
+    assert "was stopped" in errors[1 - target]
+
+
+AT_THE_END = """
+import os, signal, sys, threading, time
+from mtan_jax.runtime import interrupts, parallel
+interrupts.install(connects=True)
+parallel.start_processes(sys.argv[1], 2, int(sys.argv[2]))
+with parallel.ending_together():
+    if sys.argv[2] == sys.argv[3]:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        time.sleep(30)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [0, 1])
+def test_while_a_process_waits_for_the_others_to_end(target, tmp_path):
+    # It showed a traceback of KeyboardInterrupt, and the other took 20 seconds to notice that it had ended.
+    address = f"127.0.0.1:{whole_run.free_port()}"
+    environment = {**os.environ, "PYTHONPATH": str(whole_run.ROOT)}
+    files = [(tmp_path / str(i)).open("w+") for i in range(2)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", AT_THE_END, address, str(i), str(target)], env=environment, stderr=file)
+        for i, file in enumerate(files)
+    ]
+    try:
+        codes = [process.wait(60) for process in started]
+    finally:
+        whole_run.kill(started)
+    errors = []
+    for file in files:
+        file.seek(0)
+        errors.append(file.read())
+        file.close()
+    assert codes[target] == 130, errors
+    assert codes[1 - target] == 130, errors
+    assert errors[target] == f"{MESSAGE}\n"
+    assert f"process {target} on host" in errors[1 - target]
+    assert "Traceback" not in errors[1 - target]
 
 
 @pytest.mark.slow
