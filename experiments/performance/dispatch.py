@@ -71,9 +71,10 @@ def main() -> None:
     """Starts the processes, and writes the numbers of process 0 to `dispatch.json`, by version of JAX."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--process", nargs=3, help=argparse.SUPPRESS)  # coordinator, processes, index
-    process = arguments.parse_args().process
-    if process is not None:
-        coordinator, processes, index = process
+    arguments.add_argument("--out", type=pathlib.Path, default=FOLDER / "dispatch.json")
+    given = arguments.parse_args()
+    if given.process is not None:
+        coordinator, processes, index = given.process
         found = measure(coordinator, int(processes), int(index))
         if index == "0":
             sys.stdout.write(f"{json.dumps(found)}\n")
@@ -98,10 +99,9 @@ def main() -> None:
     ]
     outputs = [process.communicate()[0] for process in started]
     found = json.loads(outputs[0].splitlines()[-1])
-    path = FOLDER / "dispatch.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(given.out.read_text()) if given.out.exists() else {}
     results[found["jax"]] = found
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
     sys.stdout.write(f"{json.dumps(found, indent=1)}\n")
 
 
