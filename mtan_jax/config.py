@@ -68,9 +68,11 @@ def default_config() -> ConfigDict:
     config.weighting_options.auto_lambda.epsilon = 0.01  # step of the finite difference; 0: the exact derivative
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
     # scale: min | median | rmse; wrt: gradients with respect to the shared "parameters" or the shared "features". All
-    # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
+    # gradient methods also have the options shared: all_but_heads | backbone | auto | all, and backward: together |
+    # one_by_one | gram.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # rescale: none | squared | linear
+    config.weighting_options.cagrad.shared = "backbone"  # as in its code: not the attention masks
     # beta: share of the old value in the running average; beta_decay: exponent of its decay.
     config.weighting_options.db_mtl = ConfigDict({"beta": 0.9, "beta_decay": 0.0})
     # step_size: rate of the weights; variant: authors | paper.

@@ -70,7 +70,11 @@ def build_update_chain(
         tuple(task.name for task in data.tasks),
         _build_optimizer(config.optimizer, data, learning_rate),
         options=spec.options,
-        defaults={"steps_per_epoch": max(round(lengths.steps_per_epoch), 1), "learning_rate": learning_rate},
+        defaults={
+            "steps_per_epoch": max(round(lengths.steps_per_epoch), 1),
+            "learning_rate": learning_rate,
+            "shared": "all_but_heads",  # as in the published runs; `auto` would trace the network once more
+        },
     )
 
 

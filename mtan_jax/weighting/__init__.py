@@ -17,6 +17,7 @@ from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
 from mtan_jax.weighting.core import SumTasksState, TaskGradients, balancer, sum_tasks, task_weights
 from mtan_jax.weighting.declaration import Declaration, Kind, Method, Needs, declare
+from mtan_jax.weighting.differentiate import from_jacobian, task_gradients
 from mtan_jax.weighting.gradient_methods.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.gradient_methods.cagrad import cagrad
 from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
@@ -34,7 +35,7 @@ from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
 from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
 from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
-from mtan_jax.weighting.gradients import Combined, Stack, combined, weighted
+from mtan_jax.weighting.gradients import Combined, combined, weighted
 from mtan_jax.weighting.registry import (
     BALANCERS,
     GRADIENT_METHODS,
@@ -44,6 +45,7 @@ from mtan_jax.weighting.registry import (
     build_weighting,
     needs_of,
 )
+from mtan_jax.weighting.stack import Stack
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
 
@@ -77,6 +79,7 @@ __all__ = [
     "excess_mtl",
     "fairgrad",
     "famo",
+    "from_jacobian",
     "geometric",
     "graddrop",
     "gradnorm",
@@ -95,6 +98,7 @@ __all__ = [
     "static",
     "stch",
     "sum_tasks",
+    "task_gradients",
     "task_weights",
     "uncertainty",
     "upgrad",

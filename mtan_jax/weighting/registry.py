@@ -208,6 +208,8 @@ def _with_options(chosen: _Chosen, defaults: Options) -> Method:
     _check_options(chosen.name, chosen.method, chosen.options)
     known = _options_of(chosen.method)
     given = {key: value for key, value in defaults.items() if key in known} | dict(chosen.options)
+    if given.get("wrt") == "features" and "shared" not in chosen.options:
+        given.pop("shared", None)  # has no meaning for features
     missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in given]
     if missing:
         raise ValueError(f"weighting {chosen.name!r} needs the option {', '.join(missing)}")

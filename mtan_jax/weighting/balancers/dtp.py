@@ -8,8 +8,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 # Lower bound of k, so that a weight is at most 46.
 _SMALLEST = 1e-20

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, in_task_order
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_tasks, check_weight, in_task_order
 
 
 @declare("balancer")
@@ -29,7 +30,7 @@ def static(tasks: Sequence[str], *, weights: Mapping[str, float]) -> optax.Gradi
         ValueError: static weights: missing ['depth'], unknown []; expected exactly ['semantic', 'depth']
     """
     tasks = check_tasks(tasks)
-    values = in_task_order("static", tasks, weights)
+    values = in_task_order("static weights", tasks, weights)
     factors = tuple(check_weight("static", task, value) for task, value in zip(tasks, values, strict=True))
 
     def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:

@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
-from mtan_jax.weighting.core import TaskGradients, balancer, check_count, check_number, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 
 
 class STCHState(NamedTuple):

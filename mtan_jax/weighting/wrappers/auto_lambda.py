@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.runtime import collectives
-from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates
+from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 
 class AutoLambdaState(NamedTuple):

@@ -376,13 +376,13 @@ def test_messages(method):
     make = GRADIENT_METHODS[method]
     with pytest.raises(ValueError, match="without repeats"):
         make(("depth", "depth"))
-    with pytest.raises(ValueError, match=f"{method} shared is 'heads'; expected 'all_but_heads', 'backbone' or"):
+    with pytest.raises(ValueError, match=f"{method} shared is 'heads'; expected 'auto', 'all', 'all_but_heads'"):
         make(("depth",), shared="heads")
-    with pytest.raises(ValueError, match=f"{method} backward is 'both'; expected 'together' or 'one_by_one'"):
+    with pytest.raises(ValueError, match=f"{method} backward is 'both'; expected 'together'(,| or) 'one_by_one'"):
         make(("depth",), backward="both")
     tx = make(("depth",), shared=lambda path: False)
     given = TaskGradients(("depth",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda c: {"a": c})
-    with pytest.raises(ValueError, match=r"selects none of the parameters \['a'\]"):
+    with pytest.raises(ValueError, match=r"selects none of the parameters \[a\]"):
         tx.update(given, tx.init(None))
 
 
