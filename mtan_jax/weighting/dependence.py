@@ -4,12 +4,15 @@ The only file that uses a function of JAX that is not public, `dce_jaxpr`, which
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 import optax
-from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Bool
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
 
 
 class DependenceUnknownError(RuntimeError):
@@ -26,7 +29,7 @@ def of(losses_of: Callable[[optax.Params], Sequence[Array]], params: optax.Param
     return read(program, range(len(program.jaxpr.outvars)))
 
 
-def read(program: ClosedJaxpr, outputs: Sequence[int]) -> Bool[np.ndarray, "p t"]:
+def read(program: "ClosedJaxpr", outputs: Sequence[int]) -> Bool[np.ndarray, "p t"]:
     """Whether an output of a program depends on an input, per input and output.
 
     Control flow and functions under `jax.jit` are followed. A function with a derivative of its own

@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Bool, Float, PyTree
 
 from mtan_jax.runtime import collectives
@@ -16,6 +15,9 @@ from mtan_jax.weighting import dependence
 from mtan_jax.weighting.core import TaskGradients
 from mtan_jax.weighting.option_checks import in_task_order
 from mtan_jax.weighting.shared_parameters import paths_of
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
 
 Aux = TypeVar("Aux")
 Losses = Mapping[str, Array]
@@ -95,11 +97,10 @@ def task_gradients(
         [0.35 0.7 ]
     """
     program, tasks, aux_of = _trace(losses_of, params, has_aux)
-    run = jaxpr_as_fun(program)
     count = len(tasks)
 
     def differentiable(params: optax.Params) -> tuple[Float[Array, "t"], list[Array]]:
-        outputs = run(*jax.tree.leaves(params))
+        outputs = jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(params))
         return collectives.mean(jnp.stack(outputs[:count]), axis_name), outputs[count:]
 
     losses, pullback, rest = jax.vjp(differentiable, params, has_aux=True)
@@ -182,7 +183,7 @@ def from_jacobian(
 
 def _trace(
     losses_of: Callable[[optax.Params], Losses | tuple[Losses, Aux]], params: optax.Params, has_aux: bool
-) -> tuple[ClosedJaxpr, tuple[str, ...], Callable[[list[Array]], Aux]]:
+) -> tuple["ClosedJaxpr", tuple[str, ...], Callable[[list[Array]], Aux]]:
     """Traces the losses; returns the program, the names of its first outputs, and what makes aux of the others."""
     for path, leaf in zip(paths_of(params), jax.tree.leaves(params), strict=True):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
