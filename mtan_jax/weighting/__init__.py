@@ -32,6 +32,7 @@ from mtan_jax.weighting.gradient_methods.imtl_g import imtl_g
 from mtan_jax.weighting.gradient_methods.mgda import mgda
 from mtan_jax.weighting.gradient_methods.moco import moco
 from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
+from mtan_jax.weighting.gradient_methods.parameter_groups import parameter_groups
 from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
 from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
@@ -46,8 +47,10 @@ from mtan_jax.weighting.registry import (
     needs_of,
 )
 from mtan_jax.weighting.stack import Stack
+from mtan_jax.weighting.wrappers.around import around
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.telemetry import Measurements, measure, telemetry
 
 __all__ = [
     "BALANCERS",
@@ -57,6 +60,7 @@ __all__ = [
     "Combined",
     "Declaration",
     "Kind",
+    "Measurements",
     "Method",
     "Needs",
     "Spec",
@@ -64,6 +68,7 @@ __all__ = [
     "SumTasksState",
     "TaskGradients",
     "aligned_mtl",
+    "around",
     "auto_lambda",
     "balancer",
     "build_weighting",
@@ -86,10 +91,12 @@ __all__ = [
     "gradvac",
     "imtl_g",
     "imtl_l",
+    "measure",
     "mgda",
     "moco",
     "nash_mtl",
     "needs_of",
+    "parameter_groups",
     "pcgrad",
     "rlw",
     "scale_invariant",
@@ -100,6 +107,7 @@ __all__ = [
     "sum_tasks",
     "task_gradients",
     "task_weights",
+    "telemetry",
     "uncertainty",
     "upgrad",
     "weighted",

@@ -42,6 +42,7 @@ from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.telemetry import telemetry
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
 METHODS: dict[str, Method] = {
@@ -75,6 +76,7 @@ METHODS: dict[str, Method] = {
     "upgrad": upgrad,
     "auto_lambda": auto_lambda,
     "famo": famo,
+    "telemetry": telemetry,
 }
 
 
