@@ -59,6 +59,10 @@ def default_config() -> ConfigDict:
     config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})
     # mu: smoothing; warmup_epochs: epochs before the one whose mean losses scale the losses.
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})
+    # penalty: of the angle between the losses and the preference; theta: of the distance from its line. Both also have
+    # the option weights, the preference, {task: number}; default: equal.
+    config.weighting_options.cosmos = ConfigDict({"penalty": 2.0})
+    config.weighting_options.pbi = ConfigDict({"theta": 5.0})
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # distribution: normal | dirichlet
     # weight_rate: learning rate of the task weights; decay: their weight decay.
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})

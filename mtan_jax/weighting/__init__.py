@@ -4,11 +4,13 @@ Where a new method goes: one that reads losses in `balancers/`, one that combine
 that evaluates losses at other parameters in `wrappers/`. Then add it to `METHODS` in `registry.py`.
 """
 
+from mtan_jax.weighting.balancers.cosmos import cosmos
 from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.pbi import pbi
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
@@ -68,6 +70,7 @@ __all__ = [
     "cagrad",
     "combined",
     "conflict_free",
+    "cosmos",
     "db_mtl",
     "declare",
     "dtp",
@@ -87,6 +90,7 @@ __all__ = [
     "moco",
     "nash_mtl",
     "needs_of",
+    "pbi",
     "pcgrad",
     "rlw",
     "scale_invariant",

@@ -10,11 +10,13 @@ import jax
 import optax
 
 from mtan_jax.types import Options
+from mtan_jax.weighting.balancers.cosmos import cosmos
 from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.pbi import pbi
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
@@ -45,11 +47,13 @@ from mtan_jax.weighting.wrappers.famo import famo
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
 METHODS: dict[str, Method] = {
+    "cosmos": cosmos,
     "dtp": dtp,
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
     "imtl_l": imtl_l,
+    "pbi": pbi,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
