@@ -75,6 +75,8 @@ def default_config() -> ConfigDict:
     # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # rescale: none | squared | linear
+    # method: mgda | upgrad, whose weights are averaged; alpha: share of the old weights.
+    config.weighting_options.cr_mogm = ConfigDict({"method": "mgda", "alpha": 0.9})
     # beta: share of the old value in the running average; beta_decay: exponent of its decay.
     config.weighting_options.db_mtl = ConfigDict({"beta": 0.9, "beta_decay": 0.0})
     # step_size: rate of the weights; variant: authors | paper.
@@ -84,6 +86,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.gradnorm = ConfigDict({"alpha": 1.5, "variant": "paper"})  # variant: paper | libmtl
     config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # beta: share of the new cosine in the moving average
     config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})  # wrt: parameters | features
+    # num_byzantine: outliers among the gradients; num_selected: gradients that are averaged; distance: squared | plain.
+    config.weighting_options.krum = ConfigDict({"num_byzantine": 0, "num_selected": 1, "distance": "squared"})
     # normalize: none | l2 | loss | loss+; wrt: parameters | features.
     config.weighting_options.mgda = ConfigDict({"normalize": "none", "wrt": "parameters"})
     # beta: rate of the gradients; gamma: rate of the weights; rho: regularization.
@@ -92,6 +96,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})
     # pull: towards the mean gradient; rate and iterations: learning rate and number of iterations of the solver.
     config.weighting_options.sdmgrad = ConfigDict({"pull": 0.3, "rate": 10.0, "iterations": 20})
+    # trim: gradients dropped on each side; None: as many as possible, which gives the median.
+    config.weighting_options.trimmed_mean = ConfigDict({"trim": config_dict.placeholder(int)})
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam | adamw | sgd

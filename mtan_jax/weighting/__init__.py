@@ -22,6 +22,7 @@ from mtan_jax.weighting.declaration import Declaration, Kind, Method, Needs, dec
 from mtan_jax.weighting.gradient_methods.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.gradient_methods.cagrad import cagrad
 from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
+from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
@@ -30,11 +31,13 @@ from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
 from mtan_jax.weighting.gradient_methods.imtl_g import imtl_g
+from mtan_jax.weighting.gradient_methods.krum import krum
 from mtan_jax.weighting.gradient_methods.mgda import mgda
 from mtan_jax.weighting.gradient_methods.moco import moco
 from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
 from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
 from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
+from mtan_jax.weighting.gradient_methods.trimmed_mean import trimmed_mean
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.gradients import Combined, Stack, combined, weighted
 from mtan_jax.weighting.registry import (
@@ -71,6 +74,7 @@ __all__ = [
     "combined",
     "conflict_free",
     "cosmos",
+    "cr_mogm",
     "db_mtl",
     "declare",
     "dtp",
@@ -86,6 +90,7 @@ __all__ = [
     "gradvac",
     "imtl_g",
     "imtl_l",
+    "krum",
     "mgda",
     "moco",
     "nash_mtl",
@@ -100,6 +105,7 @@ __all__ = [
     "stch",
     "sum_tasks",
     "task_weights",
+    "trimmed_mean",
     "uncertainty",
     "upgrad",
     "weighted",
