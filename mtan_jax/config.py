@@ -71,6 +71,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})
     config.weighting_options.auto_lambda.epsilon = 0.01  # step of the finite difference; 0: the exact derivative
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
+    # gamma: learning rate of the task weights; rho: regularization. MoDo reads a second batch per step, as Auto-Lambda.
+    config.weighting_options.modo = ConfigDict({"gamma": 1e-3, "rho": 0.1})
     # scale: min | median | rmse; wrt: gradients with respect to the shared "parameters" or the shared "features". All
     # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})

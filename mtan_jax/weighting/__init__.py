@@ -51,6 +51,7 @@ from mtan_jax.weighting.registry import (
 )
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.modo import modo
 
 __all__ = [
     "BALANCERS",
@@ -93,6 +94,7 @@ __all__ = [
     "krum",
     "mgda",
     "moco",
+    "modo",
     "nash_mtl",
     "needs_of",
     "pbi",

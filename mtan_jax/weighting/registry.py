@@ -47,6 +47,7 @@ from mtan_jax.weighting.gradient_methods.trimmed_mean import trimmed_mean
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.modo import modo
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
 METHODS: dict[str, Method] = {
@@ -85,6 +86,7 @@ METHODS: dict[str, Method] = {
     "upgrad": upgrad,
     "auto_lambda": auto_lambda,
     "famo": famo,
+    "modo": modo,
 }
 
 
