@@ -24,6 +24,11 @@ LEFT_OUT = {
     "schedule": "weights chosen by the user",
     "dtp": "needs an indicator of how well each task is done",
     "auto_lambda": "learns from a second batch; here there is only one",
+    "modo": "learns from a second batch; here there is only one",
+    "pbi": "trade-off chosen by the user",
+    "cosmos": "trade-off chosen by the user",
+    "krum": "the mean of both gradients if there are two",
+    "trimmed_mean": "the mean of both gradients if there are two",
 }
 NAMES = tuple(name for name in METHODS if name not in LEFT_OUT)
 

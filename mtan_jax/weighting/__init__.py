@@ -4,11 +4,13 @@ Where a new method goes: one that reads losses in `balancers/`, one that combine
 that evaluates losses at other parameters in `wrappers/`. Then add it to `METHODS` in `registry.py`.
 """
 
+from mtan_jax.weighting.balancers.cosmos import cosmos
 from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.pbi import pbi
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
@@ -21,6 +23,7 @@ from mtan_jax.weighting.differentiate import from_jacobian, task_gradients
 from mtan_jax.weighting.gradient_methods.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.gradient_methods.cagrad import cagrad
 from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
+from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
@@ -29,12 +32,14 @@ from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
 from mtan_jax.weighting.gradient_methods.imtl_g import imtl_g
+from mtan_jax.weighting.gradient_methods.krum import krum
 from mtan_jax.weighting.gradient_methods.mgda import mgda
 from mtan_jax.weighting.gradient_methods.moco import moco
 from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
 from mtan_jax.weighting.gradient_methods.parameter_groups import parameter_groups
 from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
 from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
+from mtan_jax.weighting.gradient_methods.trimmed_mean import trimmed_mean
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.gradients import Combined, combined, weighted
 from mtan_jax.weighting.registry import (
@@ -50,6 +55,7 @@ from mtan_jax.weighting.stack import Stack
 from mtan_jax.weighting.wrappers.around import around
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.modo import modo
 from mtan_jax.weighting.wrappers.telemetry import Measurements, measure, telemetry
 
 __all__ = [
@@ -75,6 +81,8 @@ __all__ = [
     "cagrad",
     "combined",
     "conflict_free",
+    "cosmos",
+    "cr_mogm",
     "db_mtl",
     "declare",
     "dtp",
@@ -91,12 +99,15 @@ __all__ = [
     "gradvac",
     "imtl_g",
     "imtl_l",
+    "krum",
     "measure",
     "mgda",
     "moco",
+    "modo",
     "nash_mtl",
     "needs_of",
     "parameter_groups",
+    "pbi",
     "pcgrad",
     "rlw",
     "scale_invariant",
@@ -108,6 +119,7 @@ __all__ = [
     "task_gradients",
     "task_weights",
     "telemetry",
+    "trimmed_mean",
     "uncertainty",
     "upgrad",
     "weighted",

@@ -10,11 +10,13 @@ import jax
 import optax
 
 from mtan_jax.types import Options
+from mtan_jax.weighting.balancers.cosmos import cosmos
 from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.pbi import pbi
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
@@ -26,6 +28,7 @@ from mtan_jax.weighting.declaration import Kind, Method, Needs, declaration_of
 from mtan_jax.weighting.gradient_methods.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.gradient_methods.cagrad import cagrad
 from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
+from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
@@ -34,23 +37,28 @@ from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
 from mtan_jax.weighting.gradient_methods.imtl_g import imtl_g
+from mtan_jax.weighting.gradient_methods.krum import krum
 from mtan_jax.weighting.gradient_methods.mgda import mgda
 from mtan_jax.weighting.gradient_methods.moco import moco
 from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
 from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
 from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
+from mtan_jax.weighting.gradient_methods.trimmed_mean import trimmed_mean
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.modo import modo
 from mtan_jax.weighting.wrappers.telemetry import telemetry
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
 METHODS: dict[str, Method] = {
+    "cosmos": cosmos,
     "dtp": dtp,
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
     "imtl_l": imtl_l,
+    "pbi": pbi,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
@@ -60,6 +68,7 @@ METHODS: dict[str, Method] = {
     "aligned_mtl": aligned_mtl,
     "cagrad": cagrad,
     "conflict_free": conflict_free,
+    "cr_mogm": cr_mogm,
     "db_mtl": db_mtl,
     "dualproj": dualproj,
     "excess_mtl": excess_mtl,
@@ -68,15 +77,18 @@ METHODS: dict[str, Method] = {
     "gradnorm": gradnorm,
     "gradvac": gradvac,
     "imtl_g": imtl_g,
+    "krum": krum,
     "mgda": mgda,
     "moco": moco,
     "nash_mtl": nash_mtl,
     "pcgrad": pcgrad,
     "sdmgrad": sdmgrad,
+    "trimmed_mean": trimmed_mean,
     "upgrad": upgrad,
     "auto_lambda": auto_lambda,
     "famo": famo,
     "telemetry": telemetry,
+    "modo": modo,
 }
 
 

@@ -33,9 +33,11 @@ TASKS = ("semantic", "depth", "normal")
 WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
 # Required options, and a second variant where there is one.
 CASES: dict[str, list[dict[str, Any]]] = {
+    "cosmos": [{"weights": WEIGHTS, "penalty": 0.1}],
     "dtp": [{"gamma": {"semantic": 0.5, "depth": 1.0, "normal": 2.0}}],
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
     "imtl_l": [{"learning_rate": 0.1}],
+    "pbi": [{"weights": WEIGHTS, "theta": 0.3}],
     "rlw": [{}, {"distribution": "dirichlet"}],
     "schedule": [
         {"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}},
@@ -77,7 +79,7 @@ def test_weights_are_finite_for_losses_of_any_size(name, options, follow):
         losses[4:] = losses[4:, ::-1]
         factors, state = follow(METHODS[name](TASKS, **options), TASKS, losses)
         assert np.isfinite(factors).all()
-        assert (factors >= 0).all()
+        assert (factors >= 0).all() or name in ("pbi", "cosmos")  # these raise a loss that is below its ratio
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 

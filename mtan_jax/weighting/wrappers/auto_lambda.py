@@ -139,7 +139,7 @@ def auto_lambda(
         norm = optax.tree_utils.tree_norm(direction)
         direction = jax.tree.map(lambda leaf: leaf / jnp.where(norm > 0, norm, 1), direction)
         if epsilon == 0:
-            slopes = _exact_slopes(task_gradients, direction)
+            slopes = exact_slopes(task_gradients, direction)
         else:
             slopes = _slopes(losses_at, params, direction, epsilon)
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
@@ -171,7 +171,7 @@ def _slopes(
     return (losses_along(epsilon) - losses_along(-epsilon)) / (2 * epsilon)
 
 
-def _exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Float[Array, "t"]:
+def exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Float[Array, "t"]:
     """The exact directional derivatives: those of <gradient(c), direction>, which is linear in the cotangent c."""
 
     def product(cotangent: Float[Array, "t"]) -> Float[Array, ""]:
