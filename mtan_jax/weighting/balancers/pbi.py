@@ -73,7 +73,7 @@ def check_preference(name: str, tasks: tuple[str, ...], weights: Mapping[str, fl
     """
     if weights is None:
         return (1 / len(tasks),) * len(tasks)
-    values = in_task_order(name, tasks, weights)
+    values = in_task_order(f"{name} weights", tasks, weights)
     found = tuple(check_weight(name, task, value) for task, value in zip(tasks, values, strict=True))
     if not any(found):
         raise ValueError(f"{name} weights are all 0; expected at least one above 0")

@@ -113,7 +113,7 @@ def test_without_a_penalty_the_weights_are_the_preference():
         (pbi, {"weights": {"depth": 1.0}}, r"pbi weights: missing \['normal', 'semantic'\]"),
         (pbi, {"weights": dict.fromkeys(TASKS, 0.0)}, "pbi weights are all 0; expected at least one above 0"),
         (pbi, {"weights": {**PREFERENCE, "depth": -1.0}}, "pbi weight of 'depth' is -1.0; expected a finite number"),
-        (pbi, {"ideal": {"depth": 0.0}}, r"pbi ideal weights: missing \['normal', 'semantic'\]"),
+        (pbi, {"ideal": {"depth": 0.0}}, r"pbi ideal: missing \['normal', 'semantic'\]"),
         (pbi, {"ideal": dict.fromkeys(TASKS, float("inf"))}, "pbi ideal of 'semantic' is inf; expected a finite"),
         (cosmos, {"penalty": float("nan")}, "cosmos penalty is nan; expected a finite number of at least 0"),
         (cosmos, {"weights": dict.fromkeys(TASKS, 0.0)}, "cosmos weights are all 0"),

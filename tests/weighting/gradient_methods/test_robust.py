@@ -15,6 +15,11 @@ REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "torchjd.npz"
 each_count = pytest.mark.parametrize("tasks", [2, 3, 10])
 
 
+def _name(value):
+    """The part of a test's name: the same in every process, unlike a function's representation."""
+    return getattr(value, "__name__", str(value))
+
+
 @functools.cache
 def stored():
     with np.load(REFERENCE, allow_pickle=False) as arrays:
@@ -106,7 +111,7 @@ def around_one_point(tasks, outliers, seed=0):
         (trimmed_mean, {"trim": 2}),
         (trimmed_mean, {}),
     ],
-    ids=str,
+    ids=_name,
 )
 def test_outliers_do_not_move_the_update(method, options):
     """The papers' guarantee: with few enough outliers, the update stays near the mean of the other gradients."""
@@ -131,7 +136,7 @@ def test_gradients_with_equal_scores_share_their_weight():
     np.testing.assert_array_equal(weights[0], 0.25)
 
 
-@pytest.mark.parametrize(("method", "options"), [(krum, {"num_byzantine": 1}), (trimmed_mean, {"trim": 1})], ids=str)
+@pytest.mark.parametrize(("method", "options"), [(krum, {"num_byzantine": 1}), (trimmed_mean, {"trim": 1})], ids=_name)
 def test_few_present_tasks(method, options):
     rows = around_one_point(5, 0)[0]
     with_all = follow(method, rows[None, :4], **options)
