@@ -9,9 +9,11 @@ from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -88,10 +90,12 @@ __all__ = [
     "nash_mtl",
     "needs_of",
     "pcgrad",
+    "relobralo",
     "rlw",
     "scale_invariant",
     "schedule",
     "sdmgrad",
+    "softadapt",
     "static",
     "stch",
     "sum_tasks",

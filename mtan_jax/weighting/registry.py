@@ -15,9 +15,11 @@ from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -50,9 +52,11 @@ METHODS: dict[str, Method] = {
     "equal": equal,
     "geometric": geometric,
     "imtl_l": imtl_l,
+    "relobralo": relobralo,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
+    "softadapt": softadapt,
     "static": static,
     "stch": stch,
     "uncertainty": uncertainty,

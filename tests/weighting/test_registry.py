@@ -41,6 +41,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}},
         {"weights": lambda step, losses: (1 + jnp.exp(-step / 4)) * losses / jnp.maximum(losses.mean(), 1e-8)},
     ],
+    "softadapt": [{"points": 2}, {"variant": "plain"}, {"variant": "normalized", "points": 3, "steps_per_point": 2}],
     "static": [{"weights": WEIGHTS}],
     "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
