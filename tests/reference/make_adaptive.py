@@ -9,8 +9,8 @@ ReLoBRaLo's rule calls.
 For K = 2, 3 and 10 tasks:
 
 - `K/losses` [20, K]: of 20 steps.
-- `K/softadapt/VARIANT/N` [20 - N + 1, K]: the weights after N, N + 1, ... steps from the last N losses, for the variants
-  plain, loss_weighted and normalized, N = 2, 5 and 6, and beta = 0.7.
+- `K/softadapt/VARIANT/N` [20 - N + 1, K]: the weights after N, N + 1, ... steps from the last N losses, for the
+  variants plain, loss_weighted and normalized, N = 2, 5 and 6, and beta = 0.7.
 - `K/keeps` [20]: whether each step compares with the previous weights; True at the first.
 - `K/relobralo` [20, K]: the weights of each step, with alpha = 0.9 and T = 0.8.
 """
