@@ -24,6 +24,7 @@ from mtan_jax.weighting.gradient_methods.cagrad import cagrad
 from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
@@ -75,6 +76,7 @@ __all__ = [
     "dtp",
     "dualproj",
     "dwa",
+    "epo",
     "equal",
     "excess_mtl",
     "fairgrad",

@@ -1,0 +1,51 @@
+"""Preference vectors: one positive number per task."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mtan_jax.weighting.core import check_number
+
+# A mapping from task to number, or an array with one number per task in the order of the tasks.
+PerTask: TypeAlias = Mapping[str, float] | Float[Array, "t"]
+
+
+def per_task(
+    name: str, option: str, tasks: Sequence[str], values: PerTask, *, zero: bool = False
+) -> Float[Array, "t"] | Float[np.ndarray, "t"]:
+    """The values of an option with one positive number per task, in the order of the tasks.
+
+    An array may be traced: `jax.vmap` over preference vectors builds one transformation for all members. The values of
+    a traced array are not checked.
+
+    Args:
+        name: of the method, for error messages.
+        option: name of the option, for error messages.
+        tasks: task names.
+        values: a mapping from task to number, or an array in the order of the tasks.
+        zero: whether 0 is allowed.
+
+    Raises:
+        ValueError: the values are not for exactly these tasks, or one is not positive and finite.
+    """
+    if isinstance(values, Mapping):
+        if set(values) != set(tasks):
+            raise ValueError(f"{name} {option} are given for {sorted(values)}; expected exactly {list(tasks)}")
+        listed = {task: values[task] for task in tasks}
+    else:
+        shape = np.shape(values)
+        if shape != (len(tasks),):
+            raise ValueError(
+                f"{name} {option} have shape {shape}; expected a mapping from task to number, or one number per task, "
+                f"({len(tasks)},)"
+            )
+        if isinstance(values, jax.core.Tracer):
+            return jnp.asarray(values)
+        listed = {task: float(value) for task, value in zip(tasks, values, strict=True)}
+    for task, value in listed.items():
+        check_number(name, f"{option} of {task!r}", value, **({"least": 0} if zero else {"above": 0}))
+    return np.array(list(listed.values()), np.float64)
