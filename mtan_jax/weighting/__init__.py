@@ -8,6 +8,7 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
 from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
@@ -85,6 +86,7 @@ __all__ = [
     "graddrop",
     "gradnorm",
     "gradvac",
+    "hypervolume",
     "imtl_g",
     "imtl_l",
     "mgda",

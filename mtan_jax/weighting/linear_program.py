@@ -23,8 +23,8 @@ def maximize_on_simplex(
     """Maximizes gain'x over x >= 0 with sum(x) = 1 and rows x >= bounds, by a primal-dual interior-point method.
 
     Each constraint and the gain are divided by their largest coefficients. 5e-7 |x|^2 is subtracted from the gain, so
-    that the maximizer is unique and does not depend on the order of the elements. All elements have a fixed number of
-    iterations, so the method works under jit and vmap.
+    that the maximizer is unique and does not depend on the order of the elements. The number of iterations is fixed, so
+    the method works under jit and vmap.
 
     Args:
         gain: coefficients of the objective.
@@ -42,7 +42,7 @@ def maximize_on_simplex(
     dtype = gain.dtype
     inside = free.astype(dtype)
     count = jnp.maximum(inside.sum(), 1)
-    rows = jnp.where(free, rows, 0)
+    rows = jnp.where(free[None], rows, 0)
     sizes = jnp.abs(rows).max(1)
     active = active & (sizes > 0)
     sizes = jnp.where(active, sizes, 1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.core import check_number
 
 # A mapping from task to number, or an array with one number per task in the order of the tasks.
-PerTask: TypeAlias = Mapping[str, float] | Float[Array, "t"]
+PerTask: TypeAlias = Mapping[str, float] | Float[Array, "t"] | Float[np.ndarray, "t"] | Sequence[float]
 
 
 def per_task(
@@ -32,20 +32,21 @@ def per_task(
     Raises:
         ValueError: the values are not for exactly these tasks, or one is not positive and finite.
     """
-    if isinstance(values, Mapping):
-        if set(values) != set(tasks):
-            raise ValueError(f"{name} {option} are given for {sorted(values)}; expected exactly {list(tasks)}")
-        listed = {task: values[task] for task in tasks}
-    else:
+    # ConfigDict is a mapping in all but its type.
+    if isinstance(values, jax.Array | np.ndarray | Sequence):
         shape = np.shape(values)
         if shape != (len(tasks),):
             raise ValueError(
-                f"{name} {option} have shape {shape}; expected a mapping from task to number, or one number per task, "
+                f"{name} {option}: shape {shape}; expected a mapping from task to number, or one number per task, "
                 f"({len(tasks)},)"
             )
         if isinstance(values, jax.core.Tracer):
             return jnp.asarray(values)
         listed = {task: float(value) for task, value in zip(tasks, values, strict=True)}
+    else:
+        if set(values) != set(tasks):
+            raise ValueError(f"{name} {option}: given for {sorted(values)}; expected exactly {list(tasks)}")
+        listed = {task: values[task] for task in tasks}
     for task, value in listed.items():
         check_number(name, f"{option} of {task!r}", value, **({"least": 0} if zero else {"above": 0}))
     return np.array(list(listed.values()), np.float64)

@@ -14,6 +14,7 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
 from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
@@ -52,6 +53,7 @@ METHODS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
+    "hypervolume": hypervolume,
     "imtl_l": imtl_l,
     "relobralo": relobralo,
     "rlw": rlw,

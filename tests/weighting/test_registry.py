@@ -35,6 +35,7 @@ WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
 CASES: dict[str, list[dict[str, Any]]] = {
     "dtp": [{"gamma": {"semantic": 0.5, "depth": 1.0, "normal": 2.0}}],
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
+    "hypervolume": [{"reference": {"semantic": 60.0, "depth": 60.0, "normal": 60.0}}],
     "imtl_l": [{"learning_rate": 0.1}],
     "rlw": [{}, {"distribution": "dirichlet"}],
     "schedule": [
@@ -43,7 +44,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "softadapt": [{"points": 2}, {"variant": "plain"}, {"variant": "normalized", "points": 3, "steps_per_point": 2}],
     "static": [{"weights": WEIGHTS}],
-    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}],
+    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}, {"preferences": WEIGHTS, "mu": 10.0}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
 }
 EACH = [(name, options) for name in BALANCERS for options in CASES.get(name, [{}])]

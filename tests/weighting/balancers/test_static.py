@@ -1,7 +1,9 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.weighting import equal, static
+from mtan_jax.weighting import TaskGradients, equal, static
 
 TASKS = ("semantic", "depth")
 
@@ -33,3 +35,17 @@ def test_equal_weights_are_one(follow):
 def test_messages(weights, message):
     with pytest.raises(ValueError, match=message):
         static(TASKS, weights=weights)
+
+
+def test_weights_as_an_array_may_be_traced(follow):
+    given = TaskGradients(("a", "b"), jnp.ones(2), jnp.ones(2, bool), jnp.ones(2), lambda cotangent: cotangent)
+
+    def weights(values):
+        tx = static(("a", "b"), weights=values)
+        return tx.update(given, tx.init(None))[0].weights
+
+    vectors = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(weights))(vectors), vectors)
+    np.testing.assert_array_equal(weights([1.0, 2.0]), vectors[0])
+    with pytest.raises(ValueError, match=r"static weights of 'b' is -1.0; expected a finite number of at least 0"):
+        static(("a", "b"), weights=np.array([1.0, -1.0]))

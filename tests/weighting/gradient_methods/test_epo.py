@@ -157,10 +157,10 @@ def test_losses_of_zero_and_absent_tasks_have_finite_weights():
     ("options", "message"),
     [
         ({"tolerance": 0.0}, "epo tolerance is 0.0; expected a finite number above 0"),
-        ({"preferences": {"a": 1.0}}, r"epo preferences are given for \['a'\]; expected exactly \['a', 'b'\]"),
+        ({"preferences": {"a": 1.0}}, r"epo preferences: given for \['a'\]; expected exactly \['a', 'b'\]"),
         ({"preferences": {"a": 1.0, "b": 0.0}}, "epo preferences of 'b' is 0.0; expected a finite number above 0"),
         ({"preferences": np.array([1.0, -1.0])}, "epo preferences of 'b' is -1.0; expected a finite number above 0"),
-        ({"preferences": np.ones(3)}, r"epo preferences have shape \(3,\); expected a mapping .* \(2,\)"),
+        ({"preferences": np.ones(3)}, r"epo preferences: shape \(3,\); expected a mapping .* \(2,\)"),
     ],
 )
 def test_bad_options(options, message):
