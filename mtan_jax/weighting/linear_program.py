@@ -35,7 +35,7 @@ def maximize_on_simplex(
 
     Returns:
         x, and the largest violation of a scaled constraint. If the constraints cannot be met, the violation stays large
-        and x is a finite point of no meaning. Otherwise it is below 1e-6 in float64, and below 1e-4 in float32.
+        and x is a finite point of no meaning. Otherwise it is below 1e-6 in float64, and below 1e-3 in float32.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), chapters 14 and 16.6.
     """
