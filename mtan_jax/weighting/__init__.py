@@ -9,11 +9,14 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
 from mtan_jax.weighting.balancers.pbi import pbi
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -26,6 +29,7 @@ from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
 from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
@@ -88,6 +92,7 @@ __all__ = [
     "dtp",
     "dualproj",
     "dwa",
+    "epo",
     "equal",
     "excess_mtl",
     "fairgrad",
@@ -97,6 +102,7 @@ __all__ = [
     "graddrop",
     "gradnorm",
     "gradvac",
+    "hypervolume",
     "imtl_g",
     "imtl_l",
     "krum",
@@ -109,10 +115,12 @@ __all__ = [
     "parameter_groups",
     "pbi",
     "pcgrad",
+    "relobralo",
     "rlw",
     "scale_invariant",
     "schedule",
     "sdmgrad",
+    "softadapt",
     "static",
     "stch",
     "sum_tasks",

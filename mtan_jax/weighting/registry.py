@@ -15,11 +15,14 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
 from mtan_jax.weighting.balancers.pbi import pbi
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -31,6 +34,7 @@ from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
 from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
@@ -57,11 +61,14 @@ METHODS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
+    "hypervolume": hypervolume,
     "imtl_l": imtl_l,
     "pbi": pbi,
+    "relobralo": relobralo,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
+    "softadapt": softadapt,
     "static": static,
     "stch": stch,
     "uncertainty": uncertainty,
@@ -71,6 +78,7 @@ METHODS: dict[str, Method] = {
     "cr_mogm": cr_mogm,
     "db_mtl": db_mtl,
     "dualproj": dualproj,
+    "epo": epo,
     "excess_mtl": excess_mtl,
     "fairgrad": fairgrad,
     "graddrop": graddrop,

@@ -36,6 +36,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "cosmos": [{"weights": WEIGHTS, "penalty": 0.1}],
     "dtp": [{"gamma": {"semantic": 0.5, "depth": 1.0, "normal": 2.0}}],
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
+    "hypervolume": [{"reference": {"semantic": 60.0, "depth": 60.0, "normal": 60.0}}],
     "imtl_l": [{"learning_rate": 0.1}],
     "pbi": [{"weights": WEIGHTS, "theta": 0.3}],
     "rlw": [{}, {"distribution": "dirichlet"}],
@@ -43,8 +44,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}},
         {"weights": lambda step, losses: (1 + jnp.exp(-step / 4)) * losses / jnp.maximum(losses.mean(), 1e-8)},
     ],
+    "softadapt": [{"points": 2}, {"variant": "plain"}, {"variant": "normalized", "points": 3, "steps_per_point": 2}],
     "static": [{"weights": WEIGHTS}],
-    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}],
+    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}, {"preferences": WEIGHTS, "mu": 10.0}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
 }
 EACH = [(name, options) for name in BALANCERS for options in CASES.get(name, [{}])]

@@ -360,7 +360,7 @@ def test_task_specific_parameters_and_backward_passes_one_by_one(method, problem
             tx = make(Problem.tasks, shared=lambda path: path[0] == "shared", backward=backward)
             results.append(tx.update(given, tx.init(params)))
         weights = jnp.ones(3)
-        if method in ("nash_mtl", "fairgrad", "excess_mtl", "gradnorm"):
+        if method in ("nash_mtl", "fairgrad", "excess_mtl", "gradnorm", "epo"):
             weights = results[0][1].task_weights
         if method == "db_mtl":
             weights = 1 / given.losses
