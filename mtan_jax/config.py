@@ -59,6 +59,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})
     # mu: smoothing; warmup_epochs: epochs before the one whose mean losses scale the losses.
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})
+    # groups: number of groups of tasks with one weight each; step_size: rate of the indicators of risk.
+    config.weighting_options.go4align = ConfigDict({"groups": 2, "step_size": 1e-4})
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # distribution: normal | dirichlet
     # weight_rate: learning rate of the task weights; decay: their weight decay.
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})

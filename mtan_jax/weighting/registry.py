@@ -14,6 +14,7 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.go4align import go4align
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
@@ -49,6 +50,7 @@ METHODS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
+    "go4align": go4align,
     "imtl_l": imtl_l,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
