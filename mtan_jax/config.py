@@ -61,6 +61,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})
     # groups: number of groups of tasks with one weight each; step_size: rate of the indicators of risk.
     config.weighting_options.go4align = ConfigDict({"groups": 2, "step_size": 1e-4})
+    # penalty: factor of the differences between weighted losses; normalize: none | initial | log.
+    config.weighting_options.ldc_mtl = ConfigDict({"penalty": 0.01, "normalize": "none"})
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # distribution: normal | dirichlet
     # weight_rate: learning rate of the task weights; decay: their weight decay.
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})

@@ -10,6 +10,7 @@ from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.go4align import go4align
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
@@ -85,6 +86,7 @@ __all__ = [
     "gradvac",
     "imtl_g",
     "imtl_l",
+    "ldc_mtl",
     "mgda",
     "moco",
     "nash_mtl",

@@ -16,6 +16,7 @@ from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
 from mtan_jax.weighting.balancers.go4align import go4align
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
@@ -52,6 +53,7 @@ METHODS: dict[str, Method] = {
     "geometric": geometric,
     "go4align": go4align,
     "imtl_l": imtl_l,
+    "ldc_mtl": ldc_mtl,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
