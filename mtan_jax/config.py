@@ -71,6 +71,9 @@ def default_config() -> ConfigDict:
     config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})
     config.weighting_options.auto_lambda.epsilon = 0.01  # step of the finite difference; 0: the exact derivative
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
+    # meta_rate: learning rate of the task weights; virtual_rate: that of the virtual step; combine: mgda | sum. MOML
+    # reads a second batch per step, as Auto-Lambda does.
+    config.weighting_options.moml = ConfigDict({"meta_rate": 1e-3, "virtual_rate": 0.1, "combine": "mgda"})
     # scale: min | median | rmse; wrt: gradients with respect to the shared "parameters" or the shared "features". All
     # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})

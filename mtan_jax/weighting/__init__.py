@@ -48,6 +48,7 @@ from mtan_jax.weighting.registry import (
 )
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.moml import moml
 
 __all__ = [
     "BALANCERS",
@@ -89,6 +90,7 @@ __all__ = [
     "ldc_mtl",
     "mgda",
     "moco",
+    "moml",
     "nash_mtl",
     "needs_of",
     "pcgrad",

@@ -44,6 +44,7 @@ from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.moml import moml
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
 METHODS: dict[str, Method] = {
@@ -79,6 +80,7 @@ METHODS: dict[str, Method] = {
     "upgrad": upgrad,
     "auto_lambda": auto_lambda,
     "famo": famo,
+    "moml": moml,
 }
 
 
