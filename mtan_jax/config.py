@@ -83,6 +83,9 @@ def default_config() -> ConfigDict:
     # step_size: rate of the weights; variant: authors | paper.
     config.weighting_options.excess_mtl = ConfigDict({"step_size": 0.01, "variant": "authors"})
     config.weighting_options.fairgrad = ConfigDict({"alpha": 2.0})  # alpha: of alpha-fairness
+    # rho: rate at which the constraint is enforced; meta_rate: learning rate of the task weights; inner_rate and
+    # inner_steps: of the inner gradient descent. FORUM reads a second batch per step, as Auto-Lambda does.
+    config.weighting_options.forum = ConfigDict({"rho": 0.1, "meta_rate": 1e-3, "inner_rate": 0.1, "inner_steps": 5})
     config.weighting_options.graddrop = ConfigDict({"leak": 0.0})  # leak: share of the dropped gradient that is kept
     config.weighting_options.gradnorm = ConfigDict({"alpha": 1.5, "variant": "paper"})  # variant: paper | libmtl
     config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # beta: share of the new cosine in the moving average

@@ -1,11 +1,12 @@
-"""Writes moml.npz: how the authors' MOML trains a small network, in float64.
+"""Writes moml.npz and forum.npz: how the authors' MOML and FORUM train a small network, in float64.
 
     python make_moml.py --forum=<checkout of github.com/Baijiong-Lin/FORUM, commit 318607c>
 
-Needs PyTorch and what LibMTL imports; the tests read the stored file only. The loop is `Trainer.train_MOML`, in which
-these parts are others: the data, the network (tanh(x A) B, whose i-th output is task i's), the losses (mean squares),
-the optimizers (SGD at 0.1 for the network, Adam at 0.05 for alpha), and the records. The third data loader, which the
-authors use for QM9, returns the first batch again, so that the real step is computed on it.
+Needs PyTorch, cvxpy and what LibMTL imports; the tests read the stored files only. The loops are `Trainer.train_MOML`
+and `Trainer.train_FORUM`, in which these parts are others: the data, the network (tanh(x A) B, whose i-th output is
+task i's), the losses (mean squares), the optimizers (SGD at 0.1 for the network, Adam at 0.05 for alpha), and the
+records. The third data loader of `train_MOML`, which the authors use for QM9, returns the first batch again, so that
+the real step is computed on it.
 
 For K = 2, 3 and 10 tasks:
 
@@ -15,6 +16,11 @@ For K = 2, 3 and 10 tasks:
   LibMTL's EW as the method that combines the derivatives.
 - `K/mgda/...`: the same with LibMTL's MGDA without normalization, and with the exact shortest vector in the convex hull
   in place of its approximation: the best of the vectors of all faces.
+
+In forum.npz, with other batches, two epochs of 10 steps, and 5 inner steps at 0.1:
+
+- `K/x`, ..., `K/heads`: as above.
+- `K/RHO/weights` [20, K]: the softmax of alpha before each step; `K/RHO/shared`, `K/RHO/heads`: A and B after the last.
 """
 
 import argparse
@@ -74,8 +80,9 @@ def trainer_class():
     from LibMTL.trainer import Trainer
 
     class Given(Trainer):
-        def __init__(self, network, data):
+        def __init__(self, network, data, steps_per_epoch):
             torch.nn.Module.__init__(self)
+            self.steps_per_epoch = steps_per_epoch
             self.model, self.data, self.meter = network, data, Silent()
             self.task_num = network.task_num
             self.task_name = [f"task_{i}" for i in range(self.task_num)]
@@ -87,7 +94,7 @@ def trainer_class():
             self.calls, self.weights = 0, []
 
         def _prepare_dataloaders(self, prefixes):
-            return prefixes, 2 * STEPS  # the authors' loop halves it
+            return prefixes, 2 * self.steps_per_epoch  # the authors' loop halves it
 
         def _process_data(self, prefixes):
             """The next batch: first and second in turn for ("", "second_"), the first for ("",)."""
@@ -159,7 +166,7 @@ def main():
         stored |= {f"{tasks}/{name}": values for name, values in data.items()}
         for name, method in (("sum", EW), ("mgda", ExactMGDA)):
             network = network_class(method)(data["shared"], data["heads"])
-            loop = trainer(network, data)
+            loop = trainer(network, data, STEPS)
             loop.train_MOML(("", "second_"), None, 1, eta=VIRTUAL_RATE, org_train_dataloaders=("",))
             stored |= {
                 f"{tasks}/{name}/weights": np.stack(loop.ul_alpha.found),
@@ -167,6 +174,20 @@ def main():
                 f"{tasks}/{name}/heads": network.heads.detach().numpy(),
             }
     np.savez_compressed(FOLDER / "moml.npz", **stored)
+    stored = {}
+    for tasks in (2, 3, 10):
+        data = make_data(rng, tasks)
+        stored |= {f"{tasks}/{name}": values for name, values in data.items()}
+        for rho in (0.2, 1.0):
+            network = network_class(EW)(data["shared"], data["heads"])
+            loop = trainer(network, data, STEPS // 2)
+            loop.train_FORUM(("", "second_"), None, 2, rho=rho, eta=0.1, inner_step=5)
+            stored |= {
+                f"{tasks}/{rho}/weights": np.stack(loop.ul_alpha.found[::7]),  # seven evaluations in each step
+                f"{tasks}/{rho}/shared": network.shared.detach().numpy(),
+                f"{tasks}/{rho}/heads": network.heads.detach().numpy(),
+            }
+    np.savez_compressed(FOLDER / "forum.npz", **stored)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiny_problem, toy_config
 from helpers.weighting_problem import regression, regression_gradients
 
+from mtan_jax import steps
+from mtan_jax.models import Backbone, Numerics
+from mtan_jax.runtime import parallel
 from mtan_jax.weighting import TaskGradients, build_weighting, moml, needs_of, sum_tasks, task_weights
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "moml.npz"
@@ -202,3 +206,24 @@ def test_a_step_without_a_second_batch_is_refused():
     tx = chain(("a",))
     with pytest.raises(ValueError, match=r"moml needs the parameters.*and a second batch"):
         tx.update(given, tx.init(jnp.zeros(1)), jnp.zeros(1))
+
+
+@pytest.mark.parametrize("method", ["moml", "forum"])
+def test_the_training_step_is_the_same_on_one_and_four_devices(method):
+    """For the two methods that differentiate the losses of the second batch per task."""
+    found = []
+    for devices in (1, 4):
+        axis_name = None if devices == 1 else parallel.AXIS
+        tx = tiny_problem.make_tx(method, optax.sgd(0.01))
+        backbone = Backbone({}, None, multiple=1, numerics=Numerics(axis_name))
+        model = toy_config.Plain(backbone, tiny_problem.TASKS)
+        step = steps.make_train_step(model, tiny_problem.TASKS, tx, key=jax.random.key(0), axis_name=axis_name)
+        state, batch = jax.device_get(tiny_problem.make_state(model, tx)), tiny_problem.make_batch()
+        batch["second"] = tiny_problem.make_batch(1)
+        if devices == 1:
+            new = jax.jit(step)(state, batch)
+        else:
+            new = parallel.map_train_step(step)(state, parallel.place_batch(batch))
+        found.append(jax.device_get(new))
+        assert optax.tree.norm(jax.tree.map(np.subtract, found[-1].params, state.params)) > 1e-3
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found[1].params, found[0].params)
