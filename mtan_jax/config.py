@@ -75,7 +75,7 @@ def default_config() -> ConfigDict:
     # reads a second batch per step, as Auto-Lambda does.
     config.weighting_options.moml = ConfigDict({"meta_rate": 1e-3, "virtual_rate": 0.1, "combine": "mgda"})
     # scale: min | median | rmse; wrt: gradients with respect to the shared "parameters" or the shared "features". All
-    # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
+    # gradient methods but forum have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # rescale: none | squared | linear
     # beta: share of the old value in the running average; beta_decay: exponent of its decay.

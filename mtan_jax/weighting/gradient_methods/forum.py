@@ -65,8 +65,10 @@ def forum(
     always attained. In the code, and here, nu times rho |z|^2 counts once in that program; with a factor of 2, nu would
     be its unconstrained minimizer.
 
-    Each step costs a backward pass of the first batch for each inner step, K backward passes of the second batch, and K
-    gradients in memory. A descent whose loss f exceeds 1e5 ends, as in that code.
+    The update acts on all parameters, as in that code, so there is no option `shared`.
+
+    Each step costs T + 1 backward passes of the first batch, K backward passes of the second, and K gradients in
+    memory. The descent ends early if f exceeds 1e5, as in that code.
 
     An absent task keeps its logit and its moments, and the softmax is over the others. A task without a label in the
     second batch keeps its lambda and does not contribute.
