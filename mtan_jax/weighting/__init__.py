@@ -64,7 +64,7 @@ from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
 from mtan_jax.weighting.wrappers.modo import modo
 from mtan_jax.weighting.wrappers.moml import moml
-from mtan_jax.weighting.wrappers.telemetry import Measurements, measure, telemetry
+from mtan_jax.weighting.wrappers.telemetry import Measurements, has_telemetry, measure, telemetry
 
 __all__ = [
     "BALANCERS",
@@ -108,6 +108,7 @@ __all__ = [
     "graddrop",
     "gradnorm",
     "gradvac",
+    "has_telemetry",
     "hypervolume",
     "imtl_g",
     "imtl_l",
