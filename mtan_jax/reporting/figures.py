@@ -271,6 +271,6 @@ def _plot(axis: "Axes", lines: Sequence[Line], name: str, label: str, color: str
 def _finish(axis: "Axes", title: str) -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.tick_params(which="both", labelsize=7)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
