@@ -164,7 +164,8 @@ def _is_no_pytree(*_: object) -> NoReturn:
         "TaskGradients are not a gradient and not a pytree: they exist within one step. Pass them to the update of a "
         "chain of mtan_jax.weighting. Inside such a chain, sum_tasks or a gradient method turns them into a gradient, "
         "after which any optax transformation may follow. Around it, optax.MultiSteps and optax.apply_if_finite need "
-        "weighting.around. nnx.Optimizer.update takes the gradient that a chain without an optimizer returns"
+        "weighting.around. nnx.Optimizer.update takes the gradient that a chain without an optimizer returns. A "
+        "compiled function can return their losses, not them"
     )
 
 
@@ -295,8 +296,9 @@ def check_updates(updates: object, tasks: tuple[str, ...], name: str) -> TaskGra
     """
     if not isinstance(updates, TaskGradients):
         raise TypeError(
-            f"{name} got {type(updates).__name__} instead of TaskGradients; put weighting methods before sum_tasks, "
-            "sum_tasks before the optimizer, and what wraps the rest of the chain, such as famo, first"
+            f"{name} got {type(updates).__name__} instead of TaskGradients. Pass the result of task_gradients to the "
+            "update of the chain; with has_aux=True, the first of the pair. In a chain, wrappers such as famo come "
+            "first, then balancers, then sum_tasks or one gradient method, then the optimizer"
         )
     if set(updates.tasks) != set(tasks):
         raise ValueError(f"{name} was built for the tasks {tasks} but got {updates.tasks}")
@@ -311,7 +313,8 @@ def check_gradient(gradient: optax.Updates, params: optax.Params | None) -> opta
     """
     if params is not None and jax.tree.structure(gradient) != jax.tree.structure(params):  # type: ignore[operator]
         raise TypeError(
-            f"the pullback returned {type(gradient).__name__}, which does not have the structure of the "
-            "parameters; that of jax.vjp returns a tuple of one, so pass lambda cotangent: pullback(cotangent)[0]"
+            f"the gradient, {type(gradient).__name__}, does not have the structure of the parameters that update "
+            "received. Pass those that the losses were differentiated at. If you built TaskGradients with a pullback "
+            "of jax.vjp, which returns a tuple of one, pass lambda cotangent: pullback(cotangent)[0]"
         )
     return gradient

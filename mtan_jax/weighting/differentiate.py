@@ -81,7 +81,8 @@ def task_gradients(
 
     Raises:
         TypeError: `losses_of` does not return a dictionary of scalars, or a parameter is not of floating point numbers.
-        ValueError: `present` or `indicators` has other names than the losses.
+        ValueError: `present` or `indicators` has other names than the losses, or not one scalar per task; or there is
+            no axis `axis_name`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -96,6 +97,7 @@ def task_gradients(
         >>> print(optax.apply_updates(params, updates)["trunk"].round(2))
         [0.35 0.7 ]
     """
+    _check_axis(axis_name)
     program, tasks, aux_of = _trace(losses_of, params, has_aux)
     count = len(tasks)
 
@@ -113,7 +115,7 @@ def task_gradients(
         losses_at=lambda params: differentiable(params)[0],
         axis_name=axis_name,
         second_losses_at=None if second_losses_of is None else _second(second_losses_of, tasks, axis_name),
-        indicators=None if indicators is None else jnp.stack(in_task_order("indicators", tasks, indicators)),
+        indicators=None if indicators is None else jnp.stack(_scalars("indicators", tasks, indicators)),
         dependence=functools.cache(lambda: dependence.read(program, range(count))),
     )
     return (gradients, aux_of(rest)) if has_aux else gradients
@@ -148,6 +150,7 @@ def from_jacobian(
         >>> gradients = from_jacobian(losses_of(params), jax.jacrev(losses_of)(params))
         >>> updates, opt_state = tx.update(gradients, tx.init(params), params)
     """
+    _check_axis(axis_name)
     tasks = _check_losses(losses)
     rows = in_task_order("jacobian", tasks, jacobian)
     flat = [jax.tree.flatten(row, is_leaf=lambda leaf: leaf is None) for row in rows]
@@ -185,7 +188,17 @@ def _trace(
     losses_of: Callable[[optax.Params], Losses | tuple[Losses, Aux]], params: optax.Params, has_aux: bool
 ) -> tuple["ClosedJaxpr", tuple[str, ...], Callable[[list[Array]], Aux]]:
     """Traces the losses; returns the program, the names of its first outputs, and what makes aux of the others."""
+    if not callable(losses_of):
+        raise TypeError(
+            f"task_gradients: losses_of is {type(losses_of).__name__}; expected a function from the parameters to the "
+            "losses, as in task_gradients(lambda params: losses_of(params, batch), params)"
+        )
     for path, leaf in zip(paths_of(params), jax.tree.leaves(params), strict=True):
+        if not _is_array(leaf):
+            raise TypeError(
+                f"task_gradients: the parameter {'/'.join(path)!r} is {type(leaf).__name__}, not an array; split the "
+                "arrays that are trained from the rest, for example by nnx.split or eqx.partition"
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"task_gradients: the parameter {'/'.join(path)!r} has type {jnp.result_type(leaf)}; differentiate "
@@ -196,7 +209,10 @@ def _trace(
     def flat(params: optax.Params) -> tuple[list[Array], list[Array]]:
         result: Any = losses_of(params)
         if has_aux and not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError(f"task_gradients has_aux=True: the losses are {type(result).__name__}; expected a pair")
+            raise TypeError(
+                f"task_gradients has_aux=True: losses_of returned {_described(result)}; expected a pair, the losses "
+                "and anything else. If it returns the losses only, leave out has_aux"
+            )
         losses, aux = result if has_aux else (result, None)
         found["tasks"] = _check_losses(losses)
         leaves, found["structure"] = jax.tree.flatten(aux)
@@ -215,6 +231,16 @@ def _trace(
     return program, found["tasks"], aux_of
 
 
+def _check_axis(axis_name: str | None) -> None:
+    try:
+        collectives.total(1, axis_name)
+    except NameError as error:
+        raise ValueError(
+            f"there is no axis axis_name={axis_name!r}: it exists inside jax.pmap and jax.shard_map only. Under "
+            "jax.jit, leave out axis_name, also with a batch that is sharded over devices"
+        ) from error
+
+
 def _check_losses(losses: object) -> tuple[str, ...]:
     """Returns the names of the tasks.
 
@@ -223,16 +249,24 @@ def _check_losses(losses: object) -> tuple[str, ...]:
     """
     if not isinstance(losses, Mapping) or not losses:
         raise TypeError(
-            f"the losses are {type(losses).__name__}; expected a dictionary with one scalar per task, as in "
+            f"the losses are {_described(losses)}; expected a dictionary with one scalar per task, as in "
             "{'depth': loss_of_depth, 'normal': loss_of_normals}; with other results beside it, set has_aux=True"
         )
     for task, loss in losses.items():
         if not isinstance(task, str):
             raise TypeError(f"the name of a task is {task!r}; expected text")
         if not _is_array(loss) or jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
-            shape = f"{jnp.result_type(loss)}{list(jnp.shape(loss))}" if _is_array(loss) else type(loss).__name__
-            raise TypeError(f"the loss of {task!r} is {shape}; expected a scalar, for example its mean over the batch")
+            raise TypeError(
+                f"the loss of {task!r} is {_described(loss)}; expected a scalar of floating point type, for example "
+                "its mean over the batch"
+            )
     return tuple(losses)
+
+
+def _described(value: Any) -> str:
+    if _is_array(value):
+        return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
+    return "an empty dictionary" if value == {} else type(value).__name__
 
 
 def _is_array(leaf: object) -> bool:
@@ -242,7 +276,15 @@ def _is_array(leaf: object) -> bool:
 def _present(tasks: tuple[str, ...], present: Mapping[str, Bool[Array, ""]] | None) -> Bool[Array, "t"]:
     if present is None:
         return jnp.ones(len(tasks), bool)
-    return jnp.stack([jnp.asarray(value, bool) for value in in_task_order("present", tasks, present)])
+    return jnp.stack([value.astype(bool) for value in _scalars("present", tasks, present)])
+
+
+def _scalars(name: str, tasks: tuple[str, ...], values: Mapping[str, Array]) -> list[Array]:
+    arrays = [jnp.asarray(value) for value in in_task_order(name, tasks, values)]
+    for task, array in zip(tasks, arrays, strict=True):
+        if array.shape:
+            raise ValueError(f"{name} of {task!r} is {_described(array)}; expected one value for the whole batch")
+    return arrays
 
 
 def _second(

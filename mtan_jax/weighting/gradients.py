@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mtan_jax.weighting.backward import Backward, per_task
 from mtan_jax.weighting.core import TaskGradients, check_gradient, check_updates
-from mtan_jax.weighting.option_checks import check_tasks
+from mtan_jax.weighting.option_checks import check_choice, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared, choice, find, paths_of, select
 from mtan_jax.weighting.stack import Stack, weighted_sum
 
@@ -95,7 +95,7 @@ def combined(
     """
     tasks = check_tasks(tasks)
     choice(name, shared, tasks)
-    _check_choice(name, "backward", backward, ("together", "one_by_one"))
+    check_choice(name, "backward", backward, ("together", "one_by_one"))
     keeps_all = shared == "auto" and state_per_parameter
 
     def init_fn(params: optax.Params) -> GradientMethodState:
@@ -168,8 +168,8 @@ def weighted(
     """
     tasks = check_tasks(tasks)
     choice(name, shared, tasks)
-    _check_choice(name, "backward", backward, ("together", "one_by_one", "gram"))
-    _check_choice(name, "wrt", wrt, ("parameters", "features"))
+    check_choice(name, "backward", backward, ("together", "one_by_one", "gram"))
+    check_choice(name, "wrt", wrt, ("parameters", "features"))
     if wrt == "features" and shared != "auto":
         raise ValueError(
             f"{name} shared is {shared!r} and wrt is 'features'; leave out shared, since with features all parameters "
@@ -248,9 +248,3 @@ def _clip_factor(gram: Float[Array, "t t"], weights: Float[Array, "t"], max_norm
         return 1.0
     norm = jnp.sqrt(jnp.maximum(weights @ gram @ weights, 0))
     return jnp.minimum(1, max_norm / jnp.maximum(norm, 1e-30))
-
-
-def _check_choice(name: str, option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        listed = " or ".join([", ".join(map(repr, known[:-1])), repr(known[-1])])
-        raise ValueError(f"{name} {option} is {value!r}; expected {listed}")

@@ -11,9 +11,10 @@ def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
     """Returns the task names as a tuple.
 
     Raises:
-        ValueError: no task, a repeated name, or a bare string.
+        ValueError: no task, a repeated name, a bare string, or a name that is not text.
     """
-    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
+    is_named = not isinstance(tasks, str) and all(isinstance(task, str) for task in tasks)
+    if not is_named or not tasks or len(set(tasks)) != len(tasks):
         raise ValueError(f"tasks are {tasks!r}; expected a sequence of at least one name, without repeats")
     return tuple(tasks)
 
@@ -27,13 +28,25 @@ def in_task_order(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]
         values: exactly one value per task.
 
     Raises:
+        TypeError: the values are not a mapping.
         ValueError: a task has no value, or a value has no task.
     """
+    if not hasattr(values, "keys"):
+        raise TypeError(
+            f"{name} is {type(values).__name__}; expected a dictionary with one value per task, {list(tasks)}"
+        )
     if set(values) != set(tasks):
         missing = sorted(set(tasks) - set(values))
         unknown = sorted(set(values) - set(tasks))
         raise ValueError(f"{name}: missing {missing}, unknown {unknown}; expected exactly {list(tasks)}")
     return tuple(values[task] for task in tasks)
+
+
+def check_choice(name: str, option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises a ValueError unless an option is one of the known values."""
+    if value not in known:
+        listed = " or ".join([", ".join(map(repr, known[:-1])), repr(known[-1])])
+        raise ValueError(f"{name} {option} is {value!r}; expected {listed}")
 
 
 def check_number(

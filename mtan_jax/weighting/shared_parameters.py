@@ -59,8 +59,8 @@ def select(name: str, shared: Shared, tasks: tuple[str, ...], paths: Sequence[Pa
     mask = [is_shared is None or bool(is_shared(path)) for path in paths]
     if paths and not any(mask):
         raise ValueError(
-            f"{name} shared={shared!r} selects none of the parameters {_listed(paths)}; select at least one that is "
-            "trained"
+            f"{name} shared={_named(shared)} selects none of the parameters {_listed(paths)}; select at least one that "
+            "is trained"
         )
     return mask
 
@@ -106,8 +106,8 @@ def _check_that_none_is_own(name: str, shared: Shared, paths: Sequence[Path], ta
     own = [] if table is None else [path for path, row in zip(paths, table, strict=True) if row.sum() == 1]
     if own:
         raise ValueError(
-            f"{name} shared={shared!r} selects all parameters, but some belong to one task: {_listed(own)}. Leave out "
-            "shared, which then follows from the losses, or choose shared='all' if this is meant"
+            f"{name} shared={_named(shared)} selects all parameters, but some belong to one task: {_listed(own)}. "
+            "Leave out shared, which then follows from the losses, or choose shared='all' if this is meant"
         )
 
 
@@ -116,6 +116,10 @@ def _by_task(tasks: tuple[str, ...], paths: Sequence[Path], table: Bool[np.ndarr
     for task, column in zip(tasks, table.T, strict=True):
         lines.append(f"{task!r} depends on {_listed([path for path, on in zip(paths, column, strict=True) if on])}")
     return "; ".join(lines)
+
+
+def _named(shared: Shared) -> str:
+    return getattr(shared, "__qualname__", type(shared).__name__) if callable(shared) else repr(shared)
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -173,7 +173,7 @@ def test_task_weights_needs_exactly_one_field():
 def test_messages():
     params = jnp.array([1.0, 3.0])
     tx = sum_tasks(TASKS)
-    with pytest.raises(TypeError, match=r"sum_tasks got .* instead of TaskGradients; put weighting methods before"):
+    with pytest.raises(TypeError, match=r"sum_tasks got .* instead of TaskGradients\. Pass the result of task_grad"):
         tx.update(params, tx.init(params))
     with pytest.raises(TypeError, match=r"static got .* instead of TaskGradients"):
         static(TASKS, weights={"a": 1, "b": 1}).update({"kernel": params}, optax.EmptyState())
@@ -184,7 +184,7 @@ def test_messages():
     raw = dataclasses.replace(quadratic(params), pullback=jax.vjp(jnp.square, params)[1])
     with pytest.raises(
         TypeError,
-        match=r"the pullback returned tuple, which does not have the structure of .* tuple of one",
+        match=r"the gradient, tuple, does not have the structure of .* tuple of one",
     ):
         tx.update(raw, tx.init(params), params)
     for tasks in ((), ("a", "a"), "ab"):

@@ -75,8 +75,8 @@ def dtp(
     def step(task_gradients: TaskGradients, state: DTPState) -> tuple[Float[Array, "t"], DTPState]:
         if task_gradients.indicators is None:
             raise ValueError(
-                "dtp needs performance indicators, but TaskGradients.indicators is None; give every task a "
-                "Task.indicator, from which make_train_step computes them"
+                "dtp needs performance indicators, but TaskGradients.indicators is None; pass indicators to "
+                "task_gradients, or for make_train_step, give every task a Task.indicator"
             )
         current = task_gradients.indicators.astype(state.averages.dtype)
         is_new = task_gradients.present & ~jnp.isnan(current)

@@ -43,7 +43,8 @@ def parameter_groups(
         label: the name of the group of a parameter, from its path.
 
     Raises:
-        ValueError: no group, and at `init`, an unknown group or one without parameters.
+        TypeError: a group is not a function.
+        ValueError: no group, or a wrapper as a group, and at `init`, an unknown group or one without parameters.
 
     Example:
         >>> import optax
@@ -56,7 +57,7 @@ def parameter_groups(
     tasks = check_tasks(tasks)
     if not groups:
         raise ValueError("parameter_groups has no groups; expected a dictionary from names to weighting methods")
-    methods = {name: _complete(method, tasks) for name, method in groups.items()}
+    methods = {name: _complete(name, method, tasks) for name, method in groups.items()}
 
     def names_of(tree: optax.Params) -> list[str]:
         paths = paths_of(tree)
@@ -98,9 +99,19 @@ def parameter_groups(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _complete(method: Method, tasks: tuple[str, ...]) -> optax.GradientTransformationExtraArgs:
+def _complete(group: str, method: Method, tasks: tuple[str, ...]) -> optax.GradientTransformationExtraArgs:
     """The method as one that returns a gradient."""
+    if not callable(method):
+        raise TypeError(
+            f"parameter_groups group {group!r} is {type(method).__name__}; expected a function from the task names to "
+            "a method, such as pcgrad in place of pcgrad(tasks)"
+        )
     declaration = declaration_of(method)
+    if declaration is not None and declaration.kind == "wrapper":
+        raise ValueError(
+            f"parameter_groups group {group!r} is a wrapper; expected a gradient method or a balancer. Put the wrapper "
+            "around the whole chain, with parameter_groups inside"
+        )
     if declaration is not None and declaration.kind == "balancer":
         return optax.chain(method(tasks), sum_tasks(tasks))
     return optax.with_extra_args_support(method(tasks))

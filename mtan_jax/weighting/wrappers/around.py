@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.backward import Backward, per_task
 from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_tasks
+from mtan_jax.weighting.option_checks import check_choice, check_tasks
 from mtan_jax.weighting.stack import weighted_sum
 
 
@@ -63,6 +63,10 @@ def around(
         wrap: makes the wrapper, for example `lambda inner: optax.MultiSteps(inner, every_k_schedule=4)`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
+    Raises:
+        TypeError: `wrap` is not a function.
+        ValueError: no task, a repeated name, or an unknown choice.
+
     Example:
         >>> import optax
         >>> from mtan_jax.weighting import around, pcgrad
@@ -71,6 +75,12 @@ def around(
         >>> tx = around(tasks, chain, wrap=lambda inner: optax.apply_if_finite(inner, max_consecutive_errors=10))
     """
     tasks = check_tasks(tasks)
+    check_choice("around", "backward", backward, ("together", "one_by_one"))
+    if not callable(wrap):
+        raise TypeError(
+            f"around wrap is {type(wrap).__name__}; expected a function that makes the wrapper, for example "
+            "lambda inner: optax.MultiSteps(inner, every_k_schedule=4)"
+        )
     count = len(tasks)
     chain = optax.with_extra_args_support(inner)
 

@@ -122,9 +122,9 @@ def auto_lambda(
         second_losses_at, losses_at = task_gradients.second_losses_at, task_gradients.losses_at
         if second_losses_at is None:
             raise ValueError(
-                "auto_lambda learns its weights from a second batch, but the step received none; batches for "
-                "make_train_step must hold one under the key 'second', as those of `Experiment.train_batches` and "
-                "`mtan_jax.data.batches.pipeline.with_second` do"
+                "auto_lambda learns its weights from a second batch, but the step received none; pass second_losses_of "
+                "to task_gradients. Batches for make_train_step must hold one under the key 'second', as those of "
+                "`Experiment.train_batches` and `mtan_jax.data.batches.pipeline.with_second` do"
             )
         if losses_at is None or params is None:
             raise ValueError("auto_lambda needs the parameters, as tx.update(..., params), and TaskGradients.losses_at")

@@ -96,9 +96,9 @@ def modo(
         second_losses_at = task_gradients.second_losses_at
         if second_losses_at is None:
             raise ValueError(
-                "modo needs the gradients of a second batch, but the step received none; batches for make_train_step "
-                "must hold one under the key 'second', as those of `Experiment.train_batches` and "
-                "`mtan_jax.data.batches.pipeline.with_second` do"
+                "modo needs the gradients of a second batch, but the step received none; pass second_losses_of to "
+                "task_gradients. Batches for make_train_step must hold one under the key 'second', as those of "
+                "`Experiment.train_batches` and `mtan_jax.data.batches.pipeline.with_second` do"
             )
         if params is None:
             raise ValueError("modo needs the parameters, as tx.update(..., params)")

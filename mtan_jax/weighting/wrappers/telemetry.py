@@ -14,8 +14,8 @@ from mtan_jax.weighting.backward import Backward, per_task
 from mtan_jax.weighting.core import TaskGradients, check_updates, task_weights
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import GradientMethodState
-from mtan_jax.weighting.option_checks import check_count, check_tasks
-from mtan_jax.weighting.shared_parameters import Shared, find, paths_of
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_tasks
+from mtan_jax.weighting.shared_parameters import Shared, choice, find, paths_of
 from mtan_jax.weighting.solvers import min_norm
 from mtan_jax.weighting.stack import gram_of
 
@@ -83,7 +83,7 @@ def telemetry(
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: `every` is not a positive integer.
+        ValueError: `every` is not a positive integer, or a choice is unknown.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -98,6 +98,8 @@ def telemetry(
     """
     tasks = check_tasks(tasks)
     check_count("telemetry", "every", every, least=1)
+    check_choice("telemetry", "backward", backward, ("together", "one_by_one"))
+    choice("telemetry", shared, tasks)
     count = len(tasks)
     chain = optax.with_extra_args_support(inner)
 
@@ -156,7 +158,10 @@ def measure(opt_state: optax.OptState) -> Measurements:
     """
     found = _states(opt_state)
     if len(found) != 1:
-        raise ValueError(f"the optimizer state contains {len(found)} states of telemetry; expected one")
+        raise ValueError(
+            f"the optimizer state contains {len(found)} states of telemetry; expected one. Put telemetry(tasks, chain) "
+            "around the chain"
+        )
     gram, measured = found[0].gram, found[0].measured
     pairs = measured[:, None] & measured[None]
     squares = jnp.diag(gram)
