@@ -3,7 +3,7 @@
     python experiments/backward_modes/run.py
 
 Networks: MTAN on a narrow SegNet with 3 and 10 tasks, and a network of twelve dense layers of width 512 that splits
-into 40 heads. The method is UPGrad, which needs the Gram matrix only. XLA states the memory of the compiled step; nothing needs to run for it. Times
+into 40 heads. The method is UPGrad, which needs the Gram matrix only. XLA states the memory of the compiled step. Times
 are medians over turns, in which the modes follow each other. Writes `results.json`.
 """
 
