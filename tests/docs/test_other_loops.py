@@ -1,6 +1,7 @@
 """The code on the pages about other training loops runs, trains, and is as short as the pages say."""
 
 import contextlib
+import inspect
 import io
 import pathlib
 import re
@@ -148,7 +149,8 @@ def test_the_three_ways_of_the_backward_passes_give_the_same_gradient():
     def gradients_at(params):
         return names["task_gradients"](lambda params: names["objective"](params, names["make_batch"](0)), params)
 
-    for name, method in GRADIENT_METHODS.items():
+    with_option = {k: v for k, v in GRADIENT_METHODS.items() if "backward" in inspect.signature(v).parameters}
+    for name, method in with_option.items():
         options = {"weight_rate": 0.025} if name == "gradnorm" else {}
         found = {}
         for backward in ("together", "one_by_one", "gram"):
