@@ -108,6 +108,7 @@ def combined(
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
         task_gradients = check_updates(updates, tasks, name)
+        _check_state(name, state)
         gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
         all_leaves, structure = jax.tree.flatten(gradients)
         mask = find(name, shared, tasks, paths_of(gradients), task_gradients)
@@ -185,6 +186,7 @@ def weighted(
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
         task_gradients = check_updates(updates, tasks, name)
+        _check_state(name, state)
         gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
         leaves, structure = jax.tree.flatten(gradients)
         mask = find(name, shared, tasks, paths_of(gradients), task_gradients)
@@ -213,6 +215,7 @@ def weighted(
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
         task_gradients = check_updates(updates, tasks, name)
+        _check_state(name, state)
         features = per_task(task_gradients.feature_gradient, task_gradients, backward)
         stack = _stack(task_gradients, tuple(jax.tree.leaves(features)), task_gradients.axis_name)
         weights, inner = weigh(stack, state.inner)
@@ -248,3 +251,11 @@ def _clip_factor(gram: Float[Array, "t t"], weights: Float[Array, "t"], max_norm
         return 1.0
     norm = jnp.sqrt(jnp.maximum(weights @ gram @ weights, 0))
     return jnp.minimum(1, max_norm / jnp.maximum(norm, 1e-30))
+
+
+def _check_state(name: str, state: object) -> None:
+    if not isinstance(state, GradientMethodState):
+        raise TypeError(
+            f"{name} got the state {type(state).__name__}, which is not its own; pass the state that init of the same "
+            "chain made"
+        )

@@ -1,5 +1,6 @@
 """docs/weighting.md: its tables list every method, and its code runs."""
 
+import dataclasses
 import pathlib
 import re
 import textwrap
@@ -76,6 +77,9 @@ def test_a_users_methods_learn_and_resume(usage):
     def steps(params, state):
         def step(carry, _):
             given = problem.task_gradients(carry[0], batch)
+            given = dataclasses.replace(
+                given, dependence=lambda: np.ones((2, 3), bool)
+            )  # "head_all" has a column per task
             updates, state = tx.update(given, carry[1], carry[0])
             return (optax.apply_updates(carry[0], updates), state), (given.losses, task_weights(state))
 

@@ -95,6 +95,10 @@ TYPE_ERRORS = {
         updating(chain, params={"trunk": PARAMS["trunk"]}),
         r"does not have the structure of the parameters that update received\. Pass those that the losses were",
     ),
+    "other_state": (
+        lambda: chain().update(task_gradients(losses_of, PARAMS), optax.adam(0.1).init(PARAMS), PARAMS),
+        r"pcgrad got the state ScaleByAdamState, which is not its own; pass the state that init of the same chain made",
+    ),
     "present_array": (
         lambda: task_gradients(losses_of, PARAMS, present=jnp.ones(2, bool)),
         r"present is \w+; expected a dictionary with one value per task, \['depth', 'normal'\]",
