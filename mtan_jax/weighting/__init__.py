@@ -9,11 +9,16 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.go4align import go4align
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
 from mtan_jax.weighting.balancers.pbi import pbi
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -26,8 +31,10 @@ from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
 from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
+from mtan_jax.weighting.gradient_methods.forum import forum
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
@@ -56,7 +63,8 @@ from mtan_jax.weighting.wrappers.around import around
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
 from mtan_jax.weighting.wrappers.modo import modo
-from mtan_jax.weighting.wrappers.telemetry import Measurements, measure, telemetry
+from mtan_jax.weighting.wrappers.moml import moml
+from mtan_jax.weighting.wrappers.telemetry import Measurements, has_telemetry, measure, telemetry
 
 __all__ = [
     "BALANCERS",
@@ -88,31 +96,40 @@ __all__ = [
     "dtp",
     "dualproj",
     "dwa",
+    "epo",
     "equal",
     "excess_mtl",
     "fairgrad",
     "famo",
+    "forum",
     "from_jacobian",
     "geometric",
+    "go4align",
     "graddrop",
     "gradnorm",
     "gradvac",
+    "has_telemetry",
+    "hypervolume",
     "imtl_g",
     "imtl_l",
     "krum",
+    "ldc_mtl",
     "measure",
     "mgda",
     "moco",
     "modo",
+    "moml",
     "nash_mtl",
     "needs_of",
     "parameter_groups",
     "pbi",
     "pcgrad",
+    "relobralo",
     "rlw",
     "scale_invariant",
     "schedule",
     "sdmgrad",
+    "softadapt",
     "static",
     "stch",
     "sum_tasks",

@@ -15,11 +15,16 @@ from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.go4align import go4align
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
 from mtan_jax.weighting.balancers.pbi import pbi
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -31,8 +36,10 @@ from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
 from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
+from mtan_jax.weighting.gradient_methods.forum import forum
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
@@ -48,6 +55,7 @@ from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
 from mtan_jax.weighting.wrappers.modo import modo
+from mtan_jax.weighting.wrappers.moml import moml
 from mtan_jax.weighting.wrappers.telemetry import telemetry
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
@@ -57,11 +65,16 @@ METHODS: dict[str, Method] = {
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
+    "hypervolume": hypervolume,
     "imtl_l": imtl_l,
     "pbi": pbi,
+    "relobralo": relobralo,
+    "go4align": go4align,
+    "ldc_mtl": ldc_mtl,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
+    "softadapt": softadapt,
     "static": static,
     "stch": stch,
     "uncertainty": uncertainty,
@@ -71,8 +84,10 @@ METHODS: dict[str, Method] = {
     "cr_mogm": cr_mogm,
     "db_mtl": db_mtl,
     "dualproj": dualproj,
+    "epo": epo,
     "excess_mtl": excess_mtl,
     "fairgrad": fairgrad,
+    "forum": forum,
     "graddrop": graddrop,
     "gradnorm": gradnorm,
     "gradvac": gradvac,
@@ -89,6 +104,7 @@ METHODS: dict[str, Method] = {
     "famo": famo,
     "telemetry": telemetry,
     "modo": modo,
+    "moml": moml,
 }
 
 

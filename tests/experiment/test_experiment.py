@@ -226,7 +226,7 @@ def test_the_learning_rate_is_asked_for_before_the_next_step():
     logger = window_log.WindowLogger(types.SimpleNamespace(tasks=("depth",), learning_rate=float), writer=None)
     asked = []
     logger._learning_rate = asked.append
-    logger.take(5, Window.empty(1))
+    logger.take(5, Window.empty(1), ())
     assert asked == [4]
 
 

@@ -138,17 +138,23 @@ def _grams(opt_state: optax.OptState) -> list[Float[Array, "t t"]]:
     return [node.gram for node in jax.tree.leaves(opt_state, is_leaf=is_method) if is_method(node)]
 
 
+def _states(opt_state: optax.OptState) -> list[TelemetryState]:
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, TelemetryState))
+    return [node for node in leaves if isinstance(node, TelemetryState)]
+
+
+def has_telemetry(opt_state: optax.OptState) -> bool:
+    """Whether the optimizer state is that of a chain with `telemetry`."""
+    return bool(_states(opt_state))
+
+
 def measure(opt_state: optax.OptState) -> Measurements:
     """Reads the measurements of `telemetry` from the state of the optimizer. It can be compiled.
 
     Raises:
         ValueError: the chain contains no `telemetry`, or several.
     """
-
-    def is_telemetry(node: object) -> bool:
-        return isinstance(node, TelemetryState)
-
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_telemetry) if is_telemetry(node)]
+    found = _states(opt_state)
     if len(found) != 1:
         raise ValueError(f"the optimizer state contains {len(found)} states of telemetry; expected one")
     gram, measured = found[0].gram, found[0].measured
