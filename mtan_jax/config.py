@@ -85,7 +85,6 @@ def default_config() -> ConfigDict:
     # together | one_by_one | gram.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # rescale: none | squared | linear
-    config.weighting_options.cagrad.shared = "backbone"  # as in its code: not the attention masks
     # method: mgda | upgrad, whose weights are averaged; alpha: share of the old weights.
     config.weighting_options.cr_mogm = ConfigDict({"method": "mgda", "alpha": 0.9})
     # beta: share of the old value in the running average; beta_decay: exponent of its decay.
