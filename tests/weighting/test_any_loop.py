@@ -114,7 +114,16 @@ RUNS = {
     "pmap": pmap,
     "scan": scan,
 }
-each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
+slow = pytest.mark.slow
+# Every cell of the table is tested. The slow ones differ from others only in the framework.
+CELLS = [
+    pytest.param(run, name, marks=() if name == "plain" or run == "shard_map-vma" else slow)
+    for run in RUNS
+    for name in FRAMEWORKS
+]
+each_framework = pytest.mark.parametrize(
+    "framework", [pytest.param(name, marks=() if name == "plain" else slow) for name in FRAMEWORKS]
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +140,7 @@ def on_one_device():
     return result
 
 
-@each_framework
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("run", "framework"), CELLS)
 def test_every_way_to_run_a_step_equals_jit_on_one_device(run, framework, on_one_device):
     expected = on_one_device(framework)
     start = Loop(framework).start()[0]["equal"]
@@ -194,7 +202,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("adam", "schedule_free") else slow) for name in OPTIMIZERS]
+)
 def test_every_method_runs_under_every_optimizer(name):
     """A step of the chain equals a step of the optimizer on the method's gradient."""
     params, losses_of = FRAMEWORKS["plain"]()

@@ -73,6 +73,7 @@ def test_gram_equals_together_on_mtan(name, mtan, gradients):
     assert relative(updates[1], updates[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_gram_with_accumulation_on_four_devices():
     batch, found = tiny_problem.make_batch(), {}
     model = tiny_problem.make_model("devices")
