@@ -17,6 +17,7 @@ import warnings
 import numpy as np
 import torch
 import torch._functorch.config
+import torch._inductor.config
 from problem import CAGRAD_C, LEARNING_RATE, make_problem, measure, orders, strides
 
 LIBMTL = {
