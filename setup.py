@@ -9,7 +9,16 @@ ROOT = pathlib.Path(__file__).parent
 URL = "https://github.com/mtan-jax/mtan_jax"
 LINT = ["mypy==2.4.1", "pre-commit>=4", "ruff==0.17.6"]
 GCS = ["gcsfs>=2025.3"]
-TEST = [*GCS, "gcp-storage-emulator>=2026.7", "pytest>=8", "pytest-xdist>=3.6", "pandas>=2.2", "scikit-learn>=1.6"]
+TEST = [
+    *GCS,
+    "dm-haiku>=0.0.17",
+    "equinox>=0.13.8",
+    "gcp-storage-emulator>=2026.7",
+    "pandas>=2.2",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "scikit-learn>=1.6",
+]
 
 
 def version() -> str:

@@ -59,6 +59,14 @@ def default_config() -> ConfigDict:
     config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})
     # mu: smoothing; warmup_epochs: epochs before the one whose mean losses scale the losses.
     config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})
+    # penalty: of the angle between the losses and the preference; theta: of the distance from its line. Both also have
+    # the option weights, the preference, {task: number}; default: equal.
+    config.weighting_options.cosmos = ConfigDict({"penalty": 2.0})
+    config.weighting_options.pbi = ConfigDict({"theta": 5.0})
+    # groups: number of groups of tasks with one weight each; step_size: rate of the indicators of risk.
+    config.weighting_options.go4align = ConfigDict({"groups": 2, "step_size": 1e-4})
+    # penalty: factor of the differences between weighted losses; normalize: none | initial | log.
+    config.weighting_options.ldc_mtl = ConfigDict({"penalty": 0.01, "normalize": "none"})
     config.weighting_options.rlw = ConfigDict({"distribution": "normal"})  # distribution: normal | dirichlet
     # weight_rate: learning rate of the task weights; decay: their weight decay.
     config.weighting_options.famo = ConfigDict({"weight_rate": 0.025, "decay": 0.001})
@@ -67,19 +75,32 @@ def default_config() -> ConfigDict:
     config.weighting_options.auto_lambda = ConfigDict({"meta_rate": 1e-4, "initial": 0.1})
     config.weighting_options.auto_lambda.epsilon = 0.01  # step of the finite difference; 0: the exact derivative
     config.weighting_options.auto_lambda.primary = config_dict.placeholder(tuple)  # (task, ...); None: all
+    # gamma: learning rate of the task weights; rho: regularization. MoDo reads a second batch per step, as Auto-Lambda.
+    config.weighting_options.modo = ConfigDict({"gamma": 1e-3, "rho": 0.1})
+    # meta_rate: learning rate of the task weights; virtual_rate: that of the virtual step; combine: mgda | sum. MOML
+    # reads a second batch per step, as Auto-Lambda does.
+    config.weighting_options.moml = ConfigDict({"meta_rate": 1e-3, "virtual_rate": 0.1, "combine": "mgda"})
     # scale: min | median | rmse; wrt: gradients with respect to the shared "parameters" or the shared "features". All
-    # gradient methods also have the options shared: backbone | all_but_heads, and backward: together | one_by_one.
+    # gradient methods but forum also have the options shared: all_but_heads | backbone | auto | all, and backward:
+    # together | one_by_one | gram.
     config.weighting_options.aligned_mtl = ConfigDict({"scale": "min", "wrt": "parameters"})
     config.weighting_options.cagrad = ConfigDict({"c": 0.4, "rescale": "squared"})  # rescale: none | squared | linear
+    # method: mgda | upgrad, whose weights are averaged; alpha: share of the old weights.
+    config.weighting_options.cr_mogm = ConfigDict({"method": "mgda", "alpha": 0.9})
     # beta: share of the old value in the running average; beta_decay: exponent of its decay.
     config.weighting_options.db_mtl = ConfigDict({"beta": 0.9, "beta_decay": 0.0})
     # step_size: rate of the weights; variant: authors | paper.
     config.weighting_options.excess_mtl = ConfigDict({"step_size": 0.01, "variant": "authors"})
     config.weighting_options.fairgrad = ConfigDict({"alpha": 2.0})  # alpha: of alpha-fairness
+    # rho: rate at which the constraint is enforced; meta_rate: learning rate of the task weights; inner_rate and
+    # inner_steps: of the inner gradient descent. FORUM reads a second batch per step, as Auto-Lambda does.
+    config.weighting_options.forum = ConfigDict({"rho": 0.1, "meta_rate": 1e-3, "inner_rate": 0.1, "inner_steps": 5})
     config.weighting_options.graddrop = ConfigDict({"leak": 0.0})  # leak: share of the dropped gradient that is kept
     config.weighting_options.gradnorm = ConfigDict({"alpha": 1.5, "variant": "paper"})  # variant: paper | libmtl
     config.weighting_options.gradvac = ConfigDict({"beta": 0.5})  # beta: share of the new cosine in the moving average
     config.weighting_options.imtl_g = ConfigDict({"wrt": "parameters"})  # wrt: parameters | features
+    # num_byzantine: outliers among the gradients; num_selected: gradients that are averaged; distance: squared | plain.
+    config.weighting_options.krum = ConfigDict({"num_byzantine": 0, "num_selected": 1, "distance": "squared"})
     # normalize: none | l2 | loss | loss+; wrt: parameters | features.
     config.weighting_options.mgda = ConfigDict({"normalize": "none", "wrt": "parameters"})
     # beta: rate of the gradients; gamma: rate of the weights; rho: regularization.
@@ -88,6 +109,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.nash_mtl = ConfigDict({"update_every": 1, "max_norm": 1.0})
     # pull: towards the mean gradient; rate and iterations: learning rate and number of iterations of the solver.
     config.weighting_options.sdmgrad = ConfigDict({"pull": 0.3, "rate": 10.0, "iterations": 20})
+    # trim: gradients dropped on each side; None: as many as possible, which gives the median.
+    config.weighting_options.trimmed_mean = ConfigDict({"trim": config_dict.placeholder(int)})
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam | adamw | sgd

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 from landscape import FLOOR, TASKS, Problem
 
-from mtan_jax.weighting import METHODS, TaskGradients, build_weighting
+from mtan_jax.weighting import METHODS, build_weighting, task_gradients
 
 # Options other than the defaults. A new method of METHODS needs no entry if its defaults suffice.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -24,6 +24,11 @@ LEFT_OUT = {
     "schedule": "weights chosen by the user",
     "dtp": "needs an indicator of how well each task is done",
     "auto_lambda": "learns from a second batch; here there is only one",
+    "modo": "learns from a second batch; here there is only one",
+    "pbi": "trade-off chosen by the user",
+    "cosmos": "trade-off chosen by the user",
+    "krum": "the mean of both gradients if there are two",
+    "trimmed_mean": "the mean of both gradients if there are two",
 }
 NAMES = tuple(name for name in METHODS if name not in LEFT_OUT)
 
@@ -74,15 +79,7 @@ def _run(
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         params, state = carry
-        losses, pullback = jax.vjp(seen, params)
-        gradients = TaskGradients(
-            TASKS,
-            losses,
-            jnp.ones(len(TASKS), bool),
-            jnp.ones(len(TASKS)),
-            lambda cotangent: pullback(cotangent)[0],
-            seen,
-        )
+        gradients = task_gradients(lambda params: dict(zip(TASKS, seen(params), strict=True)), params)
         updates, state = tx.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), None
 

@@ -31,6 +31,11 @@ PASSES = {
         "a virtual step first, then forward and backward of a second batch there, and two forward passes around the "
         "parameters for the difference quotient",
     ),
+    "modo": (
+        *(4, 3),
+        "forward and two backward passes of the second batch, and the derivative of the first batch's backward pass, "
+        "about two forward passes",
+    ),
 }
 PARTS = ("base", "losses", "optimizer")
 BALANCER, OTHER = 1.03, 1.10

@@ -9,6 +9,7 @@ from mtan_jax import weighting
 from mtan_jax.experiment import absent_tasks
 from mtan_jax.experiment.lengths import Lengths
 from mtan_jax.experiment.task_data import TaskData, plain
+from mtan_jax.models import BUILT_IN
 from mtan_jax.steps.learning_rate import build_schedule
 from mtan_jax.steps.optimizer import build_optimizer, skip_absent_tasks
 from mtan_jax.types import Options
@@ -65,12 +66,21 @@ def build_update_chain(
         ValueError: a field of `config.optimizer` or an option of a method is unknown or invalid.
     """
     learning_rate = build_learning_rate(config, lengths)
+    options = dict(spec.options)
+    defaults: Options = {
+        "steps_per_epoch": max(round(lengths.steps_per_epoch), 1),
+        "learning_rate": learning_rate,
+    }
+    if config.model.arch in BUILT_IN:
+        # As in published runs. Otherwise gradient methods trace the network once more to read it from the losses.
+        defaults = {**defaults, "shared": "all_but_heads"}
+        options["cagrad"] = {"shared": "backbone", **options.get("cagrad", {})}
     return weighting.build_weighting(
         spec.methods,
         tuple(task.name for task in data.tasks),
         _build_optimizer(config.optimizer, data, learning_rate),
-        options=spec.options,
-        defaults={"steps_per_epoch": max(round(lengths.steps_per_epoch), 1), "learning_rate": learning_rate},
+        options=options,
+        defaults=defaults,
     )
 
 

@@ -8,6 +8,7 @@ from mtan_jax.models.numerics import Numerics
 from mtan_jax.models.registry import (
     ARCHITECTURES,
     BACKBONES,
+    BUILT_IN,
     IMAGE_ARCHITECTURES,
     IMAGE_BACKBONES,
     SHARE_FEATURES,
@@ -20,6 +21,7 @@ from mtan_jax.models.stage import Backbone, Flow, Stage
 __all__ = [
     "ARCHITECTURES",
     "BACKBONES",
+    "BUILT_IN",
     "IMAGE_ARCHITECTURES",
     "IMAGE_BACKBONES",
     "SHARE_FEATURES",

@@ -90,6 +90,9 @@ IMAGE_ARCHITECTURES: dict[str, LayerKinds] = {
     "piggyback": {"conv": MaskedConv, "shortcut": MaskedConv, "norm": "own"},
 }
 
+# Architectures that name their modules as `mtan_jax.weighting.sharing` says; those that users add may not.
+BUILT_IN = frozenset(ARCHITECTURES | IMAGE_ARCHITECTURES)
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 

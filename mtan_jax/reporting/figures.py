@@ -126,6 +126,38 @@ def curves(path: pathlib.Path) -> "Figure":
     return figure
 
 
+def telemetry(path: pathlib.Path) -> "Figure | None":
+    """Plots the measurements of `mtan_jax.weighting.telemetry` and the task weights against the step.
+
+    Args:
+        path: path of `metrics.jsonl`.
+
+    Returns:
+        The figure; None if the run had no telemetry.
+    """
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_metrics(path) if "telemetry/conflicting_pairs" in line]
+    if not lines:
+        return None
+    panels = {
+        "cosine of task gradients": "telemetry/cosine/",
+        "similarity of their magnitudes": "telemetry/magnitude_similarity/",
+        "share of conflicting pairs": "telemetry/conflicting_pairs",
+        "condition number of the Gram matrix": "telemetry/condition_number",
+        "distance to Pareto stationarity": "telemetry/stationarity",
+        "task weights": "weights/",
+    }
+    figure = Figure(figsize=(WIDTH, 5.6), dpi=DOTS_PER_INCH, layout="constrained")
+    for axis, (title, prefix) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+        for i, name in enumerate(name for name in lines[-1] if name.startswith(prefix)):
+            _plot(axis, lines, name, name.removeprefix(prefix) or "all tasks", f"C{i}")
+        if title.startswith("condition"):
+            axis.set_yscale("log")
+        _finish(axis, title)
+    return figure
+
+
 def save_png(figure: "Figure", path: pathlib.Path) -> None:
     """Writes a figure as PNG; creates the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,6 +271,6 @@ def _plot(axis: "Axes", lines: Sequence[Line], name: str, label: str, color: str
 def _finish(axis: "Axes", title: str) -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.tick_params(which="both", labelsize=7)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)

@@ -6,10 +6,11 @@ from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from mtan_jax.models.shared_features import abstract_features
 from mtan_jax.runtime import collectives
@@ -18,7 +19,7 @@ from mtan_jax.steps.state import TrainState, Window
 from mtan_jax.tasks import Task
 from mtan_jax.tasks.losses import at_least_float32
 from mtan_jax.types import Batch, Params, SumAndCount, Variables
-from mtan_jax.weighting import TaskGradients, task_weights
+from mtan_jax.weighting import TaskGradients, dependence, task_weights
 
 BatchStats: TypeAlias = PyTree
 
@@ -103,6 +104,13 @@ def make_train_step(
     has_indicators = any(task.indicator is not None for task in tasks)
     update = optax.with_extra_args_support(tx).update
 
+    def depends_on(state: TrainState, batch: Batch) -> Bool[np.ndarray, "p t"]:
+        def loss_sums(params: Params) -> list[Array]:
+            network = Network(params, state.batch_stats, state.frozen)
+            return [sums for sums, *_ in _make_forward_by_task(model, tasks)(network, batch, {}, key)[0]]
+
+        return dependence.of(loss_sums, state.params)
+
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         def task_losses(
             params: Params, zeros: Variables, batch: Batch
@@ -133,6 +141,7 @@ def make_train_step(
             indicators=terms.indicators if has_indicators else None,
             feature_pullback=(lambda cotangent: pullback(cotangent)[1]) if features else None,
             task_indices=None if groups is None else network_inputs(first)["tasks"][:groups],
+            dependence=functools.cache(lambda: depends_on(state, first)),
         )
         updates, opt_state = update(task_gradients, state.opt_state, state.params, present=task_gradients.present)
         batch_stats = collectives.mean(batch_stats, axis_name)  # already equal if BatchNorm is synchronized
@@ -162,8 +171,23 @@ def _feature_zeros(model: nn.Module, state: TrainState, batch: Batch) -> Variabl
 
 def _make_forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
     """Makes the forward pass of this device's rows."""
+    forward_by_task = _make_forward_by_task(model, tasks)
 
     def forward(network: Network, batch: Batch, zeros: Variables, key: jax.Array) -> tuple[Terms, BatchStats]:
+        rows, batch_stats = forward_by_task(network, batch, zeros, key)
+        return Terms(*(jnp.stack(values) for values in zip(*rows, strict=True))), batch_stats
+
+    return forward
+
+
+def _make_forward_by_task(
+    model: nn.Module, tasks: tuple[Task, ...]
+) -> Callable[[Network, Batch, Variables, jax.Array], tuple[list[tuple[Array, ...]], BatchStats]]:
+    """Makes the forward pass of this device's rows, whose result has the fields of `Terms` per task."""
+
+    def forward(
+        network: Network, batch: Batch, zeros: Variables, key: jax.Array
+    ) -> tuple[list[tuple[Array, ...]], BatchStats]:
         variables = {**network._asdict(), **zeros}
         predictions, updates = model.apply(
             *(variables, batch["image"]),
@@ -172,14 +196,14 @@ def _make_forward(model: nn.Module, tasks: tuple[Task, ...]) -> Forward:
             rngs={"dropout": key},
             **network_inputs(batch),
         )
-        columns = []
+        rows = []
         for task in tasks:
             prediction, truth = predictions[task.name], labels_of(task, batch)
             indicator: SumAndCount | tuple[float, float] = (jnp.nan, 1.0)
             if task.indicator is not None:  # XLA removes this as dead code if no method reads the indicators
                 indicator = task.indicator(lax.stop_gradient(prediction), *truth)
-            columns.append((*task.loss(prediction, *truth), *indicator))
-        return Terms(*(jnp.stack(values) for values in zip(*columns, strict=True))), updates["batch_stats"]
+            rows.append((*task.loss(prediction, *truth), *indicator))
+        return rows, updates["batch_stats"]
 
     return forward
 

@@ -141,7 +141,7 @@ class _Training:
             profiler.after(step, state)
             logger.write()  # the previous step's window, while this step runs
             if self._is_due(step, self._log_every):
-                state = dataclasses.replace(state, window=logger.take(step, state.window))
+                state = dataclasses.replace(state, window=logger.take(step, state.window, state.opt_state))
             if self._is_due(step, self._eval_every) or self._is_due(step, self._save_every):
                 logger.write()
                 logger.check(state.window)

@@ -42,6 +42,9 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
         mean = {name: float(np.mean([line[name] for line in last])) for name in metrics}
         writer.write(step, epoch, "val_mean", mean)
     figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / "figures" / "curves.png")
+    telemetry = figures.telemetry(workdir / METRICS_FILE)
+    if telemetry is not None:
+        figures.save_png(telemetry, workdir / "figures" / "telemetry.png")
     log.info("\nsplit val after %d steps\n%s", step, evaluation.table(metrics, constants))
     if count is not None and mean is not None:
         mean = {name: mean[name] for name in metrics if name in mean}

@@ -1,14 +1,18 @@
 """Logs training: one line per window, the steps since the previous line."""
 
+import itertools
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+import optax
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.runtime import activity, parallel
 from mtan_jax.steps.state import Window
+from mtan_jax.weighting import Measurements, has_telemetry, measure
 
 
 class NonFiniteError(RuntimeError):
@@ -21,15 +25,21 @@ class WindowLogger:
     def __init__(self, experiment: Experiment, writer: MetricWriter):
         self._experiment, self._writer = experiment, writer
         self._learning_rate = jax.jit(experiment.learning_rate)  # one small program instead of one per operation
-        self._pending: tuple[int, Window, jax.Array] | None = None
+        self._measure = jax.jit(measure)
+        self._pending: tuple[int, Window, jax.Array, Measurements | None] | None = None
         self._empty = parallel.place_state(Window.empty(len(experiment.tasks)))
         self._last_time = time.perf_counter()
 
-    def take(self, step: int, window: Window) -> Window:
-        """Keeps the window that ends at `step` for `write`, and returns an empty one."""
+    def take(self, step: int, window: Window, opt_state: optax.OptState) -> Window:
+        """Keeps the window that ends at `step`, and the measurements of `telemetry`, for `write`.
+
+        Returns:
+            An empty window.
+        """
         self.write()
         # Dispatched now: after the next step is dispatched, it would wait for that step.
-        self._pending = (step, window, self._learning_rate(step - 1))
+        measurements = self._measure(opt_state) if has_telemetry(opt_state) else None
+        self._pending = (step, window, self._learning_rate(step - 1), measurements)
         return jax.tree.map(jax.numpy.copy, self._empty)
 
     def exclude(self, seconds: float) -> None:
@@ -44,9 +54,9 @@ class WindowLogger:
         """
         if self._pending is None:
             return
-        (step, window, rate), self._pending = self._pending, None
+        (step, window, rate, measurements), self._pending = self._pending, None
         self.check(window)
-        window = jax.device_get(window)
+        window, measurements = jax.device_get((window, measurements))
         now, experiment = time.perf_counter(), self._experiment
         metrics = {}
         for i, name in enumerate(experiment.task_names):
@@ -54,6 +64,8 @@ class WindowLogger:
             count = window.loss_count[i]
             metrics[f"{name}/loss"] = float(window.loss_total[i] / count) if count else float("nan")
             metrics[f"weights/{name}"] = float(window.weights[i] / window.steps)
+        if measurements is not None:
+            metrics |= telemetry_metrics(measurements, experiment.task_names)
         metrics["learning_rate"] = float(str(np.float32(rate)))  # 0.001, not 0.0010000000474974513
         metrics["steps_per_second"] = float(window.steps) / (now - self._last_time)
         with activity.doing(f"writing the metrics of step {step}"):
@@ -74,3 +86,18 @@ class WindowLogger:
             "config.optimizer.learning_rate, config.optimizer.clip_norm=1.0, config.optimizer.warmup='500 steps', or "
             "config.model.dtype=float32. If it is the first step, check the data"
         )
+
+
+def telemetry_metrics(measurements: Measurements, tasks: Sequence[str]) -> dict[str, float]:
+    """The measurements of `telemetry` by the names of the log: per pair of tasks, and for all tasks."""
+    metrics = {}
+    for name, table in (
+        ("cosine", measurements.cosines),
+        ("magnitude_similarity", measurements.magnitude_similarity),
+    ):
+        for (i, first), (j, second) in itertools.combinations(enumerate(tasks), 2):
+            metrics[f"telemetry/{name}/{first}-{second}"] = float(table[i, j])
+    metrics["telemetry/conflicting_pairs"] = float(measurements.conflicting)
+    metrics["telemetry/condition_number"] = float(measurements.condition_number)
+    metrics["telemetry/stationarity"] = float(measurements.stationarity)
+    return metrics

@@ -17,27 +17,28 @@ transformation has a field of that name.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mtan_jax.runtime import collectives
+from mtan_jax.weighting.option_checks import check_tasks
 
 State = TypeVar("State")
-Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskGradients:
     """The losses of all tasks at one step, and their pullback to the parameters.
 
-    It exists within one step and is not a pytree. The losses are identical on every device, and so is everything that a
-    method derives from them. The pullback differs per device.
+    `task_gradients` makes them from a function of the parameters, `from_jacobian` from gradients. They exist within one
+    step and are not a pytree. The losses are identical on every device, and so is everything that a method derives from
+    them. The pullback differs per device.
 
     Attributes:
         tasks: task names, in the order of the task axis of all arrays.
@@ -57,6 +58,8 @@ class TaskGradients:
             device's rows. None unless requested from the step.
         task_indices: distinct indices of tasks, among them every task of the batch; gradient methods run backward
             passes for these tasks only. None: all tasks.
+        dependence: whether each loss depends on each parameter, one row per leaf of the parameters. None if unknown.
+        wants_gram: whether gradient methods keep the Gram matrix of the step in their state.
     """
 
     tasks: tuple[str, ...]
@@ -70,6 +73,43 @@ class TaskGradients:
     indicators: Float[Array, "t"] | None = None
     feature_pullback: Callable[[Float[Array, "t"]], PyTree] | None = None
     task_indices: Int[Array, "n"] | None = None
+    dependence: Callable[[], Bool[np.ndarray, "p t"]] | None = None
+    wants_gram: bool = False
+
+    def in_order(self, tasks: tuple[str, ...]) -> "TaskGradients":
+        """The same with the tasks in another order.
+
+        Raises:
+            ValueError: these are other tasks.
+        """
+        if tasks == self.tasks:
+            return self
+        if set(tasks) != set(self.tasks) or len(tasks) != len(self.tasks):
+            raise ValueError(f"the tasks are {self.tasks}, not {tasks}")
+        places = np.array([self.tasks.index(task) for task in tasks])  # new position -> old position
+        back = np.argsort(places)
+
+        def reordered(function: Callable[[optax.Params], Float[Array, "t"]] | None):  # type: ignore[no-untyped-def]
+            return None if function is None else lambda params: function(params)[places]
+
+        def accepting(pullback: Callable[[Float[Array, "t"]], PyTree] | None):  # type: ignore[no-untyped-def]
+            return None if pullback is None else lambda cotangent: pullback(cotangent[back])
+
+        dependence = self.dependence
+        return dataclasses.replace(
+            self,
+            tasks=tasks,
+            losses=self.losses[places],
+            present=self.present[places],
+            weights=self.weights[places],
+            pullback=accepting(self.pullback),
+            losses_at=reordered(self.losses_at),
+            second_losses_at=reordered(self.second_losses_at),
+            indicators=None if self.indicators is None else self.indicators[places],
+            feature_pullback=accepting(self.feature_pullback),
+            task_indices=None if self.task_indices is None else jnp.asarray(back)[self.task_indices],
+            dependence=None if dependence is None else lambda: dependence()[:, places],
+        )
 
     def scale(self, factors: Float[Array, "t"]) -> "TaskGradients":
         """Multiplies the weights by one factor per task.
@@ -110,13 +150,27 @@ class TaskGradients:
         """
         if self.feature_pullback is None:
             raise ValueError(
-                "the step computes no gradients with respect to features; use make_train_step(features=True) and a "
-                "network whose tasks share features"
+                "there are no gradients with respect to features: task_gradients computes none, and the training step "
+                "does so for networks whose tasks share features, if make_train_step(features=True)"
             )
         gradient = self.feature_pullback(cotangent.astype(self.losses.dtype))
         # psum is its own transpose: the pullback multiplies each device's part by the number of devices.
         count = collectives.total(1, self.axis_name)
         return jax.tree.map(lambda leaf: leaf / count, gradient)
+
+
+def _is_no_pytree(*_: object) -> NoReturn:
+    raise TypeError(
+        "TaskGradients are not a gradient and not a pytree: they exist within one step. Pass them to the update of a "
+        "chain of mtan_jax.weighting. Inside such a chain, sum_tasks or a gradient method turns them into a gradient, "
+        "after which any optax transformation may follow. Around it, optax.MultiSteps and optax.apply_if_finite need "
+        "weighting.around. nnx.Optimizer.update takes the gradient that a chain without an optimizer returns. A "
+        "compiled function can return their losses, not them"
+    )
+
+
+# Registered, so that every use as a pytree ends in this message.
+jax.tree_util.register_pytree_node(TaskGradients, _is_no_pytree, _is_no_pytree)
 
 
 class SumTasksState(NamedTuple):
@@ -168,12 +222,7 @@ def sum_tasks(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
         del state, extra_args
         task_gradients = check_updates(updates, tasks, "sum_tasks")
         weights = task_gradients.weights
-        gradient = task_gradients.gradient(weights)
-        if params is not None and jax.tree.structure(gradient) != jax.tree.structure(params):  # type: ignore[operator]
-            raise TypeError(
-                f"the pullback returned {type(gradient).__name__}, which does not have the structure of the "
-                "parameters; that of jax.vjp returns a tuple of one, so pass lambda cotangent: pullback(cotangent)[0]"
-            )
+        gradient = check_gradient(task_gradients.gradient(weights), params)
         return gradient, SumTasksState(weights.astype(jnp.float32))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -217,12 +266,14 @@ def task_weights(opt_state: optax.OptState) -> Float[Array, "t"]:
         opt_state: state of a chain that contains `sum_tasks` or a gradient method exactly once, at any depth.
 
     Returns:
-        One weight per task; 1 before the first step.
+        One weight per task; 1 before the first step. With `parameter_groups`, those of its first group.
 
     Raises:
         ValueError: the chain contains no such transformation, or several.
     """
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "task_weights")
+    if len(found) > 1:  # a state that contains others, as that of parameter_groups, comes before them
+        found = [(path, value) for path, value in found if not any(_contains(other, path) for other, _ in found)]
     if len(found) != 1:
         raise ValueError(
             f"found {len(found)} fields task_weights in the optimizer state; a chain needs sum_tasks or a gradient "
@@ -231,89 +282,39 @@ def task_weights(opt_state: optax.OptState) -> Float[Array, "t"]:
     return found[0][1]
 
 
-def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """Returns the task names as a tuple.
-
-    Raises:
-        ValueError: no task, a repeated name, or a bare string.
-    """
-    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
-        raise ValueError(f"tasks are {tasks!r}; expected a sequence of at least one name, without repeats")
-    return tuple(tasks)
+def _contains(outer: tuple[object, ...], inner: tuple[object, ...]) -> bool:
+    """Whether the state with the first field is part of the path of another field."""
+    return len(outer) < len(inner) and inner[: len(outer) - 1] == outer[:-1]
 
 
 def check_updates(updates: object, tasks: tuple[str, ...], name: str) -> TaskGradients:
-    """Checks and returns the updates that a weighting method received.
+    """Checks the updates that a weighting method received, and returns them in the order of its tasks.
 
     Raises:
         TypeError: they are not `TaskGradients`, for instance a gradient.
-        ValueError: they are for other tasks, or in another order.
+        ValueError: they are for other tasks.
     """
     if not isinstance(updates, TaskGradients):
         raise TypeError(
-            f"{name} got {type(updates).__name__} instead of TaskGradients; put weighting methods before sum_tasks, "
-            "and sum_tasks before the optimizer"
+            f"{name} got {type(updates).__name__} instead of TaskGradients. Pass the result of task_gradients to the "
+            "update of the chain; with has_aux=True, the first of the pair. In a chain, wrappers such as famo come "
+            "first, then balancers, then sum_tasks or one gradient method, then the optimizer"
         )
-    if updates.tasks != tasks:
+    if set(updates.tasks) != set(tasks):
         raise ValueError(f"{name} was built for the tasks {tasks} but got {updates.tasks}")
-    return updates
+    return updates.in_order(tasks)
 
 
-def in_task_order(name: str, tasks: tuple[str, ...], values: Mapping[str, Value]) -> tuple[Value, ...]:
-    """The values of a mapping from task to value, in the order of the tasks.
-
-    Args:
-        name: of the method, for error messages.
-        tasks: task names.
-        values: exactly one value per task.
+def check_gradient(gradient: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    """Checks that a gradient has the structure of the parameters, and returns it.
 
     Raises:
-        ValueError: a task has no value, or a value has no task.
+        TypeError: it has another structure.
     """
-    if set(values) != set(tasks):
-        missing = sorted(set(tasks) - set(values))
-        unknown = sorted(set(values) - set(tasks))
-        raise ValueError(f"{name} weights: missing {missing}, unknown {unknown}; expected exactly {list(tasks)}")
-    return tuple(values[task] for task in tasks)
-
-
-def check_number(
-    name: str,
-    option: str,
-    value: object,
-    *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> None:
-    """Raises a ValueError unless an option is a finite number that is > above, >= least and <= most."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and above < value and least <= value <= most:  # type: ignore[operator]
-        return
-    if most < math.inf:
-        expected = f"number from {least:g} to {most:g}"
-    elif above > -math.inf:
-        expected = f"finite number above {above:g}"
-    else:
-        expected = "finite number" if least == -math.inf else f"finite number of at least {least:g}"
-    raise ValueError(f"{name} {option} is {value!r}; expected a {expected}")
-
-
-def check_count(name: str, option: str, value: object, *, least: int) -> None:
-    """Raises a ValueError unless an option is an integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} {option} is {value!r}; expected an integer of at least {least}")
-
-
-def check_weight(name: str, task: str, weight: float) -> float:
-    """Returns a constant weight as a float.
-
-    Raises:
-        ValueError: it is not a finite number of at least 0.
-    """
-    if isinstance(weight, bool | str):
-        raise ValueError(f"{name} weight of {task!r} is {weight!r}; expected a number")
-    number = float(weight)
-    if not 0 <= number < float("inf"):
-        raise ValueError(f"{name} weight of {task!r} is {number}; expected a finite number of at least 0")
-    return number
+    if params is not None and jax.tree.structure(gradient) != jax.tree.structure(params):  # type: ignore[operator]
+        raise TypeError(
+            f"the gradient, {type(gradient).__name__}, does not have the structure of the parameters that update "
+            "received. Pass those that the losses were differentiated at. If you built TaskGradients with a pullback "
+            "of jax.vjp, which returns a tuple of one, pass lambda cotangent: pullback(cotangent)[0]"
+        )
+    return gradient

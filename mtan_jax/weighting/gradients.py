@@ -14,49 +14,17 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from mtan_jax.runtime import collectives
-from mtan_jax.types import Path
-from mtan_jax.weighting.core import TaskGradients, check_tasks, check_updates
-from mtan_jax.weighting.sharing import SHARED, has_task_axis, part_of
+from mtan_jax.weighting.backward import Backward, per_task
+from mtan_jax.weighting.core import TaskGradients, check_gradient, check_updates
+from mtan_jax.weighting.option_checks import check_choice, check_tasks
+from mtan_jax.weighting.shared_parameters import Shared, choice, find, paths_of, select
+from mtan_jax.weighting.stack import Stack, weighted_sum
 
 State = TypeVar("State")
-Shared = Literal["all_but_heads", "backbone"] | Callable[[Path], bool]
-Backward = Literal["together", "one_by_one"]
 TaskSpecific = Literal["plain", "weighted"]
 Wrt = Literal["parameters", "features"]
-_KeyPath = tuple[object, ...]
-
-
-class Stack(NamedTuple):
-    """The gradients of all tasks over the global batch, with respect to the shared parameters or to shared features.
-
-    Attributes:
-        leaves: one array [t, ...] per shared parameter; 0 for absent tasks. For features, this device's rows.
-        losses: the losses, weighted by the methods before.
-        present: tasks that have a label in the batch.
-        axis_name: the axis of devices that each hold a part of the leaves; None if every device holds all of them.
-    """
-
-    leaves: tuple[Float[Array, "t ..."], ...]
-    losses: Float[Array, "t"]
-    present: Bool[Array, "t"]
-    axis_name: str | None = None
-
-    @property
-    def gram(self) -> Float[Array, "t t"]:
-        """The Gram matrix G_ij = <g_i, g_j>, in float32 or wider."""
-        return collectives.total(gram_of(self.leaves), self.axis_name)
-
-
-def gram_of(leaves: Sequence[Float[Array, "t ..."]]) -> Float[Array, "t t"]:
-    """The inner products of all pairs of rows, summed over the leaves, in float32 or wider."""
-    flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
-    flat = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in flat]
-    products = [jnp.matmul(leaf, leaf.T, precision=lax.Precision.HIGHEST) for leaf in flat]
-    return sum(products[1:], products[0])
 
 
 class GradientMethodState(NamedTuple):
@@ -65,10 +33,12 @@ class GradientMethodState(NamedTuple):
     Attributes:
         task_weights: factor of each task's gradient at the last step, the product over all methods; 1 before the first
             step.
+        gram: the Gram matrix of the last step, if `TaskGradients.wants_gram`; else 0.
         inner: the method's own state.
     """
 
     task_weights: Float[Array, "t"]
+    gram: Float[Array, "t t"]
     inner: PyTree
 
 
@@ -96,61 +66,67 @@ def combined(
     *,
     shared: Shared,
     backward: Backward,
+    state_per_parameter: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds a method whose gradient of the shared parameters is any function of the task gradients.
 
     Args:
         name: of the method, for error messages.
-        tasks: task names, in the order of the losses.
+        tasks: task names, in any order.
         init: maps the shared parameters to the initial state, a pytree of arrays whose shapes and dtypes `combine`
             keeps.
         combine: maps gradients and state to the combined gradient and the next state. Nothing is differentiated through
             it.
-        shared: which parameters count as shared. Published codes differ: "all_but_heads" (Nash-MTL, FAMO) or "backbone"
-            (CAGrad; excludes the attention masks). Or a function of a parameter's path, such as
-            ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
+        shared: the parameters that the method acts on:
+
+            - "auto": those that two or more losses depend on, read from the losses that `task_gradients` received. An
+              array with one slice per task counts as shared.
+            - "all": all parameters.
+            - "all_but_heads" or "backbone": by the names of `mtan_jax.models`. Nash-MTL and FAMO do the former, CAGrad
+              the latter, which excludes the attention masks.
+            - A function of a parameter's path, such as ("backbone", "encoder_0", "layer_0", "conv", "conv", "kernel").
         backward: "together" batches the backward passes of all tasks; "one_by_one" unrolls them, which makes a longer
             program to compile.
+        state_per_parameter: whether the state contains arrays that belong to parameters. With "auto", `init` then gets
+            all parameters, because it does not know the losses, and the stack contains zeros for those not shared.
 
     Raises:
         ValueError: no task, a repeated name, or an unknown choice.
     """
     tasks = check_tasks(tasks)
-    is_shared = _shared_predicate(name, shared, tasks)
-    _check_choice(name, "backward", backward, ("together", "one_by_one"))
-
-    def shared_mask(flat: Sequence[tuple[_KeyPath, Array]]) -> list[bool]:
-        mask = [is_shared(_keys(path)) for path, _ in flat]
-        if not any(mask):
-            found = sorted({"/".join(_keys(path[:1])) for path, _ in flat})
-            raise ValueError(
-                f"{name} shared={shared!r} selects none of the parameters {found}; select at least one that is trained"
-            )
-        return mask
+    choice(name, shared, tasks)
+    check_choice(name, "backward", backward, ("together", "one_by_one"))
+    keeps_all = shared == "auto" and state_per_parameter
 
     def init_fn(params: optax.Params) -> GradientMethodState:
-        flat, _ = jax.tree.flatten_with_path(params)
-        mask = shared_mask(flat) if flat else []
-        leaves = tuple(leaf for (_, leaf), selected in zip(flat, mask, strict=True) if selected)
-        return GradientMethodState(jnp.ones(len(tasks), jnp.float32), init(leaves))
+        mask = select(name, shared, tasks, paths_of(params))
+        leaves = [leaf for leaf, selected in zip(jax.tree.leaves(params), mask, strict=True) if selected]
+        return _initial_state(tasks, init(tuple(leaves)))
 
     def update_fn(
         updates: TaskGradients, state: GradientMethodState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, GradientMethodState]:
-        del params, extra_args
+        del extra_args
         task_gradients = check_updates(updates, tasks, name)
-        gradients = _per_task(task_gradients.gradient, task_gradients, backward)
-        flat, structure = jax.tree.flatten_with_path(gradients)
-        mask = shared_mask(flat)
-        stack = _stack(task_gradients, tuple(leaf for (_, leaf), selected in zip(flat, mask, strict=True) if selected))
-        result = combine(stack, state.inner)
-        leaves = iter(result.leaves)
-        gradient = [
-            next(leaves).astype(leaf.dtype) if selected else weighted_sum(result.task_specific_weights, leaf)
-            for (_, leaf), selected in zip(flat, mask, strict=True)
+        _check_state(name, state)
+        gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
+        all_leaves, structure = jax.tree.flatten(gradients)
+        mask = find(name, shared, tasks, paths_of(gradients), task_gradients)
+        kept = [
+            leaf if selected else jnp.zeros_like(leaf)
+            for leaf, selected in zip(all_leaves, mask, strict=True)
+            if selected or keeps_all
         ]
-        logged = (result.task_weights * task_gradients.weights).astype(jnp.float32)
-        return jax.tree.unflatten(structure, gradient), GradientMethodState(logged, result.state)
+        stack = _stack(task_gradients, tuple(kept))
+        result = combine(stack, state.inner)
+        made = iter(result.leaves)
+        gradient = []
+        for leaf, selected in zip(all_leaves, mask, strict=True):
+            combined_leaf = next(made) if selected or keeps_all else leaf
+            own = weighted_sum(result.task_specific_weights, leaf)
+            gradient.append(combined_leaf.astype(leaf.dtype) if selected else own)
+        weights = result.task_weights * task_gradients.weights
+        return jax.tree.unflatten(structure, gradient), _next_state(task_gradients, weights, stack, result.state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -171,12 +147,15 @@ def weighted(
 
     Args:
         name: of the method, for error messages.
-        tasks: task names, in the order of the losses.
+        tasks: task names, in any order.
         init: returns the initial state, a pytree of arrays whose shapes and dtypes `weigh` keeps.
         weigh: maps gradients and state to w, one weight per task, and the next state. w is treated as a constant. The
-            weight of an absent task, whose gradient is 0, may be any finite number.
+            weight of an absent task, whose gradient is 0, may be any finite number. For "gram", it reads `Stack.gram`,
+            not `Stack.leaves`.
         shared: which parameters count as shared; see `combined`.
-        backward: "together" or "one_by_one"; see `combined`.
+        backward: "together" or "one_by_one"; see `combined`. "gram" computes the Gram matrix from batched backward
+            passes whose gradients are not kept, then w, then the gradient of the weighted losses in one more pass. It
+            needs the memory of few gradients instead of one per task.
         task_specific: the gradient of all parameters that are not shared: sum_i g_i ("plain") or sum_i w_i g_i
             ("weighted").
         max_norm: the norm to which the combined gradient of the shared parameters is clipped; None: no clipping.
@@ -188,36 +167,64 @@ def weighted(
     Raises:
         ValueError: no task, a repeated name, an unknown choice, or `shared` given together with features.
     """
-    _check_choice(name, "wrt", wrt, ("parameters", "features"))
-    if wrt == "features" and shared != "all_but_heads":
+    tasks = check_tasks(tasks)
+    choice(name, shared, tasks)
+    check_choice(name, "backward", backward, ("together", "one_by_one", "gram"))
+    check_choice(name, "wrt", wrt, ("parameters", "features"))
+    if wrt == "features" and shared != "auto":
         raise ValueError(
             f"{name} shared is {shared!r} and wrt is 'features'; leave out shared, since with features all parameters "
             "get the gradient of the weighted losses"
         )
 
-    def combine(stack: Stack, state: State) -> Combined[State]:
-        weights, state = weigh(stack, state)
-        factor = _clip_factor(stack.gram, weights, max_norm)
-        leaves = tuple(weighted_sum(weights * factor, leaf) for leaf in stack.leaves)
-        return Combined(leaves, weights, weights if task_specific == "weighted" else jnp.ones_like(weights), state)
+    def init_fn(params: optax.Params) -> GradientMethodState:
+        select(name, shared, tasks, paths_of(params))
+        return _initial_state(tasks, init())
 
-    over_parameters = combined(name, tasks, lambda leaves: init(), combine, shared=shared, backward=backward)
-    if wrt == "parameters":
-        return over_parameters
-    tasks = check_tasks(tasks)
-
-    def update_fn(
+    def over_parameters(
         updates: TaskGradients, state: GradientMethodState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, GradientMethodState]:
-        del params, extra_args
+        del extra_args
         task_gradients = check_updates(updates, tasks, name)
-        features = _per_task(task_gradients.feature_gradient, task_gradients, backward)
+        _check_state(name, state)
+        gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
+        leaves, structure = jax.tree.flatten(gradients)
+        mask = find(name, shared, tasks, paths_of(gradients), task_gradients)
+        stack = _stack(task_gradients, tuple(leaf for leaf, selected in zip(leaves, mask, strict=True) if selected))
+        if backward == "gram":
+            stack = stack._replace(known_gram=stack.gram, leaves=())
+        weights, inner = weigh(stack, state.inner)
+        factor = _clip_factor(stack.gram, weights, max_norm)
+        again = leaves
+        if backward == "gram":
+            cotangent = weights * task_gradients.weights * task_gradients.present
+            again = jax.tree.leaves(task_gradients.gradient(cotangent))
+        gradient = []
+        for leaf, leaf_again, selected in zip(leaves, again, mask, strict=True):
+            if not selected and task_specific == "plain":
+                gradient.append(weighted_sum(jnp.ones_like(weights), leaf))
+            elif backward == "gram":
+                gradient.append(leaf_again * jnp.asarray(factor if selected else 1, leaf_again.dtype))
+            else:
+                gradient.append(weighted_sum(weights * factor if selected else weights, leaf))
+        logged = weights * task_gradients.weights
+        return jax.tree.unflatten(structure, gradient), _next_state(task_gradients, logged, stack, inner)
+
+    def over_features(
+        updates: TaskGradients, state: GradientMethodState, params: optax.Params | None = None, **extra_args: object
+    ) -> tuple[optax.Updates, GradientMethodState]:
+        del extra_args
+        task_gradients = check_updates(updates, tasks, name)
+        _check_state(name, state)
+        features = per_task(task_gradients.feature_gradient, task_gradients, backward)
         stack = _stack(task_gradients, tuple(jax.tree.leaves(features)), task_gradients.axis_name)
         weights, inner = weigh(stack, state.inner)
         weights = weights * task_gradients.weights
-        return task_gradients.gradient(weights), GradientMethodState(weights.astype(jnp.float32), inner)
+        gradient = check_gradient(task_gradients.gradient(weights), params)
+        return gradient, _next_state(task_gradients, weights, stack, inner)
 
-    return optax.GradientTransformationExtraArgs(over_parameters.init, update_fn)
+    update_fn = over_parameters if wrt == "parameters" else over_features
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _stack(task_gradients: TaskGradients, leaves: tuple[Array, ...], axis_name: str | None = None) -> Stack:
@@ -225,9 +232,17 @@ def _stack(task_gradients: TaskGradients, leaves: tuple[Array, ...], axis_name: 
     return Stack(leaves, losses, jnp.asarray(task_gradients.present), axis_name)
 
 
-def weighted_sum(weights: Float[Array, "t"], leaf: Float[Array, "t ..."]) -> Float[Array, "..."]:
-    """The sum of a leaf's rows, each multiplied by its task's weight."""
-    return jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
+def _initial_state(tasks: tuple[str, ...], inner: PyTree) -> GradientMethodState:
+    count = len(tasks)
+    return GradientMethodState(jnp.ones(count, jnp.float32), jnp.zeros((count, count), jnp.float32), inner)
+
+
+def _next_state(
+    task_gradients: TaskGradients, weights: Float[Array, "t"], stack: Stack, inner: PyTree
+) -> GradientMethodState:
+    count = len(task_gradients.tasks)
+    gram = stack.gram if task_gradients.wants_gram else jnp.zeros((count, count))
+    return GradientMethodState(weights.astype(jnp.float32), gram.astype(jnp.float32), inner)
 
 
 def _clip_factor(gram: Float[Array, "t t"], weights: Float[Array, "t"], max_norm: float | None) -> Array | float:
@@ -238,49 +253,9 @@ def _clip_factor(gram: Float[Array, "t t"], weights: Float[Array, "t"], max_norm
     return jnp.minimum(1, max_norm / jnp.maximum(norm, 1e-30))
 
 
-def _per_task(
-    gradient: Callable[[Float[Array, "t"]], PyTree], task_gradients: TaskGradients, backward: Backward
-) -> PyTree:
-    """The gradients of the weighted losses, each leaf [t, ...]."""
-    cotangents = jnp.diag(task_gradients.weights * task_gradients.present)
-    indices = task_gradients.task_indices
-    if indices is not None:
-        cotangents = cotangents[indices]
-    gradients = _per_cotangent(gradient, cotangents, backward)
-    if indices is None:
-        return gradients
-    count = len(task_gradients.tasks)
-    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype).at[indices].set(leaf), gradients)
-
-
-def _per_cotangent(
-    gradient: Callable[[Float[Array, "t"]], PyTree], cotangents: Float[Array, "n t"], backward: Backward
-) -> PyTree:
-    if backward == "together":
-        return jax.vmap(gradient)(cotangents)
-    # Unrolled, because XLA for CPUs runs convolutions in a loop many times slower. Each pass waits for the one before.
-    gradients: list[PyTree] = []
-    for cotangent in cotangents:
-        if gradients:
-            cotangent, gradients[-1] = lax.optimization_barrier((cotangent, gradients[-1]))
-        gradients.append(gradient(cotangent))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients)
-
-
-def _check_choice(name: str, option: str, value: str, known: tuple[str, str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} {option} is {value!r}; expected {known[0]!r} or {known[1]!r}")
-
-
-def _shared_predicate(name: str, shared: Shared, tasks: tuple[str, ...]) -> Callable[[Path], bool]:
-    if callable(shared):
-        return shared
-    if shared == "backbone":
-        return lambda path: part_of(path, tasks) == SHARED
-    if shared == "all_but_heads":
-        return lambda path: not (has_task_axis(path) or any(key.startswith("head_") for key in path))
-    raise ValueError(f"{name} shared is {shared!r}; expected 'all_but_heads', 'backbone' or a function of the path")
-
-
-def _keys(path: _KeyPath) -> Path:
-    return tuple(str(getattr(key, "key", key)) for key in path)
+def _check_state(name: str, state: object) -> None:
+    if not isinstance(state, GradientMethodState):
+        raise TypeError(
+            f"{name} got the state {type(state).__name__}, which is not its own; pass the state that init of the same "
+            "chain made"
+        )

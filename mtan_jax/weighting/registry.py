@@ -10,14 +10,21 @@ import jax
 import optax
 
 from mtan_jax.types import Options
+from mtan_jax.weighting.balancers.cosmos import cosmos
 from mtan_jax.weighting.balancers.dtp import dtp
 from mtan_jax.weighting.balancers.dwa import dwa
 from mtan_jax.weighting.balancers.equal import equal
 from mtan_jax.weighting.balancers.geometric import geometric
+from mtan_jax.weighting.balancers.go4align import go4align
+from mtan_jax.weighting.balancers.hypervolume import hypervolume
 from mtan_jax.weighting.balancers.imtl_l import imtl_l
+from mtan_jax.weighting.balancers.ldc_mtl import ldc_mtl
+from mtan_jax.weighting.balancers.pbi import pbi
+from mtan_jax.weighting.balancers.relobralo import relobralo
 from mtan_jax.weighting.balancers.rlw import rlw
 from mtan_jax.weighting.balancers.scale_invariant import scale_invariant
 from mtan_jax.weighting.balancers.schedule import schedule
+from mtan_jax.weighting.balancers.softadapt import softadapt
 from mtan_jax.weighting.balancers.static import static
 from mtan_jax.weighting.balancers.stch import stch
 from mtan_jax.weighting.balancers.uncertainty import uncertainty
@@ -26,55 +33,78 @@ from mtan_jax.weighting.declaration import Kind, Method, Needs, declaration_of
 from mtan_jax.weighting.gradient_methods.aligned_mtl import aligned_mtl
 from mtan_jax.weighting.gradient_methods.cagrad import cagrad
 from mtan_jax.weighting.gradient_methods.conflict_free import conflict_free
+from mtan_jax.weighting.gradient_methods.cr_mogm import cr_mogm
 from mtan_jax.weighting.gradient_methods.db_mtl import db_mtl
 from mtan_jax.weighting.gradient_methods.dualproj import dualproj
+from mtan_jax.weighting.gradient_methods.epo import epo
 from mtan_jax.weighting.gradient_methods.excess_mtl import excess_mtl
 from mtan_jax.weighting.gradient_methods.fairgrad import fairgrad
+from mtan_jax.weighting.gradient_methods.forum import forum
 from mtan_jax.weighting.gradient_methods.graddrop import graddrop
 from mtan_jax.weighting.gradient_methods.gradnorm import gradnorm
 from mtan_jax.weighting.gradient_methods.gradvac import gradvac
 from mtan_jax.weighting.gradient_methods.imtl_g import imtl_g
+from mtan_jax.weighting.gradient_methods.krum import krum
 from mtan_jax.weighting.gradient_methods.mgda import mgda
 from mtan_jax.weighting.gradient_methods.moco import moco
 from mtan_jax.weighting.gradient_methods.nash_mtl import nash_mtl
 from mtan_jax.weighting.gradient_methods.pcgrad import pcgrad
 from mtan_jax.weighting.gradient_methods.sdmgrad import sdmgrad
+from mtan_jax.weighting.gradient_methods.trimmed_mean import trimmed_mean
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad
 from mtan_jax.weighting.wrappers.auto_lambda import auto_lambda
 from mtan_jax.weighting.wrappers.famo import famo
+from mtan_jax.weighting.wrappers.modo import modo
+from mtan_jax.weighting.wrappers.moml import moml
+from mtan_jax.weighting.wrappers.telemetry import telemetry
 
 # Every method by the name that a configuration uses. Add your own here; `declare` states its kind.
 METHODS: dict[str, Method] = {
+    "cosmos": cosmos,
     "dtp": dtp,
     "dwa": dwa,
     "equal": equal,
     "geometric": geometric,
+    "hypervolume": hypervolume,
     "imtl_l": imtl_l,
+    "pbi": pbi,
+    "relobralo": relobralo,
+    "go4align": go4align,
+    "ldc_mtl": ldc_mtl,
     "rlw": rlw,
     "scale_invariant": scale_invariant,
     "schedule": schedule,
+    "softadapt": softadapt,
     "static": static,
     "stch": stch,
     "uncertainty": uncertainty,
     "aligned_mtl": aligned_mtl,
     "cagrad": cagrad,
     "conflict_free": conflict_free,
+    "cr_mogm": cr_mogm,
     "db_mtl": db_mtl,
     "dualproj": dualproj,
+    "epo": epo,
     "excess_mtl": excess_mtl,
     "fairgrad": fairgrad,
+    "forum": forum,
     "graddrop": graddrop,
     "gradnorm": gradnorm,
     "gradvac": gradvac,
     "imtl_g": imtl_g,
+    "krum": krum,
     "mgda": mgda,
     "moco": moco,
     "nash_mtl": nash_mtl,
     "pcgrad": pcgrad,
     "sdmgrad": sdmgrad,
+    "trimmed_mean": trimmed_mean,
     "upgrad": upgrad,
     "auto_lambda": auto_lambda,
     "famo": famo,
+    "telemetry": telemetry,
+    "modo": modo,
+    "moml": moml,
 }
 
 
@@ -208,6 +238,8 @@ def _with_options(chosen: _Chosen, defaults: Options) -> Method:
     _check_options(chosen.name, chosen.method, chosen.options)
     known = _options_of(chosen.method)
     given = {key: value for key, value in defaults.items() if key in known} | dict(chosen.options)
+    if given.get("wrt") == "features" and "shared" not in chosen.options:
+        given.pop("shared", None)  # has no meaning for features
     missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in given]
     if missing:
         raise ValueError(f"weighting {chosen.name!r} needs the option {', '.join(missing)}")

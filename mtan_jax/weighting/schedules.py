@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int32
 from optax import constant_schedule as constant
 from optax import linear_schedule as linear
 
-from mtan_jax.weighting.core import check_tasks
+from mtan_jax.weighting.option_checks import check_tasks
 
 __all__ = ["constant", "cosine", "curriculum", "cyclic", "linear", "piecewise", "step"]
 

@@ -1,5 +1,6 @@
 """docs/weighting.md: its tables list every method, and its code runs."""
 
+import dataclasses
 import pathlib
 import re
 import textwrap
@@ -30,6 +31,23 @@ def get_config(arg=None):
 {usage}
     return config
 """
+# Every method of LibMTL at commit 4336804, and the bilevel ones, which its README names and its trainer implements.
+LIBMTL = """
+    Aligned_MTL AutoLambda CAGrad DB_MTL DWA EW ExcessMTL FAMO FORUM FairGrad GLS GradDrop GradNorm GradVac IMTL MGDA
+    MOML MoCo MoDo Nash_MTL PCGrad RLW SDMGrad STCH UPGrad UW
+"""
+# Every class that torchjd.aggregation and torchjd.scalarization export at commit 862baed (0.17), but the abstract ones.
+TORCHJD = {
+    "aggregator": """
+        AlignedMTL CAGrad ConFIG Constant DualProj ExcessMTL FairGrad GradDrop GradVac IMTLG Krum Mean MGDA NashMTL
+        PCGrad Random Sum TrimmedMean UPGrad
+    """,
+    "weighting": """
+        AlignedMTL CAGrad Constant CRMOGM DualProj ExcessMTL FairGrad GradVac IMTLG Krum Mean MGDA MoDo PCGrad Random
+        SDMGrad Sum UPGrad
+    """,
+    "scalarizer": "Constant COSMOS DWA FAMO GeometricMean IMTLL Mean PBI Random STCH Sum UW",
+}
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -42,6 +60,21 @@ def test_the_tables_have_every_method_once():
     sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL))
     for title, registry in zip(sections, (BALANCERS, WRAPPERS, GRADIENT_METHODS), strict=True):
         assert sorted(re.findall(r"^\| `(\w+)` \|", sections[title], re.MULTILINE)) == sorted(registry)
+
+
+def test_the_comparison_has_every_method_of_the_three_libraries():
+    (section,) = re.findall(r"^## Compared with LibMTL and TorchJD\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    compared, left_out = [row for row in rows if len(row) == 4], [row[0] for row in rows if len(row) == 2]
+    missing = [text.removeprefix("LibMTL: ") for text in left_out if text.startswith("LibMTL: ")]
+    found = [row[0] for row in compared[2:] if row[0]]
+    assert sorted(found + [name for name in missing if name.isalpha()]) == sorted(LIBMTL.split())
+    theirs = [row[1].split(": ") for row in compared[2:] if row[1]]
+    for kind, names in TORCHJD.items():
+        assert sorted(name for name, kinds in theirs if kind in kinds.split(", ")) == sorted(names.split())
+    (only,) = re.findall(r"^Ours only: (.*?)^$", section, re.MULTILINE | re.DOTALL)
+    ours = [name for row in compared[2:] for name in row[2].strip("`").split("+")] + re.findall(r"`(\w+)`", only)
+    assert set(ours) == {*BALANCERS, *WRAPPERS, *GRADIENT_METHODS}
 
 
 def test_options_on_the_page_are_known():
@@ -76,6 +109,9 @@ def test_a_users_methods_learn_and_resume(usage):
     def steps(params, state):
         def step(carry, _):
             given = problem.task_gradients(carry[0], batch)
+            given = dataclasses.replace(
+                given, dependence=lambda: np.ones((2, 3), bool)
+            )  # "head_all" has a column per task
             updates, state = tx.update(given, carry[1], carry[0])
             return (optax.apply_updates(carry[0], updates), state), (given.losses, task_weights(state))
 

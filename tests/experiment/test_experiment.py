@@ -226,7 +226,7 @@ def test_the_learning_rate_is_asked_for_before_the_next_step():
     logger = window_log.WindowLogger(types.SimpleNamespace(tasks=("depth",), learning_rate=float), writer=None)
     asked = []
     logger._learning_rate = asked.append
-    logger.take(5, Window.empty(1))
+    logger.take(5, Window.empty(1), ())
     assert asked == [4]
 
 
@@ -436,3 +436,16 @@ def test_configuration_files(name):
         assert benchmark.eval.average_last == 10
         with pytest.raises(RawDataError, match=r"configs/streets\.py needs no raw data"):
             smoke.data.prepare()
+
+
+def test_gradient_methods_and_telemetry_on_a_users_own_network(tmp_path):
+    # Its heads are not named head_TASK, so the choice by names, the default of built-in architectures, would be wrong.
+    config = make_config(weighting="telemetry+pcgrad", duration="3 steps", log_every="2 steps")
+    lines = run(config, tmp_path)
+    names = [name for name in lines["train"][-1] if name.startswith("telemetry/")]
+    assert len(names) == 3 + 3 + 3
+    assert all(np.isfinite(lines["train"][-1][name]) for name in names)
+    assert (tmp_path / "run" / "figures" / "telemetry.png").exists()
+    by_names = make_config(weighting=(("pcgrad", {"shared": "all_but_heads"}),), duration="3 steps")
+    with pytest.raises(ValueError, match=r"selects all parameters, but some belong to one task: \[depth/bias, depth/"):
+        run(by_names, tmp_path / "by_names")

@@ -11,8 +11,11 @@ from mtan_jax.weighting import METHODS
 MODULES = [
     "mtan_jax.weighting.core",
     "mtan_jax.weighting.declaration",
+    "mtan_jax.weighting.differentiate",
+    "mtan_jax.weighting.gradient_methods.parameter_groups",
     "mtan_jax.weighting.registry",
     "mtan_jax.weighting.schedules",
+    "mtan_jax.weighting.wrappers.around",
     *sorted({inspect.getmodule(method).__name__ for method in METHODS.values()}),
 ]
 

@@ -33,16 +33,21 @@ TASKS = ("semantic", "depth", "normal")
 WEIGHTS = {"semantic": 1.0, "depth": 0.25, "normal": 3.0}
 # Required options, and a second variant where there is one.
 CASES: dict[str, list[dict[str, Any]]] = {
+    "cosmos": [{"weights": WEIGHTS, "penalty": 0.1}],
     "dtp": [{"gamma": {"semantic": 0.5, "depth": 1.0, "normal": 2.0}}],
     "dwa": [{"steps_per_epoch": 2}, {"variant": "nash", "window": 2}],
+    "hypervolume": [{"reference": {"semantic": 60.0, "depth": 60.0, "normal": 60.0}}],
     "imtl_l": [{"learning_rate": 0.1}],
+    "pbi": [{"weights": WEIGHTS, "theta": 0.3}],
+    "ldc_mtl": [{"learning_rate": 0.1}, *({"learning_rate": 0.1, "normalize": n} for n in ("initial", "log"))],
     "rlw": [{}, {"distribution": "dirichlet"}],
     "schedule": [
         {"weights": {**WEIGHTS, "depth": optax.linear_schedule(1.0, 0.1, 4)}},
         {"weights": lambda step, losses: (1 + jnp.exp(-step / 4)) * losses / jnp.maximum(losses.mean(), 1e-8)},
     ],
+    "softadapt": [{"points": 2}, {"variant": "plain"}, {"variant": "normalized", "points": 3, "steps_per_point": 2}],
     "static": [{"weights": WEIGHTS}],
-    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}],
+    "stch": [{"steps_per_epoch": 2, "warmup_epochs": 1}, {"preferences": WEIGHTS, "mu": 10.0}],
     "uncertainty": [{"learning_rate": 0.1}, {"variant": "nash"}],
 }
 EACH = [(name, options) for name in BALANCERS for options in CASES.get(name, [{}])]
@@ -62,6 +67,8 @@ def losses():
 def test_order_of_the_tasks_does_not_matter(name, options, follow, losses):
     if name == "rlw":
         pytest.skip("equal in distribution only: the random weights are drawn by position")
+    if name == "ldc_mtl":
+        pytest.skip("the published equation compares tasks that are next to each other")
     order = [2, 0, 1]
     present = np.random.default_rng(2).random(losses.shape) < 0.8
     expected, _ = follow(METHODS[name](TASKS, **options), TASKS, losses, present)
@@ -77,7 +84,7 @@ def test_weights_are_finite_for_losses_of_any_size(name, options, follow):
         losses[4:] = losses[4:, ::-1]
         factors, state = follow(METHODS[name](TASKS, **options), TASKS, losses)
         assert np.isfinite(factors).all()
-        assert (factors >= 0).all()
+        assert (factors >= 0).all() or name in ("pbi", "cosmos")  # these raise a loss that is below its ratio
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
@@ -171,7 +178,8 @@ def test_every_method_learns(name, options, problem):
         params, state, losses = step(params, state)
         history.append(losses)
     # With logarithms of the losses, the largest loss falls slowly.
-    assert (history[-1] < (0.8 if name in ("geometric", "scale_invariant", "stch") else 0.5) * history[0]).all()
+    logarithms = name in ("geometric", "scale_invariant", "stch") or options.get("normalize") == "log"
+    assert (history[-1] < (0.8 if logarithms else 0.5) * history[0]).all()
 
 
 def test_every_method_checks_the_task_names():

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 # Lower bound of k, so that a weight is at most 46.
 _SMALLEST = 1e-20
@@ -74,8 +75,8 @@ def dtp(
     def step(task_gradients: TaskGradients, state: DTPState) -> tuple[Float[Array, "t"], DTPState]:
         if task_gradients.indicators is None:
             raise ValueError(
-                "dtp needs performance indicators, but TaskGradients.indicators is None; give every task a "
-                "Task.indicator, from which make_train_step computes them"
+                "dtp needs performance indicators, but TaskGradients.indicators is None; pass indicators to "
+                "task_gradients, or for make_train_step, give every task a Task.indicator"
             )
         current = task_gradients.indicators.astype(state.averages.dtype)
         is_new = task_gradients.present & ~jnp.isnan(current)

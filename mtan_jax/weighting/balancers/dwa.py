@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 # The softmax subtracts exponents, and inf - inf is NaN. Beyond this size it saturates at 0 or 1 anyway.
 _LARGEST_EXPONENT = 1e30

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_tasks
 
 
 @declare("balancer")

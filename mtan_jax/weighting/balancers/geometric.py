@@ -7,8 +7,9 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_tasks
 
 
 @declare("balancer")

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_number, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 
 class LearnedScaleState(NamedTuple):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_tasks
 
 
 class RLWState(NamedTuple):

@@ -11,8 +11,9 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.types import Shape
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, in_task_order
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_tasks, check_weight, in_task_order
 
 # JAX raises these errors where Python code needs the concrete value of a traced array.
 _CONCRETE_VALUE_ERRORS = (
@@ -100,7 +101,7 @@ def in_order(tasks: tuple[str, ...], weights: Weights) -> Float[Array, "t"]:
     Raises:
         ValueError: they are not one real number per task.
     """
-    values = in_task_order("schedule", tasks, weights) if isinstance(weights, Mapping) else weights
+    values = in_task_order("schedule weights", tasks, weights) if isinstance(weights, Mapping) else weights
     try:
         array = jnp.asarray(values)
     except (TypeError, ValueError):
@@ -138,7 +139,7 @@ def _of_all(tasks: tuple[str, ...], function: ScheduleOfAll) -> _Weigh:
 
 def _of_each(tasks: tuple[str, ...], weights: Mapping[str, optax.Schedule | float]) -> _Weigh:
     """Combines one function of the step, or constant, per task."""
-    values = in_task_order("schedule", tasks, weights)
+    values = in_task_order("schedule weights", tasks, weights)
     functions = tuple(_as_function(task, value) for task, value in zip(tasks, values, strict=True))
     return lambda step, losses: jnp.stack([jnp.asarray(function(step), losses.dtype) for function in functions])
 

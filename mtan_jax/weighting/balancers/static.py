@@ -1,22 +1,25 @@
 """Constant weights given by the user."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import TaskGradients, balancer, check_tasks, check_weight, in_task_order
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_tasks
+from mtan_jax.weighting.preferences import PerTask, per_task
 
 
 @declare("balancer")
-def static(tasks: Sequence[str], *, weights: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
+def static(tasks: Sequence[str], *, weights: PerTask) -> optax.GradientTransformationExtraArgs:
     """Constant weights w_i, given by the user.
 
     Args:
         tasks: task names, in the order of the losses.
-        weights: one weight per task, finite and at least 0. They are not normalized.
+        weights: one weight per task, finite and at least 0, as a mapping from task to weight, or an array in the order
+            of the tasks, which may be traced (`jax.vmap` over weights). They are not normalized.
 
     Raises:
         ValueError: the weights are not for exactly these tasks, or one is negative or not finite.
@@ -29,8 +32,7 @@ def static(tasks: Sequence[str], *, weights: Mapping[str, float]) -> optax.Gradi
         ValueError: static weights: missing ['depth'], unknown []; expected exactly ['semantic', 'depth']
     """
     tasks = check_tasks(tasks)
-    values = in_task_order("static", tasks, weights)
-    factors = tuple(check_weight("static", task, value) for task, value in zip(tasks, values, strict=True))
+    factors = per_task("static", "weights", tasks, weights, zero=True)
 
     def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         return jnp.asarray(factors, task_gradients.weights.dtype), state

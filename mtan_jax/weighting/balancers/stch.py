@@ -5,12 +5,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
-from mtan_jax.weighting.core import TaskGradients, balancer, check_count, check_number, check_tasks
+from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
+from mtan_jax.weighting.preferences import PerTask, per_task
+
+# Larger exponents saturate the softmax anyway, and inf - inf is NaN.
+_LARGEST_EXPONENT = 1e30
 
 
 class STCHState(NamedTuple):
@@ -29,7 +35,12 @@ class STCHState(NamedTuple):
 
 @declare("balancer")
 def stch(
-    tasks: Sequence[str], *, steps_per_epoch: int, mu: float = 1.0, warmup_epochs: int = 4
+    tasks: Sequence[str],
+    *,
+    steps_per_epoch: int | None = None,
+    mu: float = 1.0,
+    warmup_epochs: int = 4,
+    preferences: PerTask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Smooth Tchebycheff scalarization (STCH; Lin, Zhang, Yang, Liu, Wang, Zhang, ICML 2024).
 
@@ -38,13 +49,18 @@ def stch(
     n is computed over the epoch that follows the first `warmup_epochs`. Up to the end of that epoch the total loss is
     sum_i log L_i.
 
+    With `preferences` r, the total loss is mu log sum_i exp(r_i L_i / mu) from the first step on: equation 9 itself,
+    with an ideal point of 0. So w_i = r_i softmax(r L / mu)_i. For small mu, the minimum has equal r_i L_i.
+
     Losses below 1e-10 count as 1e-10. Absent tasks have weight 0 and do not change n.
 
     Args:
         tasks: task names, in the order of the losses.
-        steps_per_epoch: length of an epoch in steps.
+        steps_per_epoch: length of an epoch in steps; required without `preferences`, and not used with them.
         mu: smoothing; the smaller, the more the worst task dominates.
         warmup_epochs: epochs before the one over which n is computed.
+        preferences: r, as a mapping from task to a positive number, or an array in the order of the tasks, which may be
+            traced (`jax.vmap` over preferences).
 
     Raises:
         ValueError: an option is out of range.
@@ -54,9 +70,13 @@ def stch(
         >>> tx = stch(("semantic", "depth"), steps_per_epoch=397)
     """
     tasks = check_tasks(tasks)
-    check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
     check_number("stch", "mu", mu, above=0)
     check_count("stch", "warmup_epochs", warmup_epochs, least=0)
+    if preferences is not None:
+        return _with_preferences(tasks, mu, per_task("stch", "preferences", tasks, preferences))
+    if steps_per_epoch is None:
+        raise ValueError("stch has no steps_per_epoch; it needs the length of an epoch in steps, or preferences")
+    check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
 
     def init() -> STCHState:
         zeros = jnp.zeros(len(tasks), jnp.float32)
@@ -80,3 +100,17 @@ def stch(
         return jnp.where(present, factors / losses, 0), new
 
     return balancer("stch", tasks, init, step)
+
+
+def _with_preferences(
+    tasks: tuple[str, ...], mu: float, preferences: Float[Array, "t"] | Float[np.ndarray, "t"]
+) -> optax.GradientTransformationExtraArgs:
+    def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
+        present = task_gradients.present
+        losses = task_gradients.weights * task_gradients.losses
+        wanted = jnp.asarray(preferences, losses.dtype)
+        exponents = jnp.where(present, jnp.minimum(wanted * losses / mu, _LARGEST_EXPONENT), -jnp.inf)
+        shares = jax.nn.softmax(jnp.where(present.any(), exponents, 0))
+        return jnp.where(present, wanted * shares, 0), state
+
+    return balancer("stch", tasks, optax.EmptyState, step)

@@ -8,8 +8,8 @@ import optax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.balancers.learned_scale import learned_scale
-from mtan_jax.weighting.core import check_number
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number
 
 _INITIAL_LOG_VARIANCE = {"mtan": -0.5, "nash": 0.0}
 _NASH_LEARNING_RATE = 0.025

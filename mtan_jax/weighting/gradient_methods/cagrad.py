@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import conflict_averse, unit_size
+from mtan_jax.weighting.stack import Stack
 
 
 @declare("gradient_method")
@@ -20,7 +23,7 @@ def cagrad(
     c: float = 0.4,
     rescale: Literal["none", "squared", "linear"] = "squared",
     times_tasks: bool = True,
-    shared: Shared = "backbone",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Conflict-averse gradient descent (CAGrad; Liu, Liu, Jin, Stone, Liu, NeurIPS 2021).

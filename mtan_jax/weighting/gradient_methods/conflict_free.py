@@ -6,15 +6,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack
 
 
 @declare("gradient_method")
 def conflict_free(
     tasks: Sequence[str],
     *,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Conflict-free gradients (ConFIG; Liu, Chu, Thuerey, ICLR 2025).

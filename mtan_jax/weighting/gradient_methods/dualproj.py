@@ -6,16 +6,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import project_to_dual_cone, unit_size
+from mtan_jax.weighting.stack import Stack
 
 
 @declare("gradient_method")
 def dualproj(
     tasks: Sequence[str],
     *,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     r"""DualProj: projects the mean gradient onto the cone of vectors that conflict with no task.

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, weighted_sum
+from mtan_jax.weighting.gradients import Combined, combined
+from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack, weighted_sum
 
 _SMALLEST_SQUARE = 1e-7
 
@@ -38,7 +41,7 @@ def excess_mtl(
     step_size: float = 0.01,
     variant: Literal["authors", "paper"] = "authors",
     warmup_steps: int = 1,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """ExcessMTL (He, Zhou, Zhang, ICML 2024): more weight for tasks that are far from their own optimum.

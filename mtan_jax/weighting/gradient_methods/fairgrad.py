@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import fair_weights
+from mtan_jax.weighting.stack import Stack
 
 
 @declare("gradient_method")
@@ -16,7 +19,7 @@ def fairgrad(
     tasks: Sequence[str],
     *,
     alpha: float = 2.0,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """FairGrad (Ban and Ji, "Fair resource allocation in multi-task learning", ICML 2024): alpha-fair updates.

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined
+from mtan_jax.weighting.gradients import Combined, combined
+from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack
 
 
 class GradDropState(NamedTuple):
@@ -29,7 +32,7 @@ def graddrop(
     *,
     leak: float = 0.0,
     seed: int = 0,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient sign dropout (GradDrop; Chen, Ngiam, Huang et al., NeurIPS 2020, algorithm 1).
@@ -71,7 +74,7 @@ def graddrop(
         ones = jnp.ones_like(stack.losses)
         return Combined(leaves, ones, ones, GradDropState(optax.safe_increment(state.steps)))
 
-    return combined("graddrop", tasks, init, combine, shared=shared, backward=backward)
+    return combined("graddrop", tasks, init, combine, shared=shared, backward=backward, state_per_parameter=False)
 
 
 def drop_signs(gradients: Float[Array, "t ..."], threshold: Float[Array, "..."], leak: float) -> Float[Array, "..."]:

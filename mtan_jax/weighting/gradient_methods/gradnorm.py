@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32
 
-from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack
 
 _PAPER_RATE = 0.025
 _SMALLEST_LOSS = 1e-10
@@ -43,7 +46,7 @@ def gradnorm(
     learning_rate: float | optax.Schedule | None = None,
     weight_rate: float | optax.Schedule | None = None,
     steps_per_epoch: int | None = None,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient normalization (GradNorm; Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018).

@@ -8,10 +8,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
-from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradient_methods.pcgrad import random_orders
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack
 
 
 class GradVacState(NamedTuple):
@@ -32,7 +35,7 @@ def gradvac(
     *,
     beta: float = 0.5,
     seed: int = 0,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient vaccine (GradVac; Wang, Tsvetkov, Firat, Cao, ICLR 2021).

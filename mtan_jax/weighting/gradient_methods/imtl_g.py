@@ -6,15 +6,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
+from mtan_jax.weighting.gradients import Wrt, weighted
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack
 
 
 @declare("gradient_method")
 def imtl_g(
     tasks: Sequence[str],
     *,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
     wrt: Wrt = "parameters",
 ) -> optax.GradientTransformationExtraArgs:

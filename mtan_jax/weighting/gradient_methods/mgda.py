@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, Wrt, weighted
+from mtan_jax.weighting.gradients import Wrt, weighted
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import min_norm
+from mtan_jax.weighting.stack import Stack
 
 _NORMALIZE = ("none", "l2", "loss", "loss+")
 
@@ -19,7 +22,7 @@ def mgda(
     tasks: Sequence[str],
     *,
     normalize: Literal["none", "l2", "loss", "loss+"] = "none",
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
     wrt: Wrt = "parameters",
 ) -> optax.GradientTransformationExtraArgs:

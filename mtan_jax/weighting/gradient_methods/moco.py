@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Combined, Shared, Stack, combined, gram_of, weighted_sum
+from mtan_jax.weighting.gradients import Combined, combined
+from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum
 
 _SMALLEST_LENGTH = 1e-8
 
@@ -38,7 +41,7 @@ def moco(
     gamma: float = 0.1,
     gamma_decay: float = 0.5,
     rho: float = 0.0,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Multi-objective gradient with correction (MoCo; Fernando, Shen, Liu et al., ICLR 2023).

@@ -8,10 +8,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import fair_weights
+from mtan_jax.weighting.stack import Stack
 
 
 class NashMTLState(NamedTuple):
@@ -32,7 +35,7 @@ def nash_mtl(
     *,
     update_every: int = 1,
     max_norm: float | None = 1.0,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Nash-MTL (Navon, Shamsian, Achituve et al., ICML 2022): the update is the Nash bargaining solution of the tasks.

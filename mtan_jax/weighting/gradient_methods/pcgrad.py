@@ -9,8 +9,11 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.shared_parameters import Shared
+from mtan_jax.weighting.stack import Stack
 
 
 class PCGradState(NamedTuple):
@@ -28,7 +31,7 @@ def pcgrad(
     tasks: Sequence[str],
     *,
     seed: int = 0,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Projecting conflicting gradients (PCGrad; Yu, Kumar, Gupta, Levine, Hausman, Finn, NeurIPS 2020, algorithm 1).

@@ -8,10 +8,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import check_count, check_number
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import project_to_simplex
+from mtan_jax.weighting.stack import Stack
 
 _MOMENTUM = 0.5
 _SMALLEST_SQUARE = 1e-8
@@ -34,7 +37,7 @@ def sdmgrad(
     pull: float = 0.3,
     rate: float = 10.0,
     iterations: int = 20,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     """Direction-oriented multi-objective descent (SDMGrad; Xiao, Ban, Ji, NeurIPS 2023).

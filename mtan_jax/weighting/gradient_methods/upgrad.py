@@ -5,18 +5,21 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.gradients import Backward, Shared, Stack, weighted
+from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import project_to_dual_cone, unit_size
+from mtan_jax.weighting.stack import Stack
 
 
 @declare("gradient_method")
 def upgrad(
     tasks: Sequence[str],
     *,
-    shared: Shared = "all_but_heads",
+    shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
     r"""UPGrad (Quinton and Rey, "Jacobian descent for multi-objective optimization", 2024).
@@ -41,8 +44,13 @@ def upgrad(
     """
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
-        gram = unit_size(stack.gram)
-        rows = jnp.diag(stack.present / jnp.maximum(stack.present.sum(), 1)).astype(gram.dtype)
-        return jax.vmap(project_to_dual_cone, (0, None, None))(rows, gram, stack.present).sum(0), state
+        return upgrad_weights(stack.gram, stack.present), state
 
     return weighted("upgrad", tasks, optax.EmptyState, weigh, shared=shared, backward=backward)
+
+
+def upgrad_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
+    """The weights of the mean of the projections of all present tasks' gradients, from their Gram matrix."""
+    gram = unit_size(gram)
+    rows = jnp.diag(present / jnp.maximum(present.sum(), 1)).astype(gram.dtype)
+    return jax.vmap(project_to_dual_cone, (0, None, None))(rows, gram, present).sum(0)

@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.runtime import collectives
-from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates
+from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 
 class AutoLambdaState(NamedTuple):
@@ -121,9 +122,9 @@ def auto_lambda(
         second_losses_at, losses_at = task_gradients.second_losses_at, task_gradients.losses_at
         if second_losses_at is None:
             raise ValueError(
-                "auto_lambda learns its weights from a second batch, but the step received none; batches for "
-                "make_train_step must hold one under the key 'second', as those of `Experiment.train_batches` and "
-                "`mtan_jax.data.batches.pipeline.with_second` do"
+                "auto_lambda learns its weights from a second batch, but the step received none; pass second_losses_of "
+                "to task_gradients. Batches for make_train_step must hold one under the key 'second', as those of "
+                "`Experiment.train_batches` and `mtan_jax.data.batches.pipeline.with_second` do"
             )
         if losses_at is None or params is None:
             raise ValueError("auto_lambda needs the parameters, as tx.update(..., params), and TaskGradients.losses_at")
@@ -138,7 +139,7 @@ def auto_lambda(
         norm = optax.tree_utils.tree_norm(direction)
         direction = jax.tree.map(lambda leaf: leaf / jnp.where(norm > 0, norm, 1), direction)
         if epsilon == 0:
-            slopes = _exact_slopes(task_gradients, direction)
+            slopes = exact_slopes(task_gradients, direction)
         else:
             slopes = _slopes(losses_at, params, direction, epsilon)
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
@@ -170,7 +171,7 @@ def _slopes(
     return (losses_along(epsilon) - losses_along(-epsilon)) / (2 * epsilon)
 
 
-def _exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Float[Array, "t"]:
+def exact_slopes(task_gradients: TaskGradients, direction: optax.Updates) -> Float[Array, "t"]:
     """The exact directional derivatives: those of <gradient(c), direction>, which is linear in the cotangent c."""
 
     def product(cotangent: Float[Array, "t"]) -> Float[Array, ""]:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.core import TaskGradients, check_number, check_tasks, check_updates, check_weight, in_task_order
+from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.option_checks import check_number, check_tasks, check_weight, in_task_order
 
 _SMALLEST = 1e-8
 
@@ -67,7 +68,8 @@ def famo(
     tasks = check_tasks(tasks)
     check_number("famo", "weight_rate", weight_rate, least=0)
     check_number("famo", "decay", decay, least=0)
-    values = in_task_order("famo", tasks, least_losses if least_losses is not None else dict.fromkeys(tasks, 0.0))
+    given = least_losses if least_losses is not None else dict.fromkeys(tasks, 0.0)
+    values = in_task_order("famo least_losses", tasks, given)
     least = tuple(check_weight("famo least", task, value) for task, value in zip(tasks, values, strict=True))
     adam = optax.scale_by_adam()
     inner = optax.with_extra_args_support(inner)

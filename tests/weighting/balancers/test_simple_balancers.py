@@ -49,6 +49,8 @@ def test_published_codes(tasks, follow):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({}, "stch has no steps_per_epoch; it needs the length of an epoch in steps, or preferences"),
+        ({"preferences": {"depth": 1.0}}, r"stch preferences: missing \['normal', 'semantic'\], unknown"),
         ({"steps_per_epoch": 0}, "stch steps_per_epoch is 0; expected an integer of at least 1"),
         ({"steps_per_epoch": 1, "mu": 0.0}, "stch mu is 0.0; expected a finite number above 0"),
         ({"steps_per_epoch": 1, "warmup_epochs": -1}, "stch warmup_epochs is -1; expected an integer of at least 0"),
@@ -57,6 +59,15 @@ def test_published_codes(tasks, follow):
 def test_bad_options_of_stch(options, message):
     with pytest.raises(ValueError, match=message):
         stch(TASKS, **options)
+
+
+@pytest.mark.parametrize("mu", [0.1, 2.0])
+def test_stch_with_preferences_is_the_derivative_of_the_smooth_maximum(mu, follow):
+    losses, r = np.random.default_rng(0).uniform(0.1, 3, (5, 3)).astype(np.float32), np.array([0.5, 1.0, 2.0])
+    total = lambda row: mu * jnp.log(jnp.exp(row * r.astype(np.float32) / mu).sum())  # noqa: E731
+    expected = jax.vmap(jax.grad(total))(losses)
+    for given in (r, dict(zip(TASKS, map(float, r), strict=True))):
+        np.testing.assert_allclose(follow(stch(TASKS, mu=mu, preferences=given), TASKS, losses)[0], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", TOTALS)

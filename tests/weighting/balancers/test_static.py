@@ -1,7 +1,9 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtan_jax.weighting import equal, static
+from mtan_jax.weighting import TaskGradients, equal, static
 
 TASKS = ("semantic", "depth")
 
@@ -27,9 +29,23 @@ def test_equal_weights_are_one(follow):
         ({"semantic": 1.0, "depth": -1.0}, "static weight of 'depth' is -1.0; expected a finite number of at least 0"),
         ({"semantic": float("nan"), "depth": 1.0}, "static weight of 'semantic' is nan"),
         ({"semantic": float("inf"), "depth": 1.0}, "static weight of 'semantic' is inf"),
-        ({"semantic": "0.5", "depth": 1.0}, "static weight of 'semantic' is '0.5'; expected a number"),
+        ({"semantic": "0.5", "depth": 1.0}, "static weight of 'semantic' is '0.5'; expected a finite number"),
     ],
 )
 def test_messages(weights, message):
     with pytest.raises(ValueError, match=message):
         static(TASKS, weights=weights)
+
+
+def test_weights_as_an_array_may_be_traced(follow):
+    given = TaskGradients(("a", "b"), jnp.ones(2), jnp.ones(2, bool), jnp.ones(2), lambda cotangent: cotangent)
+
+    def weights(values):
+        tx = static(("a", "b"), weights=values)
+        return tx.update(given, tx.init(None))[0].weights
+
+    vectors = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(weights))(vectors), vectors)
+    np.testing.assert_array_equal(weights([1.0, 2.0]), vectors[0])
+    with pytest.raises(ValueError, match=r"static weight of 'b' is -1.0; expected a finite number of at least 0"):
+        static(("a", "b"), weights=np.array([1.0, -1.0]))

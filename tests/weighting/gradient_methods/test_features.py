@@ -46,7 +46,7 @@ def gram_keeper(tasks, weights):
         tasks,
         lambda: jnp.zeros((len(tasks), len(tasks))),
         lambda stack, _: (weights, stack.gram.astype(jnp.float32)),
-        shared="all_but_heads",
+        shared="auto",
         backward="together",
         wrt="features",
     )
@@ -555,7 +555,7 @@ def test_messages_of_the_methods(method):
         make(("depth",), shared="backbone", wrt="features")
     given = TaskGradients(("depth",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda cotangent: cotangent)
     tx = make(("depth",), wrt="features")
-    with pytest.raises(ValueError, match=r"no gradients with respect to features; use make_train_step"):
+    with pytest.raises(ValueError, match=r"no gradients with respect to features: task_gradients computes"):
         tx.update(given, tx.init(None))
 
 

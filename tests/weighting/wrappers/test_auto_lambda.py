@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import tiny_problem, toy_config
+from helpers.weighting_problem import regression, regression_gradients
 
 from mtan_jax import steps
 from mtan_jax.models import Backbone, Numerics
@@ -40,24 +41,6 @@ def first_step(tx, gradients_at, params):
 
 
 # Values.
-
-
-def regression(params, x, y):
-    return ((jnp.tanh(x @ params["shared"]) @ params["heads"] - y) ** 2).mean(0)
-
-
-def regression_gradients(tasks, params, x, y, second_x, second_y):
-    losses, pullback = jax.vjp(lambda params: regression(params, x, y), params)
-    ones = jnp.ones_like(losses)
-    return TaskGradients(
-        tasks,
-        losses,
-        ones > 0,
-        ones,
-        lambda cotangent: pullback(cotangent)[0],
-        lambda params: regression(params, x, y),
-        second_losses_at=lambda params: regression(params, second_x, second_y),
-    )
 
 
 @pytest.mark.parametrize("primary", ["all", "first"])

@@ -166,7 +166,7 @@ def test_build_weighting_passes_the_rest_of_the_chain_as_inner(problem):
     [
         ({"weight_rate": -1.0}, "famo weight_rate is -1.0; expected a finite number of at least 0"),
         ({"decay": float("nan")}, "famo decay is nan"),
-        ({"least_losses": {"a": 0.0}}, r"famo weights: missing \['b'\]"),
+        ({"least_losses": {"a": 0.0}}, r"famo least_losses: missing \['b'\]"),
     ],
 )
 def test_bad_options(options, message):
