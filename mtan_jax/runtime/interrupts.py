@@ -93,6 +93,12 @@ class _Signals:
                 else:
                     end(f"stopped by a second signal; {CONTINUES}")
 
+    def unraisable(self, args: "sys.UnraisableHookArgs") -> None:
+        """Ends the process if Python has ignored a KeyboardInterrupt, which it does in finalizers."""
+        if self.first is not None and issubclass(args.exc_type, KeyboardInterrupt):
+            self._end()
+        sys.__unraisablehook__(args)
+
     def _end(self) -> NoReturn:
         self.announce()
         end(f"stopped; {CONTINUES}")
@@ -118,6 +124,7 @@ def install(*, connects: bool = False) -> None:
         return
     _signals = _Signals("defer" if connects else "end")
     signal.set_wakeup_fd(_signals.write, warn_on_full_buffer=False)
+    sys.unraisablehook = _signals.unraisable
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # signals of a child are not ours
     for signum in handled:
         signal.signal(signum, _signals.handle)

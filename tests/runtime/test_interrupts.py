@@ -73,6 +73,27 @@ def test_one_of_two_processes_during_the_imports(target, tmp_path):
     assert "was stopped" in errors[1 - target]
 
 
+IN_A_FINALIZER = """
+import signal
+from mtan_jax.runtime import interrupts
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+interrupts.install()
+with interrupts.raised():
+    Finalized()
+    print("the run went on")
+"""
+
+
+def test_in_a_finalizer():
+    # Python ignores an exception there: it showed a traceback, and the run went on.
+    environment = {**os.environ, "PYTHONPATH": str(whole_run.ROOT)}
+    command = [sys.executable, "-c", IN_A_FINALIZER]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (143, "", f"{MESSAGE}\n")
+
+
 AT_THE_END = """
 import os, signal, sys, threading, time
 from mtan_jax.runtime import interrupts, parallel
