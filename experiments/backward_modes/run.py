@@ -9,6 +9,7 @@ are medians over turns, in which the modes follow each other. Writes `results.js
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -42,7 +43,7 @@ def mtan(names: tuple[str, ...]) -> tuple[Any, Any]:
     heads = tuple(dataclasses.replace(tasks.depth(), name=name) for name in names)
     model = MTAN(segnet(WIDTH, Numerics()), heads)
     image = np.random.default_rng(0).uniform(size=(ROWS, SIZE, SIZE, 3)).astype(np.float32)
-    variables = jax.jit(lambda key: model.init(key, image, train=True))(jax.random.key(0))
+    variables = jax.jit(functools.partial(model.init, train=True))(jax.random.key(0), image)
 
     def losses_of(params: Any, statistics: Any) -> tuple[dict[str, Any], Any]:
         predictions, updates = model.apply(
