@@ -85,6 +85,21 @@ class Problem:
             indicators=1 / (1 + losses),
         )
 
+    def train_alone(self, tx, start=None, first=0):
+        """Parameters and state after each step of `tx` on one device, from a start before the step `first`."""
+
+        @jax.jit
+        def step(params, state, batch):
+            updates, state = tx.update(self.task_gradients(params, batch), state, params)
+            return jax.tree.map(jnp.add, params, updates), state
+
+        params, state = (self.params, tx.init(self.params)) if start is None else start
+        history = []
+        for i in range(first, len(self.batches["x"])):
+            params, state = step(params, state, {key: value[i] for key, value in self.batches.items()})
+            history.append(jax.device_get((params, state)))
+        return history
+
     def train(self, tx, devices):
         """Parameters and optimiser state after each step of `tx`, by pmap over so many devices."""
 

@@ -69,35 +69,21 @@ def test_the_shares_minimize_their_objective():
             assert objective(found[None])[0] <= least.min() + 1e-4 * max(np.ptp(least), 1e-3)
 
 
-def train(tx, problem, start=None, first=0):
-    """Parameters and state after each step on one device."""
-
-    @jax.jit
-    def step(params, state, batch):
-        updates, state = tx.update(problem.task_gradients(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = (problem.params, tx.init(problem.params)) if start is None else start
-    history = []
-    for i in range(first, len(problem.batches["x"])):
-        params, state = step(params, state, {key: value[i] for key, value in problem.batches.items()})
-        history.append(jax.device_get((params, state)))
-    return history
-
-
 def test_four_devices_are_one_and_a_resumed_run_is_the_same(problem):
     tx = chain(rho=1.0, steps_per_epoch=2)
-    one, four = train(tx, problem), problem.train(tx, devices=4)
+    one, four = problem.train_alone(tx), problem.train(tx, devices=4)
     for (params, state), (other_params, other_state) in zip(one, four, strict=True):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), other_params, params)
         np.testing.assert_allclose(other_state[0].shares, state[0].shares, atol=1e-3)
     assert np.ptp(one[-1][1][0].logits) > 0.01
-    resumed = train(tx, problem, start=one[2], first=3)
+    resumed = problem.train_alone(tx, start=one[2], first=3)
     jax.tree.map(np.testing.assert_array_equal, resumed, one[3:])
 
 
 def test_an_absent_task_keeps_its_state(problem):
-    (_, (before, _)), (_, (after, _)) = train(chain(rho=1.0, steps_per_epoch=1), problem)[1:3]  # the third: no "depth"
+    (_, (before, _)), (_, (after, _)) = problem.train_alone(chain(rho=1.0, steps_per_epoch=1))[
+        1:3
+    ]  # the third: no "depth"
     for name in ("logits", "shares"):
         changed = getattr(before, name) != getattr(after, name)
         np.testing.assert_array_equal(changed, [True, False, True])

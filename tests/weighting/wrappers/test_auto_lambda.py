@@ -110,26 +110,10 @@ def test_the_derivative_is_that_of_the_second_loss_after_the_step(epsilon, toler
 # Properties of every method.
 
 
-def train(tx, problem, **options):
-    """Parameters and state after each step on one device."""
-
-    @jax.jit
-    def step(params, state, batch):
-        updates, state = tx.update(problem.task_gradients(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = options.get("start", (problem.params, tx.init(problem.params)))
-    history = []
-    for i in range(options.get("first", 0), len(problem.batches["x"])):
-        params, state = step(params, state, {key: value[i] for key, value in problem.batches.items()})
-        history.append(jax.device_get((params, state)))
-    return history
-
-
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_four_devices_are_one_and_the_state_keeps_its_types(epsilon, problem):
     tx = chain(epsilon=epsilon)
-    one, four = train(tx, problem), problem.train(tx, devices=4)
+    one, four = problem.train_alone(tx), problem.train(tx, devices=4)
     start = tx.init(problem.params)
     for (params, state), (other_params, other_state) in zip(one, four, strict=True):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other_params, params)
@@ -142,8 +126,8 @@ def test_four_devices_are_one_and_the_state_keeps_its_types(epsilon, problem):
 
 def test_resumed_in_the_middle_is_the_same(problem):
     tx = chain()
-    straight = train(tx, problem)
-    resumed = train(tx, problem, start=straight[2], first=3)
+    straight = problem.train_alone(tx)
+    resumed = problem.train_alone(tx, start=straight[2], first=3)
     jax.tree.map(np.testing.assert_array_equal, resumed, straight[3:])
 
 
@@ -222,14 +206,14 @@ def test_weights_of_the_methods_before_are_part_of_the_losses(problem):
 
 
 def test_an_absent_task_keeps_its_weight(problem):
-    history = train(chain(), problem)
+    history = problem.train_alone(chain())
     (_, before), (_, after) = history[1], history[2]  # no label for "depth" at the third step, in either batch
     changed = before.lambdas != after.lambdas
     np.testing.assert_array_equal(changed, [True, False, True])
     np.testing.assert_array_equal(before.adam.mu != after.adam.mu, changed)
     np.testing.assert_array_equal(after.adam.count, [3, 2, 3])
     # If it is the only primary task, no weight changes.
-    (_, before), (_, after) = train(chain(primary=("depth",)), problem)[1:3]
+    (_, before), (_, after) = problem.train_alone(chain(primary=("depth",)))[1:3]
     jax.tree.map(np.testing.assert_array_equal, (before.lambdas, before.adam), (after.lambdas, after.adam))
 
 

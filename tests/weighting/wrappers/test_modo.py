@@ -98,25 +98,9 @@ def test_the_weights_approach_the_shortest_combination_of_the_mean_gradients():
 # Properties of every method.
 
 
-def train(tx, problem, start=None, first=0):
-    """Parameters and state after each step on one device."""
-
-    @jax.jit
-    def step(params, state, batch):
-        updates, state = tx.update(problem.task_gradients(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = (problem.params, tx.init(problem.params)) if start is None else start
-    history = []
-    for i in range(first, len(problem.batches["x"])):
-        params, state = step(params, state, {key: value[i] for key, value in problem.batches.items()})
-        history.append(jax.device_get((params, state)))
-    return history
-
-
 def test_four_devices_are_one_and_the_state_keeps_its_types(problem):
     tx = chain()
-    one, four = train(tx, problem), problem.train(tx, devices=4)
+    one, four = problem.train_alone(tx), problem.train(tx, devices=4)
     start = tx.init(problem.params)
     for (params, state), (other_params, other_state) in zip(one, four, strict=True):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other_params, params)
@@ -127,8 +111,8 @@ def test_four_devices_are_one_and_the_state_keeps_its_types(problem):
 
 def test_resumed_in_the_middle_is_the_same(problem):
     tx = chain()
-    straight = train(tx, problem)
-    jax.tree.map(np.testing.assert_array_equal, train(tx, problem, start=straight[2], first=3), straight[3:])
+    straight = problem.train_alone(tx)
+    jax.tree.map(np.testing.assert_array_equal, problem.train_alone(tx, start=straight[2], first=3), straight[3:])
 
 
 def test_order_of_the_tasks_does_not_matter():

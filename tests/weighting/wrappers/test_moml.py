@@ -86,35 +86,19 @@ def test_the_derivative_is_that_of_the_second_losses_after_the_virtual_step():
         np.testing.assert_allclose(state.adam.mu / 0.1, expected, rtol=1e-5)
 
 
-def train(tx, problem, start=None, first=0):
-    """Parameters and state after each step on one device."""
-
-    @jax.jit
-    def step(params, state, batch):
-        updates, state = tx.update(problem.task_gradients(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = (problem.params, tx.init(problem.params)) if start is None else start
-    history = []
-    for i in range(first, len(problem.batches["x"])):
-        params, state = step(params, state, {key: value[i] for key, value in problem.batches.items()})
-        history.append(jax.device_get((params, state)))
-    return history
-
-
 def test_four_devices_are_one_and_a_resumed_run_is_the_same(problem):
     tx = chain()
-    one, four = train(tx, problem), problem.train(tx, devices=4)
+    one, four = problem.train_alone(tx), problem.train(tx, devices=4)
     for (params, state), (other_params, other_state) in zip(one, four, strict=True):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), other_params, params)
         np.testing.assert_allclose(other_state.logits, state.logits, atol=1e-4)
     assert np.ptp(one[-1][1].logits) > 0.01
-    resumed = train(tx, problem, start=one[2], first=3)
+    resumed = problem.train_alone(tx, start=one[2], first=3)
     jax.tree.map(np.testing.assert_array_equal, resumed, one[3:])
 
 
 def test_an_absent_task_keeps_its_logit(problem):
-    (_, before), (_, after) = train(chain(combine="sum"), problem)[1:3]  # no label for "depth" in the third step
+    (_, before), (_, after) = problem.train_alone(chain(combine="sum"))[1:3]  # no label for "depth" in the third step
     np.testing.assert_array_equal(before.logits != after.logits, [True, False, True])
     np.testing.assert_array_equal(after.adam.count, [3, 2, 3])
     weights = task_weights(after)
