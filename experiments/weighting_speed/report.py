@@ -38,7 +38,7 @@ def write(folder: pathlib.Path) -> None:
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """The setup, one table per case, all variants, and the differences of the first updates."""
+    """The setup, one table per case, all variants, the differences of the first updates, and errors."""
     cases = list(dict.fromkeys((record["network"], record["tasks"]) for record in results["records"]))
     parts = [setup(results), summary(results["records"], cases)]
     for network, tasks in cases:
@@ -142,35 +142,29 @@ def matches(record: Record, case: tuple[str, int], key: tuple[str, str, str]) ->
 
 
 def differences(records: Sequence[Record], cases: Sequence[tuple[str, int]]) -> str:
-    """The largest distance of a library's first updates from ours, over its variants and both parts of the network."""
-    rows = [["method", "updates of", "part", *(f"{network.upper()}, {tasks}" for network, tasks in cases)]]
+    """The largest distance from ours of the first updates of the shared parameters, over a library's variants."""
+    rows = [["method", "library", *(f"{network.upper()}, {tasks}" for network, tasks in cases)]]
     for method in methods_of(records):
         for library in LIBRARIES:
-            for part in ("shared", "heads"):
-                cells = []
-                for case in cases:
-                    found = [
-                        one["differs_by"][part]
-                        for one in records
-                        if (one["network"], one["tasks"]) == case
-                        and (one["method"], one["library"]) == (method, library)
-                        and one.get("differs_by")
-                        and not (part == "heads" and one["variant"] == "autogram")
-                    ]
-                    cells.append(f"{max(found):.0e}" if found else "")
-                if any(cells):
-                    rows.append([f"`{method}`", library, part, *cells])
+            of_row = [one for one in records if (one["method"], one["library"]) == (method, library)]
+            cells = []
+            for case in cases:
+                of_case = [one for one in of_row if (one["network"], one["tasks"]) == case]
+                found = [one["differs_by"]["shared"] for one in of_case if one.get("differs_by")]
+                cells.append(f"{max(found):.0e}" if found else "")
+            if any(cells):
+                rows.append([f"`{method}`", library, *cells])
     return markdown(rows)
 
 
 def errors(results: Mapping[str, Any]) -> str:
     """What did not run."""
-    lines = [f"- {one['step']}: `{one['error'].splitlines()[0]}`" for one in results["tried"]]
+    lines = [f"- {one['step']}: `` {one['error'].splitlines()[0]} ``" for one in results["tried"]]
     for record in results["records"]:
         if "error" in record:
             case = f"{record['network'].upper()}, {record['tasks']} tasks"
             what = f"{record['library']} {record['method']} {record['variant']}, {case}"
-            lines.append(f"- {what}: `{record['error'].splitlines()[0]}`")
+            lines.append(f"- {what}: `` {record['error'].splitlines()[0]} ``")
     return "\n".join(lines) + "\n"
 
 
