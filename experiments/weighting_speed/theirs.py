@@ -208,9 +208,10 @@ def main():
     sys.modules["LibMTL"] = types.ModuleType("LibMTL")  # the package imports the trainer, which needs much more
     sys.modules["LibMTL"].__path__ = [str(arguments.libmtl / "LibMTL")]
     torch.symeig = lambda matrix, eigenvectors: torch.linalg.eigh(matrix)  # PyTorch 2 has no symeig; LibMTL calls it
-    torch._functorch.config.donated_buffer = (
-        False  # compiled networks must keep their graph for further backward passes
-    )
+    # A compiled network must keep its graph for the backward passes of the other tasks. PyTorch's cache on disk ignores
+    # this setting: with programs compiled without it, all passes but the first return wrong gradients.
+    torch._functorch.config.donated_buffer = False
+    torch._inductor.config.force_disable_caches = True
     steps = Steps(make_problem(arguments.network, arguments.tasks))
     for order, *rest in orders(sys.stdin):
         try:

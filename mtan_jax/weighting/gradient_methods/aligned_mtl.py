@@ -35,7 +35,7 @@ def aligned_mtl(
         tasks: task names, in the order of the losses.
         scale: the choice of s: "min", "median" or "rmse".
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
         wrt: "parameters", or "features": one full backward pass (the paper's Aligned-MTL-UB).
 
     Raises:

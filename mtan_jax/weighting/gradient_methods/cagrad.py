@@ -41,7 +41,7 @@ def cagrad(
         rescale: divisor of the update: 1 ("none"), 1 + c^2 ("squared", the authors' choice) or 1 + c ("linear").
         times_tasks: whether to multiply by the number of present tasks.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.

@@ -61,7 +61,7 @@ def cr_mogm(
         alpha: share of the old weights, from 0 to 1, constant or a function of the step. 0.9 is TorchJD's default. The
             paper (corollary 1) recommends 1 - r_t / r_1 for learning rates r_t that fall to 0.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.

@@ -58,7 +58,7 @@ def epo(
             traced: `jax.vmap` over preferences trains several members at once. None: equal preferences.
         tolerance: mu below which steps descend on all tasks; the authors' default.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range, or the preferences are not for exactly these tasks.

@@ -33,7 +33,7 @@ def fairgrad(
         alpha: fairness; larger values give more weight to the task that improves least. The authors use 2 on NYUv2 and
             Cityscapes.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.

@@ -72,7 +72,7 @@ def gradnorm(
         weight_rate: learning rate of w or v, if it differs from the variant's.
         steps_per_epoch: length of an epoch in steps; required for "libmtl".
         shared: the parameters whose gradient norms are compared; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range, or one that the variant requires is missing.

@@ -53,7 +53,7 @@ def gradvac(
         beta: weight of the new cosine in the running mean.
         seed: seed of the random order.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.

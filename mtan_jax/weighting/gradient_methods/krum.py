@@ -42,7 +42,7 @@ def krum(
         num_selected: m.
         distance: "squared", or "plain" distances.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range; in particular, f > 0 needs at least f + 3 tasks.

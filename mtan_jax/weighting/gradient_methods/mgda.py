@@ -46,7 +46,7 @@ def mgda(
         tasks: task names, in the order of the losses.
         normalize: the divisor of the gradients.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
         wrt: "parameters", or "features": one full backward pass (MGDA-UB, Sener and Koltun, equation 5). As in their
             code, inner products are over all rows of the batch; LibMTL's `rep_grad` sums over the rows first.
 

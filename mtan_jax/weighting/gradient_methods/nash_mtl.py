@@ -50,7 +50,7 @@ def nash_mtl(
         update_every: steps between solutions; the steps in between use the last one.
         max_norm: norm to which the gradient of the shared parameters is clipped; None: no clipping.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.

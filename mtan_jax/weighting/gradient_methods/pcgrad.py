@@ -44,7 +44,7 @@ def pcgrad(
         tasks: task names, in the order of the losses.
         seed: seed of the random order.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.

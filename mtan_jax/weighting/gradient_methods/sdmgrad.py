@@ -57,7 +57,7 @@ def sdmgrad(
         rate: step size of the search; 10 in the authors' code, 5 in LibMTL.
         iterations: number of steps of the search.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
-        backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
+        backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
     Raises:
         ValueError: an option is out of range.
