@@ -120,14 +120,15 @@ def ending_together() -> Iterator[None]:
         with interrupts.raised():
             wait_for_all("end")
         liveness.stop()
-    except (Exception, SystemExit, KeyboardInterrupt) as raised:
-        error: Exception | SystemExit
-        if isinstance(raised, KeyboardInterrupt):
-            error = interrupts.Stopped(f"stopped; {interrupts.CONTINUES}")
-        else:
-            error = raised
+    except KeyboardInterrupt:
+        message = f"stopped; {interrupts.CONTINUES}"
         if not jax.distributed.is_initialized():
-            raise error from None
+            raise interrupts.Stopped(message) from None
+        _announce_stop()
+        interrupts.end(message)
+    except (Exception, SystemExit) as error:
+        if not jax.distributed.is_initialized():
+            raise
         if isinstance(error, interrupts.Stopped):
             if error.together:
                 liveness.stop()
