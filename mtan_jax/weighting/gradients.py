@@ -14,6 +14,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float, PyTree
 
 from mtan_jax.weighting.backward import Backward, per_task
@@ -72,7 +73,7 @@ def combined(
 
     Args:
         name: of the method, for error messages.
-        tasks: task names, in any order.
+        tasks: task names.
         init: maps the shared parameters to the initial state, a pytree of arrays whose shapes and dtypes `combine`
             keeps.
         combine: maps gradients and state to the combined gradient and the next state. Nothing is differentiated through
@@ -107,11 +108,8 @@ def combined(
         updates: TaskGradients, state: GradientMethodState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
-        task_gradients = check_updates(updates, tasks, name)
-        _check_state(name, state)
-        gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
-        all_leaves, structure = jax.tree.flatten(gradients)
-        mask = find(name, shared, tasks, paths_of(gradients), task_gradients)
+        task_gradients = _check_input(name, tasks, updates, state)
+        all_leaves, mask, structure = _differentiate(name, shared, backward, task_gradients, params)
         kept = [
             leaf if selected else jnp.zeros_like(leaf)
             for leaf, selected in zip(all_leaves, mask, strict=True)
@@ -147,7 +145,7 @@ def weighted(
 
     Args:
         name: of the method, for error messages.
-        tasks: task names, in any order.
+        tasks: task names.
         init: returns the initial state, a pytree of arrays whose shapes and dtypes `weigh` keeps.
         weigh: maps gradients and state to w, one weight per task, and the next state. w is treated as a constant. The
             weight of an absent task, whose gradient is 0, may be any finite number. For "gram", it reads `Stack.gram`,
@@ -155,7 +153,7 @@ def weighted(
         shared: which parameters count as shared; see `combined`.
         backward: "together" or "one_by_one"; see `combined`. "gram" computes the Gram matrix from batched backward
             passes whose gradients are not kept, then w, then the gradient of the weighted losses in one more pass. It
-            needs the memory of few gradients instead of one per task.
+            needs the memory of few gradients instead of one per task. With features it equals "together".
         task_specific: the gradient of all parameters that are not shared: sum_i g_i ("plain") or sum_i w_i g_i
             ("weighted").
         max_norm: the norm to which the combined gradient of the shared parameters is clipped; None: no clipping.
@@ -185,11 +183,8 @@ def weighted(
         updates: TaskGradients, state: GradientMethodState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
-        task_gradients = check_updates(updates, tasks, name)
-        _check_state(name, state)
-        gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
-        leaves, structure = jax.tree.flatten(gradients)
-        mask = find(name, shared, tasks, paths_of(gradients), task_gradients)
+        task_gradients = _check_input(name, tasks, updates, state)
+        leaves, mask, structure = _differentiate(name, shared, backward, task_gradients, params)
         stack = _stack(task_gradients, tuple(leaf for leaf, selected in zip(leaves, mask, strict=True) if selected))
         if backward == "gram":
             stack = stack._replace(known_gram=stack.gram, leaves=())
@@ -214,8 +209,7 @@ def weighted(
         updates: TaskGradients, state: GradientMethodState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
-        task_gradients = check_updates(updates, tasks, name)
-        _check_state(name, state)
+        task_gradients = _check_input(name, tasks, updates, state)
         features = per_task(task_gradients.feature_gradient, task_gradients, backward)
         stack = _stack(task_gradients, tuple(jax.tree.leaves(features)), task_gradients.axis_name)
         weights, inner = weigh(stack, state.inner)
@@ -253,9 +247,20 @@ def _clip_factor(gram: Float[Array, "t t"], weights: Float[Array, "t"], max_norm
     return jnp.minimum(1, max_norm / jnp.maximum(norm, 1e-30))
 
 
-def _check_state(name: str, state: object) -> None:
+def _check_input(name: str, tasks: tuple[str, ...], updates: object, state: object) -> TaskGradients:
+    task_gradients = check_updates(updates, tasks, name)
     if not isinstance(state, GradientMethodState):
         raise TypeError(
             f"{name} got the state {type(state).__name__}, which is not its own; pass the state that init of the same "
             "chain made"
         )
+    return task_gradients
+
+
+def _differentiate(
+    name: str, shared: Shared, backward: Backward, task_gradients: TaskGradients, params: optax.Params | None
+) -> tuple[list[Float[Array, "t ..."]], list[bool], PyTreeDef]:
+    """The gradients of all tasks per parameter, whether it is shared, and the structure of the parameters."""
+    gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
+    leaves, structure = jax.tree.flatten(gradients)
+    return leaves, find(name, shared, task_gradients.tasks, paths_of(gradients), task_gradients), structure
