@@ -189,7 +189,7 @@ def sum_tasks(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     Equation: g = d/dp sum_i w_i L_i(p), with constant weights w.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
 
     Returns:
         A transformation from `TaskGradients` to a gradient. `task_weights` reads the weights from its state.
@@ -238,7 +238,7 @@ def balancer(
 
     Args:
         name: of the method, for error messages.
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         init: returns the initial state, a pytree of arrays whose shapes and dtypes `step` keeps.
         step: maps task gradients and state to one factor per task and the next state. The factors are treated as
             constants: nothing is differentiated through them.

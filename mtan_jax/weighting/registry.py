@@ -148,7 +148,7 @@ def build_weighting(
         spec: names in `METHODS` joined by "+", in the order in which they act, such as "dwa", "static+dwa" or
             "dwa+pcgrad". Or a sequence of methods with their options, `(("dwa", {"temperature": 2.0}), "pcgrad")`, in
             which a function may stand in place of a name.
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         optimizer: the transformation that follows the backward pass. It is an argument because a wrapper wraps it.
         options: options per method name. Options in `spec` take precedence. Options of methods that `spec` does not
             name are checked but not used.

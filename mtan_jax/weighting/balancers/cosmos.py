@@ -31,7 +31,7 @@ def cosmos(
     r and L have the elements of the present tasks only; absent tasks have weight 0. |L| counts as at least 1e-8.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         weights: r, at least 0 per task; None: 1 / K each. The paper's r sums to 1.
         penalty: lambda; the authors use 0.01 to 8, depending on the dataset, and 2 for Multi-MNIST.
 

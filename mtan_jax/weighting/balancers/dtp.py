@@ -47,7 +47,7 @@ def dtp(
     absent task keeps its k. A present task that has never had an indicator gets the weight NaN, which stops training.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         gamma: focusing exponent, at least 0; one for all tasks, or a mapping from task to exponent.
         alpha: weight of the current indicator in the average, above 0 and at most 1.
 

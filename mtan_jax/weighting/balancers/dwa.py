@@ -41,7 +41,7 @@ def dwa(
     for a task that is absent for a whole period, and for one whose earlier mean is 0.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         temperature: T; a larger one makes the weights more equal. Both codes use 2.
         variant: "mtan" or "nash".
         steps_per_epoch: length of an epoch in steps; required for "mtan".

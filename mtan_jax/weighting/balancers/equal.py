@@ -16,7 +16,7 @@ def equal(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     """The unweighted sum of the losses: w_i = 1 for every task.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
 
     Raises:
         ValueError: no task, or a repeated name.

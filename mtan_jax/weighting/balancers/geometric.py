@@ -20,7 +20,7 @@ def geometric(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
     tasks; absent tasks have weight 0. Losses below 1e-10 count as 1e-10.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
 
     Raises:
         ValueError: no task, or a repeated name.

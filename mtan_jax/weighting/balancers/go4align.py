@@ -43,7 +43,7 @@ def go4align(
     Losses below 1e-10 count as 1e-10. An absent task keeps its q, has weight 0, and is in no group.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         groups: number of groups. The authors' code has 1 as its default: all tasks then share one weight. With as many
             groups as tasks (or more), each task has its own.
         step_size: rate at which q moves towards the tasks with small losses; the default of the authors' code.

@@ -48,7 +48,7 @@ def hypervolume(
     HV is that of the others.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         reference: the reference point, as a mapping from task to a positive number, or an array in the order of the
             tasks. None: 1.1 times the largest losses at each step. Members at the ends of the front have little weight
             for a task whose largest loss is near the reference point.

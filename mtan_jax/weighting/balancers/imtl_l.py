@@ -24,7 +24,7 @@ def imtl_l(
     and a factor of 2 this is `uncertainty`. Followed by `imtl_g`, as in "imtl_l+imtl_g", it is the paper's IMTL.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         learning_rate: the network's learning rate, constant or a function of the step.
         scale_rate: learning rate of s; None: the network's.
 

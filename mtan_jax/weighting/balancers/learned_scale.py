@@ -42,7 +42,7 @@ def learned_scale(
 
     Args:
         name: of the method, for error messages.
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         term: maps (s_i, L_i) to the task's term of the total loss.
         start: initial s.
         rate: learning rate of s, constant or a function of the step.

@@ -33,7 +33,7 @@ def pbi(
     a and u have the elements of the present tasks only; absent tasks have weight 0.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         weights: r, at least 0 per task; None: equal ratios.
         theta: penalty of the distance from the line; 5 in the paper's experiments.
         ideal: z, a lower bound of each loss; None: 0.

@@ -55,7 +55,7 @@ def relobralo(
     entries of the state, K counts the present tasks, and the two first steps are those of each task.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         alpha: decay of the weights, from 0 to 1; the authors' default.
         temperature: T; the authors' default.
         rho: probability of r = 1. The default of the authors' code is 1, which is without lookback.

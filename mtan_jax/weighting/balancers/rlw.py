@@ -33,7 +33,7 @@ def rlw(
     The weights sum to 1 in both cases.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         distribution: "normal" (the authors' choice) or "dirichlet".
         seed: seed of the random weights.
 

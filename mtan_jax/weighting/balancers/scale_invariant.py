@@ -22,7 +22,7 @@ def scale_invariant(tasks: Sequence[str]) -> optax.GradientTransformationExtraAr
     below 1e-10 count as 1e-10. Absent tasks have weight 0.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
 
     Raises:
         ValueError: no task, or a repeated name.

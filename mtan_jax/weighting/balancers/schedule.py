@@ -57,7 +57,7 @@ def schedule(
     `1.0 if step < 1000 else 0.1`. The state holds the step, so a resumed run continues where it stopped.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         weights: a function of step and losses, or a mapping from each task to a function of the step or a constant.
 
     Raises:

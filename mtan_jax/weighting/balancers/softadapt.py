@@ -65,7 +65,7 @@ def softadapt(
     The method reads the unweighted losses. Absent tasks have weight 0 and keep their points.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         variant: "plain", "loss_weighted" (recommended by the authors) or "normalized".
         beta: sharpness; a negative value prefers the tasks whose losses fall fastest. The authors' default.
         points: length of the history; 5 in the authors' example.

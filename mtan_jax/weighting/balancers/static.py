@@ -17,7 +17,7 @@ def static(tasks: Sequence[str], *, weights: PerTask) -> optax.GradientTransform
     """Constant weights w_i, given by the user.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         weights: one weight per task, finite and at least 0, as a mapping from task to weight, or an array in the order
             of the tasks, which may be traced (`jax.vmap` over weights). They are not normalized.
 

@@ -55,7 +55,7 @@ def stch(
     Losses below 1e-10 count as 1e-10. Absent tasks have weight 0 and do not change n.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         steps_per_epoch: length of an epoch in steps; required without `preferences`, and not used with them.
         mu: smoothing; the smaller, the more the worst task dominates.
         warmup_epochs: epochs before the one over which n is computed.

@@ -40,7 +40,7 @@ def uncertainty(
     An absent task keeps its s and its moments.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         variant: "mtan" or "nash".
         learning_rate: the network's, constant or a function of the step; used by "mtan".
         log_variance_rate: learning rate of s, if it differs from the variant's; constant or a function of the step.

@@ -32,7 +32,7 @@ def aligned_mtl(
     mean ("rmse").
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         scale: the choice of s: "min", "median" or "rmse".
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.

@@ -36,7 +36,7 @@ def cagrad(
     SLSQP. If g_w is 0, the update is that of g_0 alone.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         c: radius of the ball, relative to the norm of the mean gradient.
         rescale: divisor of the update: 1 ("none"), 1 + c^2 ("squared", the authors' choice) or 1 + c ("linear").
         times_tasks: whether to multiply by the number of present tasks.

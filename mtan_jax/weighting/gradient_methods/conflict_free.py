@@ -28,7 +28,7 @@ def conflict_free(
     least-squares solution.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 

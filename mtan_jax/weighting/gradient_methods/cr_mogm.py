@@ -56,7 +56,7 @@ def cr_mogm(
     task keeps its average, so over the present tasks w need not sum to 1.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         method: what computes v: "mgda" (the shortest convex combination of the gradients) or "upgrad".
         alpha: share of the old weights, from 0 to 1, constant or a function of the step. 0.9 is TorchJD's default. The
             paper (corollary 1) recommends 1 - r_t / r_1 for learning rates r_t that fall to 0.

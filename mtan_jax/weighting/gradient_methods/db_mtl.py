@@ -47,7 +47,7 @@ def db_mtl(
     An absent task keeps its mean and does not contribute to the update.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         beta: weight of the old mean; 0: no mean. The paper tunes it and its decay; the defaults are LibMTL's.
         beta_decay: exponent of the decay of beta.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.

@@ -27,7 +27,7 @@ def dualproj(
     NeurIPS 2017, equation 11). `solvers.project_to_dual_cone` solves it.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 

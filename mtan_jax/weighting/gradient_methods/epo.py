@@ -53,7 +53,7 @@ def epo(
     counts the present ones.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         preferences: r, as a mapping from task to a positive number, or an array in the order of the tasks, which may be
             traced: `jax.vmap` over preferences trains several members at once. None: equal preferences.
         tolerance: mu below which steps descend on all tasks; the authors' default.

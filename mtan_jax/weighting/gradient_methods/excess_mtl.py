@@ -58,7 +58,7 @@ def excess_mtl(
     The weights apply to all parameters, shared or not. An absent task keeps its weight.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         step_size: the default is LibMTL's. The authors try 1e-4 to 10, depending on the dataset; TorchJD uses 1.
         variant: "authors" or "paper".
         warmup_steps: for "paper"; the paper uses three epochs.

@@ -29,7 +29,7 @@ def fairgrad(
     parameters, including the heads, are trained on sum_i w_i L_i.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         alpha: fairness; larger values give more weight to the task that improves least. The authors use 2 on NYUv2 and
             Cityscapes.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.

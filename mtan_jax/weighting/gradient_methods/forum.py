@@ -75,7 +75,7 @@ def forum(
     second batch keeps its lambda and does not contribute.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         steps_per_epoch: length of an epoch in steps.
         rho: rate at which the constraint is enforced.
         meta_rate: learning rate of alpha.

@@ -45,7 +45,7 @@ def graddrop(
     of CAGrad, Nash-MTL and FAMO, and TorchJD, apply it to the gradients of shared parameters, as here.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         leak: factor of dropped gradients, from 0 to 1; 1 gives the sum of the gradients.
         seed: seed of the random numbers.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.

@@ -65,7 +65,7 @@ def gradnorm(
     as `shared` can select; a step costs the same either way. An absent task keeps its weight.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         alpha: strength of the pull towards equal training rates; the paper tries 0.12 to 1.5.
         variant: "paper" or "libmtl".
         learning_rate: the network's, constant or a function of the step; used by "libmtl".

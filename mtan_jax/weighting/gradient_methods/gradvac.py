@@ -49,7 +49,7 @@ def gradvac(
     The running mean of a pair does not change at a step at which one of its tasks is absent.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         beta: weight of the new cosine in the running mean.
         seed: seed of the random order.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.

@@ -28,7 +28,7 @@ def imtl_g(
     linearly dependent, the weights are the solution of least norm. If no solution sums to 1, all weights are 0.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
         wrt: "parameters" (LibMTL, TorchJD), or "features": one full backward pass (the paper).

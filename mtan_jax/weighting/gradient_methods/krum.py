@@ -37,7 +37,7 @@ def krum(
     with fewer than f + 3 present tasks uses one neighbor, and one with fewer than m all gradients.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         num_byzantine: f. The paper's guarantee needs more than 2 f + 2 tasks.
         num_selected: m.
         distance: "squared", or "plain" distances.

@@ -43,7 +43,7 @@ def mgda(
     - "loss+": the product of both.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         normalize: the divisor of the gradients.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.

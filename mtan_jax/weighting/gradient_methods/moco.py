@@ -55,7 +55,7 @@ def moco(
     An absent task keeps its y and does not contribute to the update.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         beta: rate of the tracked gradients.
         beta_decay: exponent of the decay of beta.
         gamma: learning rate of the weights.

@@ -46,7 +46,7 @@ def nash_mtl(
     including the heads, are trained on sum_i w_i L_i, and the gradient of the shared parameters is clipped.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         update_every: steps between solutions; the steps in between use the last one.
         max_norm: norm to which the gradient of the shared parameters is clipped; None: no clipping.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.

@@ -37,7 +37,7 @@ def parameter_groups(
     backward passes that methods have in common are the same operations, which XLA runs once.
 
     Args:
-        tasks: task names, in any order.
+        tasks: task names.
         groups: by the name of a group, a function from the task names to a gradient method or a balancer, such as
             `pcgrad` or `functools.partial(cagrad, c=0.5)`. `equal` gives the gradient of the sum of the losses.
         label: the name of the group of a parameter, from its path.

@@ -41,7 +41,7 @@ def pcgrad(
     g_j the original one. The results are summed.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         seed: seed of the random order.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.

@@ -52,7 +52,7 @@ def sdmgrad(
     same batch, as in the paper's deterministic variant.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         pull: p, the paper's lambda; 0 gives MGDA's direction, a large one that of the mean.
         rate: step size of the search; 10 in the authors' code, 5 in LibMTL.
         iterations: number of steps of the search.

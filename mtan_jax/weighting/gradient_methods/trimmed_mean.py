@@ -32,7 +32,7 @@ def trimmed_mean(
     The logged weights are 1 / n, because the weight of a task differs between elements.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         trim: gradients to drop on each side; None: as many as possible, which gives the median.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.

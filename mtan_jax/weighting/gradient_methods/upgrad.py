@@ -30,7 +30,7 @@ def upgrad(
     solves the original problem.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 

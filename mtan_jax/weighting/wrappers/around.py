@@ -58,7 +58,7 @@ def around(
     A method that evaluates the losses at other parameters, such as `famo`, sees those of the last step.
 
     Args:
-        tasks: task names, in any order.
+        tasks: task names.
         inner: the chain, from `TaskGradients` to updates.
         wrap: makes the wrapper, for example `lambda inner: optax.MultiSteps(inner, every_k_schedule=4)`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.

@@ -67,7 +67,7 @@ def auto_lambda(
     An absent task keeps its weight and its moments. All tasks do if the second batch has no label for a primary task.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), optax.sgd(0.1))`.
         learning_rate: the network's, constant or a function of the step.
         meta_rate: learning rate of the weights.

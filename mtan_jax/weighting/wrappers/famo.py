@@ -50,7 +50,7 @@ def famo(
     clips that of all parameters. An absent task keeps its logit.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), ...)`.
         weight_rate: learning rate of v.
         decay: weight decay of v, added to its gradient; the authors use 0.001 (NYUv2) and 0.01 (Cityscapes).

@@ -57,7 +57,7 @@ def modo(
     there, gets its gradient from the first.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), optax.sgd(0.1))`.
         gamma: learning rate of lambda; 1e-3 in the authors' script for NYUv2 and in LibMTL.
         rho: regularization towards equal weights; 0.1 in the authors' code and in LibMTL.

@@ -68,7 +68,7 @@ def moml(
     second batch is no objective. If none has one, no logit changes.
 
     Args:
-        tasks: task names, in the order of the losses.
+        tasks: task names.
         inner: the rest of the chain, from `TaskGradients` to updates: `optax.chain(sum_tasks(tasks), optax.sgd(0.1))`.
         meta_rate: learning rate of alpha.
         virtual_rate: learning rate of the virtual step; 0.1 is the default of FORUM's code, and MOML's code uses the

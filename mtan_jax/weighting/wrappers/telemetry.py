@@ -75,7 +75,7 @@ def telemetry(
     every so many steps cost one further backward pass per task.
 
     Args:
-        tasks: task names, in any order.
+        tasks: task names.
         inner: the rest of the chain, from `TaskGradients` to updates.
         every: steps between measurements.
         shared: the parameters whose gradients are measured, unless a gradient method has its own choice; see
