@@ -155,6 +155,18 @@ def test_second_batches_of_two_processes_are_those_of_one(tmp_path):
     assert_close_runs(experiment, tmp_path / "two", tmp_path / "alone", 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["equal", "pcgrad"])
+def test_telemetry_of_two_processes_is_that_of_one(method, tmp_path):
+    options = {**SGD, "weighting": f"telemetry+{method}", "duration": "5 steps", "log_every": "2 steps"}
+    run = whole_run.Run("toy_config", tmp_path / "data", tmp_path / "output", **options)
+    experiment = run.experiment()
+    whole_run.train_here(experiment, tmp_path / "alone")
+    run.finish(run.start(tmp_path / "two", processes=2))
+    assert "telemetry/stationarity" in whole_run.read_metrics(tmp_path / "two")[0]
+    assert_close_runs(experiment, tmp_path / "two", tmp_path / "alone", 1e-3)
+
+
 @pytest.mark.long
 def test_processes_share_the_images_of_every_set_of_a_step(tmp_path):
     options = {"mixing.tasks_per_step": 2, "batch_size": 16, "duration": "3 steps", "log_every": "1 steps"}

@@ -109,6 +109,16 @@ def test_a_run_with_second_batches_stops_and_goes_on(tmp_path, monkeypatch):
     assert abs(task_weights(state.opt_state) - 0.1).min() > 0.002  # every weight has changed
 
 
+@pytest.mark.slow
+def test_a_run_with_telemetry_stops_and_goes_on(tmp_path, monkeypatch):
+    options = {"weighting": "telemetry+dwa", "weighting_options.telemetry": {"every": 3}, "duration": "5 steps"}
+    experiment = whole_run.Run("toy_config", tmp_path / "data", tmp_path, **options).experiment()
+    whole_run.train_here(experiment, tmp_path / "straight")
+    train_until(ENDS_OF_STEPS, 2, experiment, tmp_path / "stopped", monkeypatch)
+    whole_run.train_here(experiment, tmp_path / "stopped")
+    whole_run.assert_same_run(experiment, tmp_path / "stopped", tmp_path / "straight")
+
+
 def test_killed_while_a_checkpoint_is_written(run, experiment, straight, tmp_path):
     folder = tmp_path / "run"
 
