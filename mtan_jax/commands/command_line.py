@@ -3,6 +3,7 @@
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import NoReturn
 
 from absl import flags
@@ -36,7 +37,9 @@ def parse(argv: list[str]) -> list[str]:
     if text is not None:
         found = _find(text)
         argv = _replace_config(argv, str(found))
-        _check_overrides(_load(found), argv)
+        mistake = find_mistake(_load(found), argv)
+        if mistake is not None:
+            fail(mistake)
     try:
         arguments = flags.FLAGS(argv)
     except flags.Error as error:
@@ -94,26 +97,27 @@ def _load(found: config_file.ConfigFile) -> ConfigDict:
         path = str(found.path)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         place = f"{path}, line {lines[-1]}" if lines else path
-        fail(f"{place}: {type(error).__name__}: {_message(error)}")
+        fail(f"{place}: {type(error).__name__}: {error_text(error)}")
 
 
-def _message(error: BaseException) -> str:
-    # ml_collections wraps a KeyError, whose text is quoted each time.
+def error_text(error: BaseException) -> str:
+    """The message of an error of a configuration; ml_collections wraps a KeyError, whose text is quoted each time."""
     inner = error.args[0] if error.args else ""
     if isinstance(inner, BaseException):
-        return _message(inner)
+        return error_text(inner)
     return inner if isinstance(error, KeyError) and isinstance(inner, str) else str(error)
 
 
-def _check_overrides(config: ConfigDict, argv: list[str]) -> None:
-    """Fails on a `--config.FIELD` that the configuration does not have."""
+def find_mistake(config: ConfigDict, argv: Sequence[str]) -> str | None:
+    """The message about a `--config.FIELD` that the configuration does not have, None if it has all of them."""
     for argument in argv:
         match = _OVERRIDE.match(argument)
         node: object = config
         name = "config"
         for part in match[1].split(".") if match else ():
             if not isinstance(node, ConfigDict):
-                fail(f"{argument}: {name} is a value and has no fields")
+                return f"{argument}: {name} is a value and has no fields"
             if part not in node:
-                fail(f"{argument}: {name} has no field {part!r}; known fields: {', '.join(node) or 'none'}")
+                return f"{argument}: {name} has no field {part!r}; known fields: {', '.join(node) or 'none'}"
             node, name = node.get(part), f"{name}.{part}"
+    return None
