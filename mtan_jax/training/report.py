@@ -13,6 +13,9 @@ from mtan_jax.training import evaluation
 
 log = logging.getLogger(__name__)
 
+CONSTANT_SPLIT = "val_constant"  # the row of the best constant predictions
+CURVES_FILE = "figures/curves.png"
+
 
 def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, metrics: dict[str, float]) -> None:
     """Logs the final metrics of a run next to those of the best constant predictions, and draws its curves.
@@ -30,10 +33,10 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
     epoch = experiment.lengths.steps_to_epochs(step)
     lines = read_metrics(workdir / METRICS_FILE)
     results = {line["split"]: line for line in lines}
-    constants = results.get("val_constant")
+    constants = results.get(CONSTANT_SPLIT)
     if constants is None:
         constants = evaluation.evaluate_constants(experiment)
-        writer.write(step, epoch, "val_constant", constants)
+        writer.write(step, epoch, CONSTANT_SPLIT, constants)
     count = experiment.config.eval.average_last
     mean = results.get("val_mean")
     if count is not None and mean is None:
@@ -41,12 +44,23 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
         last = evaluated[-count:] or [metrics]
         mean = {name: float(np.mean([line[name] for line in last])) for name in metrics}
         writer.write(step, epoch, "val_mean", mean)
-    figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / "figures" / "curves.png")
     telemetry = figures.telemetry(workdir / METRICS_FILE)
     if telemetry is not None:
         figures.save_png(telemetry, workdir / "figures" / "telemetry.png")
+    figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / CURVES_FILE)  # last; see `has_report`
     log.info("\nsplit val after %d steps\n%s", step, evaluation.table(metrics, constants))
     if count is not None and mean is not None:
         mean = {name: mean[name] for name in metrics if name in mean}
         log.info("\nmean over the last %d evaluations\n%s", count, evaluation.table(mean, constants))
     log.info("\nmetrics, checkpoints and figures are in %s", workdir)
+
+
+def has_report(workdir: pathlib.Path) -> bool:
+    """Whether the run in a working directory is complete: it was trained to its end, and its report is written.
+
+    Raises:
+        ValueError: `metrics.jsonl` is damaged.
+    """
+    if not (workdir / CURVES_FILE).is_file() or not (workdir / METRICS_FILE).is_file():
+        return False
+    return any(line["split"] == CONSTANT_SPLIT for line in read_metrics(workdir / METRICS_FILE))
