@@ -131,6 +131,27 @@ def hold(
         lock.release()
 
 
+def is_held(path: pathlib.Path) -> bool:
+    """Whether a process holds a lock; False on a file system without locks.
+
+    Args:
+        path: path of the lock file, which may be missing.
+    """
+    if not path.is_file():
+        return False
+    lock = filelock.FileLock(os.path.realpath(path), timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    lock.release()
+    return False
+
+
 def read_owner(path: pathlib.Path) -> Owner | None:
     """Reads the description of the owner, which may have ended. None if it is missing or unreadable.
 
