@@ -32,6 +32,7 @@ _API = {
     "fit": "mtan_jax.commands.train",
     "load_config": "mtan_jax.commands.config_file",
     "predict": "mtan_jax.commands.predict",
+    "run_sweep": "mtan_jax.sweep",
     "weighting": "mtan_jax",
 }
 
