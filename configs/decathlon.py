@@ -9,9 +9,9 @@ runs/decathlon, or to another folder with --workdir. For your own datasets, put 
 *.jpg and so on, and run configs/decathlon.py:sets=mine+yours.
 
 Protocol: WRN-28-4, 72x72 pixels, batches of 128 images of one dataset, one dataset after another, 400 epochs. The last
-100 omit ImageNet and restart the learning rate at 0.01. Unlike the authors' scripts, there is no extra pass with
-training steps before evaluation, one optimizer throughout, He initialization, no partial batches, and no
-updates for absent tasks (docs/design.md).
+100 omit ImageNet and restart the learning rate at 0.01. Differences from the authors' scripts (docs/design.md): no
+extra pass with training steps before evaluation; one optimizer throughout; He initialization; no partial batches; no
+updates for absent tasks.
 
 Hardware: a GPU or TPU. Time: not run here.
 

@@ -60,7 +60,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
         if is_local:
             shared_folder.check_shared(folder, "--workdir")
         else:
-            parallel.wait_for_all("the working directory is owned")  # its previous run may have been uploading
+            parallel.wait_for_all("the working directory is owned")  # an earlier run may upload until then
             checkpoint_bucket.pull_run(folder)
             parallel.wait_for_all("the working directory is read")  # before process 0 changes it
         workdirs.claim(folder, config, write=jax.process_index() == 0)
@@ -74,7 +74,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, s
 
 @contextlib.contextmanager
 def _full_disk_explained(folder: pathlib.Path) -> Iterator[None]:
-    """Adds what to do to the error for a full disk, and the folder, since a failed `write` names no file."""
+    """Adds advice to the error for a full disk, and the folder if the error names no file, as that of `write`."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """Removes from a configuration the entries of tasks that the run lacks.
 
-`--config.tasks` may select some of the tasks that a configuration file was written for. The file's weights and
-baselines of the other tasks are then dropped. Unknown names are kept, so that the code that reads them reports the
+`--config.tasks` may select some of the tasks that a configuration file was written for. The weights and baselines that
+the file sets for the other tasks are then dropped. Unknown names are kept, so that the code that reads them reports the
 mistake.
 """
 

@@ -136,7 +136,7 @@ class Experiment:
 
     @property
     def _tx_of_state(self) -> optax.GradientTransformationExtraArgs:
-        """`tx`, or a chain with the same structure of state, unfit for training, if the dataset's size is unknown."""
+        """`tx`; if the dataset's size is unknown, a chain that cannot train but whose state has the same structure."""
         is_known = set(self.data.num_train()) >= set(self.data.set_names)
         return self.tx if is_known else self.make_tx(Lengths.placeholder())
 

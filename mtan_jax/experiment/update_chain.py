@@ -72,7 +72,7 @@ def build_update_chain(
         "learning_rate": learning_rate,
     }
     if config.model.arch in BUILT_IN:
-        # As in published runs. Otherwise gradient methods trace the network once more to read it from the losses.
+        # As in published runs. With "auto", methods would trace the network once more to find the shared parameters.
         defaults = {**defaults, "shared": "all_but_heads"}
         options["cagrad"] = {"shared": "backbone", **options.get("cagrad", {})}
     return weighting.build_weighting(

@@ -55,8 +55,8 @@ def initialize_from(
       always start from their initial values.
     - A head is used only for a task of the same name with the same number of classes.
     - Arrays that the pretrained network lacks keep their initial values, such as new tasks' heads and attention masks.
-    - All other arrays of the shared backbone must be in both networks; the pretrained network's adaptations may remain
-      unused.
+    - Every array of the backbone, except adaptations, must exist in both networks. The pretrained network's adaptations
+      may remain unused.
 
     Args:
         source: arrays of the pretrained network, by (collection, *path).
@@ -65,7 +65,7 @@ def initialize_from(
         tasks: names of this network's tasks.
 
     Returns:
-        By path, an array or some tasks' rows of one.
+        Initial values by path: a whole array, or the known rows of an array with a task axis.
 
     Raises:
         WeightsError: an array of the backbone has another shape, or exists in only one of the two networks.
@@ -87,11 +87,12 @@ def initialize_from(
     if not any("backbone" in path for path in found):
         raise WeightsError("the pretrained network does not fit: it has none of the backbone's arrays")
     here, there = _backbone(wanted), _backbone(source)
-    for paths, owner, other in ((here - there, "this network's", "in it"), (there - here, "its", "in this network")):
+    ours, theirs = "this network", "the pretrained network"
+    for paths, owner, other in ((here - there, ours, theirs), (there - here, theirs, ours)):
         if paths:
             raise WeightsError(
-                f"the pretrained network does not fit: {len(paths)} arrays of {owner} backbone do not exist {other}, "
-                f"such as {'/'.join(min(paths))}; use the same config.model.backbone"
+                f"the pretrained network does not fit: {len(paths)} arrays of {owner}'s backbone do not exist in "
+                f"{other}, such as {'/'.join(min(paths))}; use the same config.model.backbone"
             )
     return found
 

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one line of JSON per row of metrics.
 
 The hidden file `.metrics.crc32` beside it has a line "STEP CRC32" for each line of `metrics.jsonl`, so that a damaged
-or lost row is detected when a run resumes. Without this file, lines are only parsed.
+or lost row is detected when a run resumes. Lines without a checksum are accepted if they can be parsed.
 """
 
 import json

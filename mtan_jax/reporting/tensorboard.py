@@ -17,7 +17,7 @@ from tensorboardX.summary import scalar
 class TensorBoard:
     """Sink that writes scalars named "split/name" to an event file in a working directory.
 
-    Each process that trains the run starts a new file, and viewers drop the events of older files after
+    Each start of the run, including a resumption, creates a new file. Viewers drop the events of older files after
     `first_step`. Non-finite numbers are left out.
 
     Args:

@@ -1,9 +1,9 @@
 """Ends the program on Ctrl-C (SIGINT) and on SIGTERM, which clusters and spot machines send.
 
-What the first signal does depends on the moment:
+The effect of the first signal depends on when it arrives:
 
-- During startup and shutdown there is nothing to clean up, and the process ends at once. One of several processes first
-  connects, so that it can tell the others.
+- During startup and shutdown there is nothing to clean up, and the process ends at once. In a run of several processes,
+  a process first waits until it is connected, so that it can inform the others.
 - Within `raised`, the main thread raises KeyboardInterrupt, which exits all context managers.
 - Within `deferred`, training completes its step, saves a checkpoint and raises `Stopped`.
 
@@ -47,7 +47,7 @@ class Stopped(SystemExit):
 
 
 class _Signals:
-    """What is done about signals, and those received so far."""
+    """The handling of signals, and those received so far."""
 
     def __init__(self, mode: Literal["end", "defer"]) -> None:
         self.mode: Literal["end", "raise", "defer"] = mode

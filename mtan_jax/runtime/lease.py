@@ -1,7 +1,7 @@
 """Ownership of a folder in a bucket, exclusive among all machines.
 
-Buckets have no locks that end with their owner. The owner therefore rewrites an object every few seconds. An owner
-whose object does not change for longer has ended, for example because its machine was preempted.
+Buckets have no locks that end with their owner. The owner therefore rewrites an object every few seconds. If the
+object has not changed for a minute, its owner counts as ended, for example because its machine was preempted.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Lease:
         return self._is_lost
 
     def acquire(self, what: str) -> None:
-        """Acquires the lease; waits until that of an owner which has ended expires.
+        """Acquires the lease, after an earlier lease has been released or has expired.
 
         Raises:
             LockedError: another process owns the folder.

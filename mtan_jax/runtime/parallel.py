@@ -31,8 +31,8 @@ AXIS = "devices"
 
 METHODS = ("auto", "pmap", "shard_map")
 
-# Processes disconnect at their end, when `liveness` no longer watches. One that was killed then is waited for this
-# long: longer than `interrupts.PATIENCE`, in which process 0 may be saving.
+# Processes disconnect when they end, after `liveness` has stopped watching. If one is killed at this point, the others
+# wait for it this long: longer than `interrupts.PATIENCE`, during which process 0 may be saving.
 SECONDS_TO_DISCONNECT = 30
 
 Tree = TypeVar("Tree")

@@ -1,4 +1,4 @@
-"""What a process of a run publishes about itself, and the messages about dead, hung and waiting processes."""
+"""The status that each process of a run publishes, and the messages about dead, hung and waiting processes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ DEAD_AFTER = 20.0  # seconds without a new count after which a process counts as
 
 
 class Status(NamedTuple):
-    """What a process publishes.
+    """The published status of a process.
 
     Attributes:
         beat: number of its publications so far.
@@ -54,7 +54,7 @@ def gone_message(status: Status) -> str:
 def hung_message(statuses: Mapping[int, Status]) -> str | None:
     """The message about activities beyond their limit; None if there are none.
 
-    Processes that wait for others are looked at only if all of them wait.
+    Processes that wait for others count only if all processes do.
     """
     busy = {i: status for i, status in statuses.items() if status.kind != "together"}
     late = {i: s for i, s in (busy or statuses).items() if s.limit is not None and s.seconds > s.limit}
@@ -64,7 +64,7 @@ def hung_message(statuses: Mapping[int, Status]) -> str | None:
 
 
 def wait_message(statuses: Mapping[int, Status]) -> str:
-    """Says which processes wait, and for whom."""
+    """The message about a long wait: names the processes that are waited for, or all if they wait for each other."""
     seconds = waiting_seconds(statuses)
     busy = {i: status for i, status in statuses.items() if status.kind != "together"}
     if not busy:

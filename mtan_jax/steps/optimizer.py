@@ -58,7 +58,7 @@ def build_optimizer(config: ml_collections.ConfigDict, schedule: optax.Schedule)
 
 
 def _decay_mask(params: optax.Params) -> PyTree[bool]:
-    """Excludes the scores of Piggyback's masks, which decay would pull below the threshold."""
+    """Excludes the scores of Piggyback's masks from weight decay, which would pull them below the threshold."""
     return jax.tree.map_with_path(lambda path, _: not path or path[-1].key != "own_scores", params)
 
 

@@ -17,7 +17,8 @@ from mtan_jax.config import default_config
 from mtan_jax.reporting import metrics_file
 from mtan_jax.weighting import BALANCERS, GRADIENT_METHODS, METHODS, WRAPPERS, build_weighting, task_weights
 
-PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "weighting.md").read_text()
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "weighting.md").read_text()
 DEFINITIONS = ("def worst_first", "def equal_lengths", "def shrink_harmful_steps")
 USAGES = ('METHODS["worst_first"] = ', "config.weighting = ((worst_first")  # by name, and as functions
 # A whole run of the toy with the page's methods, added to METHODS only.
@@ -60,6 +61,17 @@ def test_the_tables_have_every_method_once():
     sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL))
     for title, registry in zip(sections, (BALANCERS, WRAPPERS, GRADIENT_METHODS), strict=True):
         assert sorted(re.findall(r"^\| `(\w+)` \|", sections[title], re.MULTILINE)) == sorted(registry)
+
+
+def test_the_readme_lists_as_many_methods_as_there_are():
+    readme = (ROOT / "README.md").read_text()
+    lists = re.search(
+        r"^Methods that weight losses: ([^.]*)\.\s+Methods that combine gradients: ([^.]*)\.", readme, re.MULTILINE
+    )
+    weight, combine = (names.count(",") + 1 for names in lists.groups())
+    assert combine == len(GRADIENT_METHODS)
+    assert weight == len(BALANCERS) + len(WRAPPERS) - 1  # without telemetry, which changes nothing
+    assert f"**{weight + combine} weighting methods**" in readme
 
 
 def test_the_comparison_has_every_method_of_the_three_libraries():

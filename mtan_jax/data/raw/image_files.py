@@ -13,7 +13,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from mtan_jax.data.errors import RawDataError
-from mtan_jax.data.raw.image_pixels import orientation, to_rgb
+from mtan_jax.data.raw.image_pixels import UnknownWhiteError, orientation, to_rgb
 
 Image.init()  # registers all formats
 
@@ -151,6 +151,8 @@ def _read(picture: Picture, name: str, convert: Callable[[Image.Image], Result])
                 return convert(image)
         except RawDataError:
             raise
+        except UnknownWhiteError as error:
+            raise RawDataError(f"{where}: {error}.") from error
         except _TOO_LARGE as error:
             pixels = re.search(r"\d+", str(error))
             raise RawDataError(

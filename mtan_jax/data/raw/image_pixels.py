@@ -7,11 +7,16 @@ from jaxtyping import Integer, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
+class UnknownWhiteError(ValueError):
+    """The floats of a greyscale picture exceed every known value of white."""
+
+
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Converts an opened image by the rules of `mtan_jax.data.raw.image_files.read_rgb`.
 
     Raises:
-        ValueError: greyscale floats exceed 65535. Pillow raises errors of many other types for damaged files.
+        UnknownWhiteError: a floating-point grey value exceeds 65535.
+        Exception: for damaged files, Pillow raises errors of many types.
     """
     bits, fixed = _sample_bits(image)
     white_is_zero = _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
@@ -80,7 +85,10 @@ def _grey_of_floats(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w
     finite = values[np.isfinite(values)]
     highest = finite.max(initial=0.0)
     if highest > 65535:
-        raise ValueError(f"floating-point greyscale up to {highest:g}, expected at most 1, 255 or 65535")
+        raise UnknownWhiteError(
+            f"the largest floating-point grey value is {highest:g}; expected at most 65535. Rescale the picture so "
+            "that white is 1, 255 or 65535"
+        )
     white = next(each for each in (1, 255, 65535) if highest <= each)
     scaled = np.nan_to_num(values.astype(np.float64) / white, nan=0.0, posinf=1.0, neginf=0.0)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)

@@ -38,7 +38,7 @@ class TelemetryState(NamedTuple):
 
 
 class Measurements(NamedTuple):
-    """What `telemetry` measured at its last step; NaN for absent tasks and pairs with one.
+    """The last measurement of `telemetry`; NaN for absent tasks and pairs with one.
 
     Attributes:
         cosines: cosine of the angle between the gradients g_i and g_j of two tasks, where g_i is the gradient of the
@@ -70,9 +70,9 @@ def telemetry(
 ) -> optax.GradientTransformationExtraArgs:
     """Measures the gradients of the tasks, and changes nothing.
 
-    If the rest of the chain contains a gradient method, the Gram matrix is that method's, with no further backward
-    pass: of the gradients that the method compares. In `parameter_groups`, those of all groups are added. Otherwise
-    every so many steps cost one further backward pass per task.
+    If the rest of the chain contains a gradient method, the Gram matrix is taken from it: that of the gradients that
+    the method compares, without a further backward pass. With `parameter_groups`, the Gram matrices of all groups are
+    added. Otherwise each measurement costs one further backward pass per task.
 
     Args:
         tasks: task names.

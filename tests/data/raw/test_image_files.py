@@ -148,7 +148,7 @@ def test_floats_are_scaled_to_the_smallest_white(values, expected):
 
 def test_floats_without_a_known_white_are_an_error():
     data = encode(np.array([[0, 70000]], np.float32), "TIFF")
-    with pytest.raises(RawDataError, match=r"^dem.tif: .*greyscale up to 70000, expected at most 1, 255 or 65535"):
+    with pytest.raises(RawDataError, match=r"^dem.tif: the largest .* is 70000; expected at most 65535. Rescale"):
         read_rgb(data, "dem.tif")
 
 
