@@ -1,4 +1,4 @@
-"""Checks an installed wheel: it is what runs, with its configurations and data files, and no file of the checkout.
+"""Checks an installed wheel: it is what runs, with configurations, data and published numbers, and no other file.
 
     python check_wheel.py CHECKOUT
 
@@ -23,6 +23,8 @@ def main(checkout: pathlib.Path) -> None:
         sys.exit(f"error: version {importlib.metadata.version('mtan_jax')}, expected {mtan_jax.__version__}")
     expected = {path.relative_to(checkout / "mtan_jax") for path in files(checkout / "mtan_jax")}
     expected |= {path.relative_to(checkout) for path in files(checkout / "configs")}
+    published = (checkout / "experiments" / "published").glob("*.json")
+    expected |= {pathlib.Path("published") / path.name for path in published}
     found = {path.relative_to(package) for path in files(package)}
     if found != expected:
         sys.exit(
