@@ -1,6 +1,7 @@
 """Runs the commands of a sweep, one process per slot."""
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -53,7 +54,7 @@ class Entry:
         """The file that the output of the processes is appended to."""
         return self.command.workdir / run_state.OUTPUT_FILE
 
-    @property
+    @functools.cached_property
     def program(self) -> dict[str, object]:
         """What distinguishes the compiled programs of two runs: all fields but the seed and those without effect."""
         fields = flatten_config(self.command.config)
@@ -86,12 +87,10 @@ class Scheduler:
 
     Args:
         commands: the runs.
-        slots: one process runs per slot.
     """
 
-    def __init__(self, commands: Sequence[Command], slots: Sequence[Slot] = ()):
+    def __init__(self, commands: Sequence[Command]):
         self.entries = [Entry(command) for command in commands]
-        self._slots = slots
         for entry in self.entries:
             self._find_complete(entry)
 
@@ -103,17 +102,16 @@ class Scheduler:
     def run(self, slots: Sequence[Slot], display: Display) -> None:
         """Runs what is missing.
 
+        If an exception such as KeyboardInterrupt ends this method, the processes are sent SIGTERM, on which they save
+        their state, and are waited for. A second exception kills them.
+
         Args:
             slots: one process runs per slot.
             display: shows the progress.
-
-        If an exception such as KeyboardInterrupt ends this method, the processes are sent SIGTERM, on which they save
-        their state, and are waited for. A second exception kills them.
         """
-        self._slots = slots
         try:
             while self.has_work:
-                self._start()
+                self._start(slots)
                 display.update(self.entries)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 for entry in self.entries:
@@ -124,8 +122,8 @@ class Scheduler:
             display.update(self.entries)
             raise
 
-    def _start(self) -> None:
-        for slot in self._slots:
+    def _start(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
             if all(entry.slot is not slot for entry in self.entries):
                 entry = self._next()
                 if entry is None:

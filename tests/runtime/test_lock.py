@@ -187,3 +187,14 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "lock").mkdir()
     with pytest.raises(OSError, match="directory"), lock.hold(tmp_path / "lock", "the folder", wait=False):
         pass
+
+
+def test_whether_a_lock_is_held_can_be_asked_without_disturbing_its_owner(tmp_path):
+    path = tmp_path / "folder" / ".lock"
+    assert not lock.is_held(path)
+    assert not path.parent.exists()
+    with lock.hold(path, "the folder", wait=False) as held:
+        assert lock.is_held(path)
+        assert not held.is_lost()
+    assert path.exists()
+    assert not lock.is_held(path)
