@@ -7,20 +7,23 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-DESCRIPTION = """Compares runs: one table row per group of runs that differ only in their seed.
+DESCRIPTION = """Compares runs: one row per group of runs that differ only in their seed.
 
-Each metric is shown as mean ± standard error over seeds, with Delta-m, the mean rank (MR), and differences that are
-paired by seed. Groups are named by the fields of config.json in which they differ, such as "arch=mtan weighting=dwa".
-Warnings, also below the table, name runs that are incomplete or differ in data, length or evaluation protocol."""
+Each metric is shown as mean ± standard error over seeds, with Delta-m, the mean
+rank (MR), and differences that are paired by seed. Groups are named by the
+fields of config.json in which they differ, such as "arch=mtan weighting=dwa".
+Warnings name runs that are incomplete, or that differ in data, length or
+evaluation protocol."""
 
 EXAMPLES = """examples:
   python -m mtan_jax.compare runs/*
   python -m mtan_jax.compare runs/* --baseline=arch=single --sort=delta_m
-  python -m mtan_jax.compare 'runs/nyuv2-*' --baseline=arch=single --use=mean:10 --published=nyuv2
-  python -m mtan_jax.compare sweeps/widths --against='arch=mtan,width=1' --output=widths.tex
-  python -m mtan_jax.compare runs/* --baseline=arch=single --metrics='semantic/*,delta_m/*' --figures=figures
+  python -m mtan_jax.compare runs/* --use=mean:10 --published=nyuv2
+  python -m mtan_jax.compare runs/* --against='arch=mtan,width=1' --output=a.tex
+  python -m mtan_jax.compare runs/* --metrics='depth/*,mr' --figures=figures
 
-In Python: mtan_jax.compare_runs("runs/*", baseline="arch=single").means is a pandas data frame."""
+In Python: mtan_jax.compare_runs("runs/*", baseline="arch=single").means is a
+pandas data frame."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,7 +95,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--sort", metavar="METRIC", help="sort groups by a metric, the best first, such as delta_m or mean_rank")
     add("--parameters", action="store_true", help="count the parameters of the networks; takes some seconds")
-    add("--published", metavar="NAME", help="show published results below, such as nyuv2, or those of a JSON file")
+    add(
+        "--published",
+        metavar="NAME",
+        help="show published results below, such as nyuv2 or nyuv2:LS,Nash-MTL, or those of a JSON file",
+    )
     add("--format", metavar="FORMAT", help="markdown (default), latex (booktabs), csv or json")
     add(
         "--output",

@@ -90,7 +90,8 @@ def compare_runs(
         ignore: names of fields that runs of a group need not agree in.
         metrics: names or patterns of the metrics to show; by default those that count for Delta-m, and the scores.
         sort: the metric by which groups are sorted, the best first; by default they have the order of their runs.
-        published: published results to show beside the groups, such as "nyuv2", or the path of a JSON file.
+        published: published results to show beside the groups, such as "nyuv2" or "nyuv2:LS,Nash-MTL", or the path of a
+            JSON file.
         higher_is_better: directions of metrics of one's own tasks, which then count for Delta-m and the mean rank, by
             "task/metric" or by the metric alone.
         parameters: whether to count the parameters of each network, which takes seconds and imports JAX.

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mtan_jax.compare import metric_names, statistics
@@ -58,22 +58,32 @@ class Published:
         return [f"{row.method} on {row.architecture}" if several else row.method for row in self.rows]
 
 
-def load(name: str) -> Published:
+def load(text: str) -> Published:
     """Reads published results that ship with mtan_jax, or a file of one's own in the same format.
 
     Args:
-        name: such as "nyuv2", or the path of a file that ends in .json.
+        text: a name such as "nyuv2", or the path of a file that ends in .json. After ':', names of methods joined by
+            commas select rows: "nyuv2:LS,Nash-MTL".
 
     Raises:
-        ComparisonError: there are no such results, or the file is damaged.
+        ComparisonError: there are no such results or methods, or the file is damaged.
     """
+    name, _, methods = text.partition(":")
     path = pathlib.Path(name) if name.endswith(".json") else _folder() / f"{name}.json"
     if not path.is_file():
-        raise ComparisonError(f"--published={name}: there are no such results; known: {', '.join(known_names())}")
+        raise ComparisonError(f"--published={text}: there are no such results; known: {', '.join(known_names())}")
     try:
-        return _parse(path.stem, json.loads(path.read_bytes()))
+        found = _parse(path.stem, json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ComparisonError(f"--published={name}: {path} is damaged ({type(error).__name__}: {error})") from error
+        raise ComparisonError(f"--published={text}: {path} is damaged ({type(error).__name__}: {error})") from error
+    return _select(found, [method.strip() for method in methods.split(",") if method.strip()], text)
+
+
+def _select(found: Published, methods: Sequence[str], text: str) -> Published:
+    known = list(dict.fromkeys(row.method for row in found.rows))
+    if unknown := [method for method in methods if method not in known]:
+        raise ComparisonError(f"--published={text}: there is no method {unknown[0]}; known: {', '.join(known)}")
+    return dataclasses.replace(found, rows=tuple(row for row in found.rows if row.method in (methods or known)))
 
 
 def known_names() -> list[str]:
@@ -90,23 +100,54 @@ def _folder() -> pathlib.Path:
 def _parse(name: str, content: Mapping[str, Any]) -> Published:
     metrics = {each["name"]: each for each in content["metrics"]}
     factors = {metric: float(each["factor"]) for metric, each in metrics.items()}
-    values = [_values(row, factors) for row in content["rows"]]
-    higher = {metric: each["better"] == "higher" for metric, each in metrics.items()}
-    frame = pd.DataFrame(values, columns=list(metrics), dtype=float)
-    rows = []
-    for i, row in enumerate(content["rows"]):
-        scores = pd.DataFrame()
-        base = _baseline(content["rows"], row.get("architecture"), content["baseline"])
-        if base is not None:
-            scores = statistics.delta_m(frame.iloc[[i]], frame.iloc[base], higher).dropna(axis=1)
-        found = values[i] | {str(key): float(scores[key].iloc[0]) for key in scores}
-        rows.append(
-            PublishedRow(
-                row["method"], row.get("architecture") or "", _with_printed(found, row), row.get("protocol") or ""
-            )
-        )
-    formats = {metric: (factors[metric], int(each["decimals"])) for metric, each in metrics.items()}
-    return Published(name, content["title"], content["protocol"] or "", content["baseline"], formats, tuple(rows))
+    rows = content["rows"]
+    values = [_values(row, factors) for row in rows]
+    scores = _scores(
+        values, rows, content["baseline"], {key: each["better"] == "higher" for key, each in metrics.items()}
+    )
+    printed = [row.get("delta_m") for row in rows]
+    definition = _definition(scores, printed)
+    for score, row, number in zip(scores, rows, printed, strict=True):
+        score |= {} if number is None else {definition: number}
+        score |= {} if row.get("mean_rank") is None else {metric_names.MEAN_RANK: row["mean_rank"]}
+    return Published(
+        name,
+        content["title"],
+        content["protocol"] or "",
+        content["baseline"],
+        {metric: (factors[metric], int(each["decimals"])) for metric, each in metrics.items()},
+        tuple(
+            PublishedRow(row["method"], row.get("architecture") or "", value | score, row.get("protocol") or "")
+            for row, value, score in zip(rows, values, scores, strict=True)
+        ),
+    )
+
+
+def _scores(
+    values: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, Any]], baseline: str, higher: Mapping[str, bool]
+) -> list[dict[str, float]]:
+    """Both definitions of Delta-m of each row, as far as the table has the metrics that they need."""
+    frame = pd.DataFrame(values, columns=list(higher), dtype=float)
+    scores: list[dict[str, float]] = []
+    for i, row in enumerate(rows):
+        base = _baseline(rows, row.get("architecture"), baseline)
+        if base is None or not higher:
+            scores.append({})
+            continue
+        computed = statistics.delta_m(frame.iloc[[i]], frame.iloc[base], higher).dropna(axis=1)
+        scores.append({str(key): float(computed[key].iloc[0]) for key in computed})
+    return scores
+
+
+def _definition(scores: Sequence[Mapping[str, float]], printed: Sequence[float | None]) -> str:
+    """The definition of Delta-m that a table uses: the one that is nearest to its printed numbers."""
+
+    def distance(name: str) -> float:
+        pairs = zip(scores, printed, strict=True)
+        errors = [abs(score[name] - number) for score, number in pairs if name in score and number is not None]
+        return round(float(np.median(errors)), 2) if errors else 0.0  # equal up to the rounding of printed numbers
+
+    return min(metric_names.DELTA_M, key=distance)
 
 
 def _baseline(rows: Sequence[Mapping[str, Any]], architecture: str | None, method: str) -> int | None:
@@ -118,14 +159,3 @@ def _baseline(rows: Sequence[Mapping[str, Any]], architecture: str | None, metho
 
 def _values(row: Mapping[str, Any], factors: Mapping[str, float]) -> dict[str, float]:
     return {name: value / factors[name] for name, value in row["values"].items() if value is not None}
-
-
-def _with_printed(values: dict[str, float], row: Mapping[str, Any]) -> dict[str, float]:
-    """Replaces the computed Delta-m of the definition that the paper uses, the nearest, by the printed number."""
-    printed = row.get("delta_m")
-    if printed is not None:
-        name = min(metric_names.DELTA_M, key=lambda each: abs(values.get(each, math.inf) - printed))
-        values[name] = printed
-    if row.get("mean_rank") is not None:
-        values[metric_names.MEAN_RANK] = row["mean_rank"]
-    return values

@@ -25,7 +25,7 @@ def test_file_names_are_those_of_training():
 
 def test_patterns_and_folders_of_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    runs, problems = read_runs(["[ab]", "sweep", "./a"])
+    runs, problems = read_runs(["[ab]", "sweep", folder / "a"])
     assert [run.name for run in runs] == ["a", "b", "sweep/x/c"]
     assert [run.seed for run in runs] == [1, 1, 9]
     assert problems == []
