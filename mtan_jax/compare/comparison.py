@@ -67,8 +67,8 @@ def compare_runs(
     use: str = "last",
     split: str = "val",
     confidence: float = 0.95,
-    ignore: Sequence[str] = (),
-    metrics: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     sort: str | None = None,
     published: str | None = None,
     higher_is_better: Mapping[str, bool] | None = None,
@@ -87,8 +87,9 @@ def compare_runs(
             chosen on the same split).
         split: the split that the metrics are from.
         confidence: of the intervals of the differences.
-        ignore: names of fields that runs of a group need not agree in.
-        metrics: names or patterns of the metrics to show; by default those that count for Delta-m, and the scores.
+        ignore: a name of fields that runs of a group need not agree in, or several.
+        metrics: a name or pattern of the metrics to show, or several; by default those that count for Delta-m, and the
+            scores.
         sort: the metric by which groups are sorted, the best first; by default they have the order of their runs.
         published: published results to show beside the groups, such as "nyuv2" or "nyuv2:LS,Nash-MTL", or the path of a
             JSON file.
@@ -104,7 +105,7 @@ def compare_runs(
     chosen_use = Use.parse(use, own)
     found, problems = read_runs([paths] if isinstance(paths, str | os.PathLike) else paths)
     runs, without = _with_split(found, split)
-    grouping = make_grouping(runs, ignore)
+    grouping = make_grouping(runs, [ignore] if isinstance(ignore, str) else ignore)
     if baseline is not None:
         chosen = grouping.select(baseline, "--baseline")
         baselines.check_baseline(chosen)
@@ -142,7 +143,7 @@ def compare_runs(
         differences=differences,
         reference=reference,
         confidence=confidence,
-        columns=columns.choose(metrics, means, counted),
+        columns=columns.choose([metrics] if isinstance(metrics, str) else metrics, means, counted),
         directions=own,
         published=None if published is None else published_results.load(published),
         warnings=tuple(warnings),

@@ -130,7 +130,10 @@ def _notes(results: Results, metrics: Sequence[Metric]) -> list[str]:
     notes = [f"Mean ± standard error over n seeds. Bold: {best}."]
     if names & {*DELTA_M}:
         of = f"the mean over seeds of {baseline.name}" if baseline else "config.eval.single_task, as logged"
-        notes.append(f"Δm: mean relative drop in performance with respect to {of}; negative is better.")
+        notes.append(
+            f"Δm: mean relative drop in performance with respect to {of}; negative is better. It is the mean over "
+            "metrics (as in CAGrad and Nash-MTL), or over tasks of the mean over their metrics (as in LibMTL)."
+        )
     if MEAN_RANK in names:
         but = ", without the baseline" if baseline else ""
         notes.append(f"MR: rank of the group's mean, averaged over the metrics that count for Δm{but}.")
@@ -139,7 +142,7 @@ def _notes(results: Results, metrics: Sequence[Metric]) -> list[str]:
     published = results.published
     if published is not None:
         notes.append(
-            f"Published rows ({published.name}): {published.protocol} Their Δm is relative to the published "
+            f"Published rows ({published.name}): {published.protocol.rstrip('.')}. Their Δm is relative to the published "
             f"{published.baseline}, and their MR is as printed."
         )
         for label, row in zip(published.labels(), published.rows, strict=True):

@@ -149,6 +149,12 @@ def test_chosen_metrics(stored):
     )
 
 
+def test_one_name_need_not_be_a_sequence(stored):
+    found = mtan.compare_runs(f"{stored[0]}/mtan-*", metrics="depth/*", ignore="weighting")
+    assert found.columns == ("depth/abs_error", "depth/rel_error")
+    assert len(found.groups) == 1
+
+
 def test_metrics_of_ones_own_task(tmp_path):
     base, better = {"edges/f1": 0.5, "depth/abs_error": 1.0}, {"edges/f1": 0.6, "depth/abs_error": 1.1}
     for arch, values in (("single", base), ("mtan", better)):

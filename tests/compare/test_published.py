@@ -2,13 +2,35 @@
 
 import json
 
+import pandas as pd
 import pytest
 from helpers import stored_runs
-from helpers.published_results import content
+from helpers.published_results import LOWER, content
 
 import mtan_jax as mtan
-from mtan_jax.compare import published
+from mtan_jax.compare import published, statistics
 from mtan_jax.compare.errors import ComparisonError
+
+
+@pytest.mark.parametrize("name", published.known_names())
+def test_results_that_ship(name):
+    """The printed Delta-m of one method of the benchmark by hand; of the others, that they can be read."""
+    found = published.load(name)
+    assert len(found.rows) > 1
+    if name == "nyuv2":
+        nash = next(row.values for row in found.rows if row.method == "Nash-MTL")
+        assert (nash["delta_m/metrics"], nash["mean_rank"]) == (-4.04, 1.55)
+        assert nash["semantic/miou"] == pytest.approx(0.4013, rel=1e-12)
+
+
+def test_mean_rank_is_that_of_nash_mtl():
+    """Nash-MTL's table 2 ranks its 11 methods without the single-task row; it truncates some ranks to two decimals."""
+    found = published.load("nyuv2:LS,SI,RLW,DWA,UW,MGDA,PCGrad,GradDrop,CAGrad,IMTL-G,Nash-MTL")
+    higher = {name: not name.startswith(LOWER) for name in found.formats}
+    frame = pd.DataFrame([{name: row.values[name] for name in higher} for row in found.rows])
+    ranks = dict(zip((row.method for row in found.rows), statistics.mean_rank(frame, higher), strict=True))
+    for method, rank in (("LS", 8.11), ("MGDA", 5.44), ("CAGrad", 3.77), ("IMTL-G", 3.11), ("Nash-MTL", 1.55)):
+        assert ranks[method] == pytest.approx(rank, abs=0.01)
 
 
 @pytest.fixture
