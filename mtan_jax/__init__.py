@@ -28,6 +28,7 @@ _API = {
     "Stage": "mtan_jax.models",
     "Task": "mtan_jax.tasks",
     "build_model": "mtan_jax.models",
+    "compare_runs": "mtan_jax.compare.comparison",
     "evaluate": "mtan_jax.commands.evaluate",
     "fit": "mtan_jax.commands.train",
     "load_config": "mtan_jax.commands.config_file",

@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "mtan_jax"
 # The top floor first. A file imports from its own folder and from those that come later.
 FLOORS = (
     "main",
+    "compare",
     "sweep",
     "commands",
     "training",

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from mtan_jax.reporting.figures import DOTS_PER_INCH, save_png
+from mtan_jax.reporting.figure_style import DOTS_PER_INCH, save_png
 from mtan_jax.weighting import schedules
 
 STEPS = np.arange(1201, dtype=np.int32)

@@ -16,6 +16,7 @@ from mtan_jax.data.raw.image_files import printable, read_rgb
 from mtan_jax.data.raw.resize import resize_bilinear
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import figures
+from mtan_jax.reporting.figure_style import save_png
 from mtan_jax.runtime import parallel
 from mtan_jax.steps import stage_names
 from mtan_jax.steps.state import TrainState
@@ -177,7 +178,7 @@ def _write(experiment: Experiment, path: pathlib.Path, example: Example) -> None
         cast(DataInfo, experiment.data.info),
         masks=example["masks"],
     )
-    figures.save_png(figure, path.with_name(path.name + ".png"))
+    save_png(figure, path.with_name(path.name + ".png"))
 
 
 def _read_folder(paths: Mapping[str, pathlib.Path], image_size: tuple[int, int], batch_size: int) -> Iterator[Batch]:

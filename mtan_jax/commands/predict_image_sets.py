@@ -18,6 +18,7 @@ from mtan_jax.data.image_sets import ImageSets, ImageSetsInfo
 from mtan_jax.data.raw.image_files import printable, read_rgb
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import figures
+from mtan_jax.reporting.figure_style import save_png
 from mtan_jax.runtime import parallel
 from mtan_jax.steps.state import TrainState
 from mtan_jax.training.restore import restore
@@ -189,7 +190,7 @@ def _predict(
         for name, lines in found.items():
             (output / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
             sheet = figures.sheet(name, list(shown[name].values()), [lines[place] for place in shown[name]])
-            figures.save_png(sheet, output / f"{name}.png")
+            save_png(sheet, output / f"{name}.png")
     return found
 
 

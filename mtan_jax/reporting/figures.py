@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from mtan_jax.data.builder import DataInfo
+from mtan_jax.reporting.figure_style import DOTS_PER_INCH, WIDTH, finish
 from mtan_jax.reporting.metrics_file import Line, read_metrics
 from mtan_jax.tasks import Task, rendering
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:  # matplotlib takes seconds to import, so each function import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-WIDTH = 12.0  # inches
-DOTS_PER_INCH = 120
 MASK_COLOURS = "viridis"
 
 
@@ -118,11 +117,11 @@ def curves(path: pathlib.Path) -> "Figure":
         for split in splits:
             color, marker = (f"C{i}", "") if split == "train" else ("black", "o")
             _plot(axis, [line for line in lines if line["split"] == split], name, split, color, marker)
-        _finish(axis, name.replace("/", " "))
+        finish(axis, name.replace("/", " "))
     if weights:
         for i, name in enumerate(weights):
             _plot(axes[count - 1], lines, name, name.removeprefix("weights/"), f"C{i}")
-        _finish(axes[count - 1], "task weights")
+        finish(axes[count - 1], "task weights")
     return figure
 
 
@@ -154,14 +153,8 @@ def telemetry(path: pathlib.Path) -> "Figure | None":
             _plot(axis, lines, name, name.removeprefix(prefix) or "all tasks", f"C{i}")
         if title.startswith("condition"):
             axis.set_yscale("log")
-        _finish(axis, title)
+        finish(axis, title)
     return figure
-
-
-def save_png(figure: "Figure", path: pathlib.Path) -> None:
-    """Writes a figure as PNG; creates the folder if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
 
 
 def _draw_examples(
@@ -266,11 +259,3 @@ def _plot(axis: "Axes", lines: Sequence[Line], name: str, label: str, color: str
     if points:
         marker = marker or ("o" if len(points) == 1 else "")  # a line through one point would be invisible
         axis.plot(*np.transpose(points), linewidth=1, label=label, color=color, marker=marker, markersize=3)
-
-
-def _finish(axis: "Axes", title: str) -> None:
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(which="both", labelsize=7)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)

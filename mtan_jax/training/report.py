@@ -7,6 +7,7 @@ import numpy as np
 
 from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import figures
+from mtan_jax.reporting.figure_style import save_png
 from mtan_jax.reporting.metrics_file import METRICS_FILE, read_metrics
 from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.training import evaluation
@@ -46,8 +47,8 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
         writer.write(step, epoch, "val_mean", mean)
     telemetry = figures.telemetry(workdir / METRICS_FILE)
     if telemetry is not None:
-        figures.save_png(telemetry, workdir / "figures" / "telemetry.png")
-    figures.save_png(figures.curves(workdir / METRICS_FILE), workdir / CURVES_FILE)  # last; see `has_report`
+        save_png(telemetry, workdir / "figures" / "telemetry.png")
+    save_png(figures.curves(workdir / METRICS_FILE), workdir / CURVES_FILE)  # last; see `has_report`
     log.info("\nsplit val after %d steps\n%s", step, evaluation.table(metrics, constants))
     if count is not None and mean is not None:
         mean = {name: mean[name] for name in metrics if name in mean}

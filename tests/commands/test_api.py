@@ -167,7 +167,6 @@ def test_a_split_without_labels_cannot_be_evaluated(run):
 
 @pytest.mark.slow
 def test_the_ten_lines_of_the_readme(tmp_path):
-    pytest.importorskip("pandas")
     readme = pathlib.Path(__file__).parents[2] / "README.md"
     code = readme.read_text().split("## In Python", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
     with contextlib.suppress(KeyError):

@@ -5,6 +5,7 @@ import re
 import sys
 import types
 
+import pandas as pd
 import pytest
 
 import mtan_jax as mtan
@@ -14,7 +15,6 @@ PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
 
 @pytest.mark.slow
 def test_the_page_runs(tmp_path, monkeypatch):
-    pandas = pytest.importorskip("pandas")
     rows, finished = [], []
     service = types.SimpleNamespace(
         log=lambda row, step: rows.append((step, row)), finish=lambda: finished.append(True)
@@ -30,7 +30,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     for i, block in enumerate(blocks):
         # Each block trains from the beginning.
         exec(block.replace("runs/smoke", f"runs/smoke{i}"), names)
-    assert isinstance(names["metrics"], pandas.DataFrame)
+    assert isinstance(names["metrics"], pd.DataFrame)
     logged = mtan.Run.open(names["config"], tmp_path / "runs" / "smoke1").metrics
     assert [(step, next(iter(row)).split("/")[0]) for step, row in rows] == [(r["step"], r["split"]) for r in logged]
     assert rows[0][1]["train/semantic/loss"] == logged[0]["semantic/loss"]

@@ -6,6 +6,7 @@ from PIL import Image
 from mtan_jax import tasks
 from mtan_jax.data.builder import DataInfo
 from mtan_jax.reporting import figures
+from mtan_jax.reporting.figure_style import save_png
 from mtan_jax.reporting.sinks import open_sinks
 
 INFO = DataInfo(
@@ -110,7 +111,7 @@ def test_panel_shows_the_mean_mask_of_each_task_and_stage_on_one_scale(example):
 def test_files_are_pictures_and_no_figure_stays_open(example, tmp_path):
     path = tmp_path / "figures" / "a.png"
     figure = figures.panel(*example, TASKS, INFO)
-    figures.save_png(figure, path)
+    save_png(figure, path)
     with Image.open(path) as picture:
         expected = figure.get_size_inches() * figures.DOTS_PER_INCH
         np.testing.assert_allclose(picture.size, expected, atol=1)
