@@ -39,6 +39,7 @@ def choose(patterns: Sequence[str], means: pd.DataFrame, counted: Sequence[str])
         if not found:
             raise ComparisonError(f"--metrics={pattern} matches no metric; there are: {', '.join(known)}")
         chosen |= dict.fromkeys(found)
+    chosen |= dict.fromkeys({PARAMETERS} & {*means})  # they were asked for
     return tuple(chosen)
 
 

@@ -23,7 +23,7 @@ def _table(table: Table) -> str:
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [_line(header, widths), "| " + " | ".join(rule) + " |", *(_line(row, widths) for row in rows)]
-    notes = "".join(f"{note}\n" for note in table.notes)
+    notes = "".join(f"- {_escape(note)}\n" for note in table.notes)
     return f"**{_escape(table.caption)}**\n\n" + "\n".join(lines) + f"\n\n{notes}"
 
 

@@ -141,8 +141,9 @@ def _notes(results: Results, metrics: Sequence[Metric]) -> list[str]:
         notes.append("Parameters are those of the network; a baseline of several networks has the sum.")
     published = results.published
     if published is not None:
+        protocol = published.protocol.rstrip(".")
         notes.append(
-            f"Published rows ({published.name}): {published.protocol.rstrip('.')}. Their Δm is relative to the published "
+            f"Published rows ({published.name}): {protocol}. Their Δm is relative to the published "
             f"{published.baseline}, and their MR is as printed."
         )
         for label, row in zip(published.labels(), published.rows, strict=True):

@@ -11,7 +11,8 @@ def test_networks_of_nyuv2(tmp_path):
     for task in ("semantic", "depth", "normal"):
         values = stored_runs.of_task(stored_runs.STL, task)
         stored_runs.write(tmp_path / task, values, tasks=(task,), model__arch="single")
-    found = mtan.compare_runs(tmp_path, baseline="arch=single", parameters=True)
+    found = mtan.compare_runs(tmp_path, baseline="arch=single", parameters=True, metrics="depth/abs_error")
+    assert found.columns == ("depth/abs_error", "parameters")
     counts = found.means["parameters"]
     assert counts["arch=mtan weighting=schedule"] == 44_229_073
     # A head has 64 x 64 x 9 weights and 64 biases, and a last layer of 64 weights and one bias per channel.
