@@ -4,7 +4,6 @@ import pathlib
 import re
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 URL = "https://github.com/mtan-jax/mtan_jax"
@@ -32,13 +31,6 @@ def readme() -> str:
     text = (ROOT / "README.md").read_text()
     text = re.sub(r"(!\[[^]]*\]\()(?!https?://)", rf"\1{URL}/raw/main/", text)
     return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?://|#)", rf"\1{URL}/blob/main/", text)
-
-
-class BuildWithoutScripts(build_py):
-    """Installs the published numbers without the script beside them."""
-
-    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        return [] if package == "mtan_jax.published" else super().find_package_modules(package, package_dir)
 
 
 setup(
@@ -71,11 +63,10 @@ setup(
         "Typing :: Typed",
     ],
     # The configurations are edited at the top of a checkout, and installed as data of the package. So are the published
-    # numbers, which are in `experiments/`.
+    # numbers, which are in `experiments/published/data`.
     packages=[*find_packages(include=["mtan_jax", "mtan_jax.*"]), "mtan_jax.configs", "mtan_jax.published"],
-    package_dir={"mtan_jax.configs": "configs", "mtan_jax.published": "experiments/published"},
+    package_dir={"mtan_jax.configs": "configs", "mtan_jax.published": "experiments/published/data"},
     package_data={"mtan_jax": ["py.typed", "data/*/*.json"], "mtan_jax.published": ["*.json"]},
-    cmdclass={"build_py": BuildWithoutScripts},
     entry_points={"console_scripts": ["mtan-jax = mtan_jax.commands.console:console"]},
     python_requires=">=3.11",  # 3.12 or newer is recommended: JAX after 0.10.2 does not support 3.11
     install_requires=[

@@ -23,7 +23,7 @@ def main(checkout: pathlib.Path) -> None:
         sys.exit(f"error: version {importlib.metadata.version('mtan_jax')}, expected {mtan_jax.__version__}")
     expected = {path.relative_to(checkout / "mtan_jax") for path in files(checkout / "mtan_jax")}
     expected |= {path.relative_to(checkout) for path in files(checkout / "configs")}
-    published = (checkout / "experiments" / "published").glob("*.json")
+    published = (checkout / "experiments" / "published" / "data").glob("*.json")
     expected |= {pathlib.Path("published") / path.name for path in published}
     found = {path.relative_to(package) for path in files(package)}
     if found != expected:

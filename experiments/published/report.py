@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 def load(name: str) -> dict[str, Any]:
     """Reads a file. Its numbers are Decimals, which keep the printed digits: 28.40 is not 28.4."""
-    text = (FOLDER / f"{name}.json").read_text()
+    text = (FOLDER / "data" / f"{name}.json").read_text()
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 

@@ -92,9 +92,9 @@ def known_names() -> list[str]:
 
 
 def _folder() -> pathlib.Path:
-    """`published/` in the installed package, or `experiments/published/` in a checkout."""
+    """`published/` in the installed package, or `experiments/published/data` in a checkout."""
     installed = _PACKAGE / "published"
-    return installed if installed.is_dir() else _PACKAGE.parent / "experiments" / "published"
+    return installed if installed.is_dir() else _PACKAGE.parent / "experiments" / "published" / "data"
 
 
 def _parse(name: str, content: Mapping[str, Any]) -> Published:

@@ -17,7 +17,7 @@ from mtan_jax.tasks.task import classification, depth, normal, semantic
 
 EXPERIMENT = pathlib.Path(__file__).parents[2] / "experiments" / "published"
 REPORT = runpy.run_path(str(EXPERIMENT / "report.py"))
-NAMES = sorted(path.stem for path in EXPERIMENT.glob("*.json"))
+NAMES = sorted(path.stem for path in (EXPERIMENT / "data").glob("*.json"))
 FILE_KEYS = ["dataset", "title", "protocol", "baseline", "metrics", "rows"]
 ROW_KEYS = ["method", "architecture", "values", "delta_m", "mean_rank", "source", "protocol", "note", "replications"]
 REPLICATION_KEYS = ["values", "delta_m", "source", "note"]
@@ -50,7 +50,7 @@ NTKMTL_TABLE_7 = mean_ranks(
 @functools.cache
 def load(name):
     """A file whose numbers are Decimals, which keep the printed digits."""
-    text = (EXPERIMENT / f"{name}.json").read_text()
+    text = (EXPERIMENT / "data" / f"{name}.json").read_text()
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
