@@ -23,7 +23,7 @@ def factorize(
 
     Args:
         adapters: one matrix per task, which maps c to d channels.
-        rank: at most d. Factors beyond the matrix' own rank are 0.
+        rank: at most d. Factors beyond the matrix' own rank are 0 up to rounding.
 
     Returns:
         Factors and basis, in float64.
