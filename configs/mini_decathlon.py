@@ -18,7 +18,8 @@ Methods that adapt a trained network need init_from, for example a network train
         --config.model.init_from=runs/base --workdir=runs/series
 
 Arguments after ':' are smoke, backbone=, width=, sets=shapes+signs and arch=, one of mtan, split, single (fine-tuning
-with init_from), feature_extraction, series_adapters, parallel_adapters, deep_adaptation and piggyback.
+with init_from), feature_extraction, series_adapters, parallel_adapters, parallel_svd (with init_from of a run of
+parallel_adapters), deep_adaptation and piggyback.
 """
 
 from ml_collections import ConfigDict

@@ -40,6 +40,7 @@ def default_config() -> ConfigDict:
     config.model.arch = "mtan"  # name of the architecture
     config.model.backbone = "segnet"  # name of the backbone
     config.model.width = 1.0  # factor on the channels of every layer except the heads' last
+    config.model.adapter_rank = 0.5  # for "parallel_svd": rank of the adapters / channels of their output
     config.model.dtype = "float32"  # dtype of the computation; "bfloat16" on TPUs and GPUs
     config.model.param_dtype = "float32"  # dtype of parameters and running statistics
     config.model.sync_batch_norm = True  # whether BatchNorm's moments are over all devices; False: per device

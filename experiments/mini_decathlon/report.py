@@ -39,9 +39,9 @@ def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {name: [record for record in records if record["method"] == name] for name in names}
 
 
-def mean_accuracy(record: Record) -> float:
-    """Returns the mean accuracy over the sets."""
-    return statistics.mean(record["accuracy"].values())
+def mean_accuracy(record: Record, when: str = "accuracy") -> float:
+    """Returns the mean accuracy over the sets; at the start of training with `when="initial"`."""
+    return statistics.mean(record[when].values())
 
 
 def scores(records: Sequence[Record]) -> dict[str, list[float]]:
@@ -66,6 +66,9 @@ def table(records: Sequence[Record]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     seeds, minutes = len(found), sum(record["minutes"] for record in records)
     lines += ["", f"Means over {seeds} seeds, with the standard deviation over them; {minutes:.0f} minutes in all."]
+    starts = {name: found for name, found in methods.items() if "initial" in found[0]}
+    initial = {name: spread([100 * mean_accuracy(r, "initial") for r in found], 1) for name, found in starts.items()}
+    lines.append(f"Mean accuracy before training: {', '.join(f'{name} {value}' for name, value in initial.items())}.")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from mtan_jax.experiment import compression
 from mtan_jax.interop.files import WeightsError
 from mtan_jax.runtime.checkpoint import Checkpoints
 from mtan_jax.steps import Rows
@@ -18,7 +19,8 @@ from mtan_jax.weighting.sharing import TASK_AXIS_PREFIX, has_task_axis
 Arrays: TypeAlias = dict[Path, np.ndarray]
 Loaded: TypeAlias = dict[Path, np.ndarray | Rows]
 
-ADAPTATIONS = ("adapter", "combination", "scores")  # parameters that each task adds to a pretrained network
+# What an architecture adds to a pretrained network.
+ADAPTATIONS = ("adapter", "combination", "scores", *compression.NAMES)
 COLLECTIONS = ("params", "batch_stats", "frozen")
 
 
@@ -53,6 +55,7 @@ def initialize_from(
       network's shared array if there is one, or else from its first task's. If an array is shared there but
       task-specific here, every task starts from a copy. A new task's adaptations (adapters, combinations, mask scores)
       always start from their initial values.
+    - Compressed adapters are computed from the parallel adapters of the same tasks; see `compression`.
     - A head is used only for a task of the same name with the same number of classes.
     - Arrays that the pretrained network lacks keep their initial values, such as new tasks' heads and attention masks.
     - Every array of the backbone, except adaptations, must exist in both networks. The pretrained network's adaptations
@@ -68,8 +71,10 @@ def initialize_from(
         Initial values by path: a whole array, or the known rows of an array with a task axis.
 
     Raises:
-        WeightsError: an array of the backbone has another shape, or exists in only one of the two networks.
+        WeightsError: an array of the backbone has another shape, or exists in only one of the two networks, or there
+            are no adapters to compress.
     """
+    source = compression.compress_adapters(source, source_tasks, wanted, tasks)
     pretrained = _Pretrained(source, tuple(source_tasks))
     found: Loaded = {}
     for path, leaf in wanted.items():
@@ -82,7 +87,8 @@ def initialize_from(
         elif "backbone" in path:
             raise WeightsError(
                 f"the pretrained network does not fit: {'/'.join(path)} is {shape} there, {leaf.shape} here; use the "
-                "same config.model.backbone and config.model.width, and the same kind of adapters if both have any"
+                "same config.model.backbone and config.model.width, and the same kind and rank of adapters if both "
+                "have any"
             )
     if not any("backbone" in path for path in found):
         raise WeightsError("the pretrained network does not fit: it has none of the backbone's arrays")

@@ -17,6 +17,7 @@ from mtan_jax.models.dense import Dense
 from mtan_jax.models.layers.task_layers import (
     CombinedConv,
     FrozenConv,
+    LowRankConv,
     MaskedConv,
     OwnConv,
     ParallelConv,
@@ -86,6 +87,7 @@ IMAGE_ARCHITECTURES: dict[str, LayerKinds] = {
     "feature_extraction": {"conv": FrozenConv, "shortcut": FrozenConv, "norm": "frozen"},
     "series_adapters": {"conv": SeriesConv, "shortcut": FrozenConv, "norm": "own"},
     "parallel_adapters": {"conv": ParallelConv, "shortcut": FrozenConv, "norm": "own"},
+    "parallel_svd": {"conv": LowRankConv, "shortcut": FrozenConv, "norm": "own"},
     "deep_adaptation": {"conv": CombinedConv, "shortcut": CombinedConv, "norm": "own"},
     "piggyback": {"conv": MaskedConv, "shortcut": MaskedConv, "norm": "own"},
 }
@@ -102,8 +104,8 @@ def build_model(
     """Makes a network from its configuration.
 
     Args:
-        config: `config.model`: `arch`, `backbone`, `width` (multiplies all channels except the heads' outputs), `dtype`
-            (of the computation), `param_dtype`, `sync_batch_norm`.
+        config: `config.model`: `arch`, `backbone`, `width` (multiplies all channels except the heads' outputs),
+            `adapter_rank` (of "parallel_svd"), `dtype` (of the computation), `param_dtype`, `sync_batch_norm`.
         tasks: each gets one head, and the other modules that the architecture has per task.
         axis_name: device axis, for BatchNorm that is synchronized over devices.
         groups: number of tasks in a training batch, where each image belongs to one task.
@@ -113,8 +115,8 @@ def build_model(
         backbone of `IMAGE_BACKBONES`, `apply(variables, image, train=..., tasks=[b]) -> {task name: [b,channels]}`.
 
     Raises:
-        ValueError: a name is unknown, the pair does not exist (the message lists those that do), or the width is not
-            above 0.
+        ValueError: a name is unknown, the pair does not exist (the message lists those that do), or the width or the
+            rank of adapters is out of range.
     """
     tasks = tuple(tasks)
     backbone = build_backbone(config, axis_name, tuple(task.name for task in tasks))
@@ -139,13 +141,22 @@ def build_backbone(
         )
     if not config.width > 0:
         raise ValueError(f"config.model.width = {config.width}: it multiplies channel counts, so it must be above 0")
+    if not 0 < config.adapter_rank <= 1:
+        raise ValueError(
+            f"config.model.adapter_rank = {config.adapter_rank}: it is the rank of compressed adapters divided by the "
+            "channels of their output, so it must be above 0 and at most 1"
+        )
     _check_known("dtype", config.dtype, DTYPES)
     _check_known("param_dtype", config.param_dtype, DTYPES)
     numerics = Numerics(
         axis_name if config.sync_batch_norm else None, jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
     )
     if config.backbone in IMAGE_BACKBONES:
-        layers = Layers(tasks, numerics, **IMAGE_ARCHITECTURES[config.arch])
+        kinds = IMAGE_ARCHITECTURES[config.arch]
+        conv: Callable[..., TaskConv] = kinds["conv"]
+        if issubclass(kinds["conv"], LowRankConv):
+            conv = functools.partial(conv, relative_rank=config.adapter_rank)
+        layers = Layers(tasks, numerics, conv, kinds["shortcut"], kinds["norm"])
         return IMAGE_BACKBONES[config.backbone](config.width, layers)
     return VARIANTS.get(config.arch, BACKBONES)[config.backbone](config.width, numerics)
 

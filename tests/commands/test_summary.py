@@ -111,6 +111,9 @@ RATIOS = {
     "split": "1.0000",
     "single": "10.0000",
     "feature_extraction": "1.0000",
+    # Adapters have 644,144 weights; factors and bases of half the rank 10 * 322,072 + 344,192 (docs/decathlon.md).
+    "parallel_adapters": "2.1121",
+    "parallel_svd": "1.6204",
     # 5,839,280 weights, 4,048 biases, 7,200 of BatchNorm: the first two once, the last ten times, ten bits a weight
     "piggyback": "1.3230",
 }
@@ -123,6 +126,27 @@ def test_the_decathlons_networks(arch, tmp_path):
     table = numbers(summary(Experiment.from_config(config)))
     assert table["backbone alone"] == "5,850,528"
     assert table["ratio without heads"] == RATIOS[arch]
+
+
+@pytest.mark.parametrize(("config", "rank"), [("decathlon", 0.25), ("mini_decathlon", 0.5), ("mini_decathlon", 1.0)])
+def test_compressed_adapters_by_the_formula(config, rank, tmp_path):
+    """Per 3x3 convolution from c to d channels, r * (t * c + d) weights of t tasks' factors and of the basis."""
+    config = runpy.run_path(str(CONFIGS / f"{config}.py"))["get_config"]("arch=parallel_svd")
+    config.data.data_dir, config.model.adapter_rank = str(tmp_path), rank
+    table = numbers(summary(Experiment.from_config(config)))
+    tasks, blocks = len(config.tasks), {"wrn28_4": 4, "wrn10_4": 1}[config.model.backbone]
+    stem, *groups = (round(config.model.width * channels) for channels in (16, 64, 128, 256))
+    steps = list(zip((stem, *groups), groups, strict=False))
+    pairs = [(3, stem), *((c, d) for a, b in steps for c, d in [(a, b)] + (2 * blocks - 1) * [(b, b)])]
+    convs = sum(9 * c * d + d for c, d in pairs) + sum(a * b + b for a, b in steps)
+    norms = 2 * (sum(c for c, _ in pairs[1:]) + groups[-1])
+    ranks = [round(rank * d) for _, d in pairs]
+    factors = sum(tasks * c * r for (c, _), r in zip(pairs, ranks, strict=True))
+    bases = sum(r * d for (_, d), r in zip(pairs, ranks, strict=True))
+    assert table["per-task backbones"] == f"{factors + tasks * norms:,}"
+    assert table["frozen"] == f"{convs + bases:,}"
+    assert table["backbone alone"] == f"{convs + norms:,}"
+    assert table["ratio without heads"] == f"{(convs + bases + factors + tasks * norms) / (convs + norms):.4f}"
 
 
 def test_bits_of_masks_are_rounded_as_kept_whatever_the_width(tmp_path):

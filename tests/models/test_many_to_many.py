@@ -12,20 +12,29 @@ import pytest
 from flax import traverse_util
 from helpers import toy_sets_config, whole_run
 from helpers.decathlon_release import write_official
+from helpers.image_set_runs import (
+    assert_same,
+    assert_stopped_run_is_straight,
+    flat,
+    make_experiment,
+    one_group,
+    predict,
+    take_steps,
+)
 from helpers.toy_sets import SIZE
 
 from mtan_jax import steps
-from mtan_jax.experiment import Experiment, checks, warm_start
+from mtan_jax.experiment import checks, warm_start
 from mtan_jax.interop.files import WeightsError
-from mtan_jax.models import IMAGE_ARCHITECTURES, IMAGE_BACKBONES, Backbone, build_model
-from mtan_jax.models.backbones.wide_resnet import Group, Stem
-from mtan_jax.reporting.sinks import MetricWriter
+from mtan_jax.models import IMAGE_ARCHITECTURES, IMAGE_BACKBONES, build_model
 from mtan_jax.runtime import parallel
 from mtan_jax.tasks import classification
 from mtan_jax.training import evaluation
 from mtan_jax.weighting import METHODS, TaskGradients
 
 HUES_AGAIN = dataclasses.replace(classification("again", 3), target="hues")
+# "parallel_svd" starts from parallel adapters; see tests/experiment/test_compression.py.
+FROM_A_BACKBONE = tuple(arch for arch in IMAGE_ARCHITECTURES if arch != "parallel_svd")
 FROZEN = ("feature_extraction", "series_adapters", "parallel_adapters", "deep_adaptation", "piggyback")
 
 
@@ -44,13 +53,7 @@ def make(data_dir):
     """Makes an experiment: `make("mtan", **{"mixing.tasks_per_step": 2})`."""
 
     def make(arch, **fields):
-        config = toy_sets_config.get_config()
-        config.data.data_dir, config.model.arch = str(data_dir), arch
-        for name, value in fields.items():
-            config.update_from_flattened_dict({name: value})
-        experiment = Experiment.from_config(config)
-        experiment.data.prepare()
-        return experiment
+        return make_experiment(data_dir, arch, fields)
 
     return make
 
@@ -64,40 +67,7 @@ def base(make, tmp_path_factory):
     return folder, whole_run.read_state(experiment, folder)
 
 
-def take_steps(experiment, count, state=None):
-    """The state after some steps on all devices, and the batches."""
-    state = experiment.init_state() if state is None else state
-    stream = experiment.train_batches(0)
-    batches = [evaluation.without_ids(batch) for batch in itertools.islice(stream, count)]
-    stream.close()
-    for batch in batches:
-        state = experiment.train_step(state, parallel.place_batch(batch))
-    return jax.device_get(state), batches
-
-
-def flat(tree):
-    return traverse_util.flatten_dict(tree, sep="/")
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert array.tobytes() == expected[name].tobytes(), name
-
-
-def predict(experiment, state, task):
-    """Predictions of the images of "val" of one set."""
-    found = []
-    for batch in experiment.data.whole_split("val"):
-        if experiment.task_names[batch["task"][0]] == task:
-            inputs = parallel.place_batch({"image": batch["image"], "task": batch["task"]})
-            found.append(
-                jax.device_get(experiment.predict_step(parallel.place_state(state.variables), inputs)[0][task])
-            )
-    return np.concatenate(found)
-
-
-@pytest.mark.parametrize("arch", [long(arch, fast=("piggyback",)) for arch in IMAGE_ARCHITECTURES])
+@pytest.mark.parametrize("arch", [long(arch, fast=("piggyback",)) for arch in FROM_A_BACKBONE])
 def test_every_network_trains_and_frozen_arrays_are_those_of_the_base_bit_for_bit(arch, make, base):
     folder, base_state = base
     experiment = make(arch, **{"model.init_from": str(folder), "mixing.order": "in_turn"})
@@ -302,15 +272,6 @@ def with_method(make, arch, method, groups):
     return make(arch, **{"weighting": ((method, options),), "mixing.tasks_per_step": groups, "batch_size": 8})
 
 
-def one_group(width, layers):
-    """A backbone of four convolutions, which compiles in no time."""
-    made = {
-        "stem": functools.partial(Stem, layers, 2, 4),
-        "group_0": functools.partial(Group, layers, 4, 4, 1, True),
-    }
-    return Backbone(made, head=None, multiple=8, numerics=layers.numerics)
-
-
 @pytest.mark.parametrize("arch", ["feature_extraction", "deep_adaptation"])
 def test_steps_leave_frozen_arrays_bit_for_bit(arch, make, monkeypatch):
     monkeypatch.setitem(IMAGE_BACKBONES, "one_group", one_group)
@@ -386,22 +347,7 @@ def test_one_task_a_step_gives_a_gradient_method_the_plain_gradient(make):
 )
 def test_a_stopped_run_is_a_straight_one(arch, fields, make, base, tmp_path, monkeypatch):
     experiment = make(arch, **fields, **{"model.init_from": str(base[0]), "data.workers": 0})
-    whole_run.train_here(experiment, tmp_path / "straight")
-
-    class StopError(Exception):
-        pass
-
-    def stop(writer, step):
-        if step == 5:
-            raise StopError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricWriter, "advance", stop)
-        with pytest.raises(StopError):
-            whole_run.train_here(experiment, tmp_path / "stopped")
-    assert whole_run.checkpoint_steps(tmp_path / "stopped") == [3]
-    whole_run.train_here(experiment, tmp_path / "stopped")
-    whole_run.assert_same_run(experiment, tmp_path / "stopped", tmp_path / "straight")
+    assert_stopped_run_is_straight(experiment, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
@@ -557,7 +503,10 @@ def test_any_network_of_the_same_backbone_is_taken_over_but_for_adaptations(make
     for (arch, (source, tasks)), (other, (wanted, names)) in itertools.product(networks.items(), repeat=2):
         arrays = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in source.items()}
         if {arch, other} == adapters:
-            with pytest.raises(WeightsError, match=r"own_adapter is .* the same kind of adapters if both have any"):
+            with pytest.raises(WeightsError, match=r"own_adapter is .* the same kind and rank of adapters if both"):
+                warm_start.initialize_from(arrays, tasks, wanted, names)
+        elif other == "parallel_svd" and arch not in ("parallel_adapters", other):
+            with pytest.raises(WeightsError, match=r"'parallel_svd' compresses the adapters of a run of parallel_ad"):
                 warm_start.initialize_from(arrays, tasks, wanted, names)
         else:
             found = warm_start.initialize_from(arrays, tasks, wanted, names)

@@ -29,14 +29,14 @@ class Layers:
     Attributes:
         tasks: names of all tasks.
         numerics: of all layers.
-        conv: class of every 3x3 convolution.
+        conv: class of every 3x3 convolution, or a partial of it.
         shortcut: class of every 1x1 convolution beside a block.
         norm: `TaskNorm.parameters` of every BatchNorm.
     """
 
     tasks: tuple[str, ...]
     numerics: Numerics
-    conv: type[TaskConv] = SharedConv
+    conv: Callable[..., TaskConv] = SharedConv
     shortcut: type[TaskConv] = SharedConv
     norm: Literal["shared", "own", "frozen"] = "shared"
 

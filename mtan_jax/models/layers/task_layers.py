@@ -209,6 +209,30 @@ class ParallelConv(TaskConv):
         return y + _pointwise(x[:, :, :: self.stride, :: self.stride], adapters)
 
 
+class LowRankConv(TaskConv):
+    """`ParallelConv` with adapters compressed across tasks: f(x) + A_t x, where A_t = F_t B.
+
+    The tasks share the frozen basis B [r, d]; each task trains its factors F_t [c, r]. Rebuffi, Bilen, Vedaldi 2018,
+    section 3.4; there alpha_t = A_t^T, beta = B^T and gamma_t = F_t. `mtan_jax.experiment.compression` computes both
+    from trained adapters. The factors of a task that has none start at 0.
+
+    Attributes:
+        relative_rank: r / d, where d is the number of channels of the output.
+    """
+
+    relative_rank: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: Groups, tasks: Int[Array, "g"]) -> Groups:
+        y = self.convolve_frozen(x)
+        rank = max(round(self.relative_rank * self.features), 1)
+        factors = self.own("factor", nn.initializers.zeros, x.shape[-1], rank)[tasks]
+        basis = self.frozen("basis", he_normal, rank, self.features)
+        # Multiplying the matrices first stores no features of r channels for the backward pass.
+        adapters = jnp.einsum("gcr,rd->gcd", factors, basis)
+        return y + _pointwise(x[:, :, :: self.stride, :: self.stride], adapters)
+
+
 class CombinedConv(TaskConv):
     """Per-task linear combinations of frozen filters: Deep Adaptation Networks.
 

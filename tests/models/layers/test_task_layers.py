@@ -17,6 +17,7 @@ from mtan_jax.models.layers.task_layers import (
     MASK_THRESHOLD,
     CombinedConv,
     FrozenConv,
+    LowRankConv,
     MaskedConv,
     OwnConv,
     ParallelConv,
@@ -30,7 +31,7 @@ from mtan_jax.models.stage import Trunk
 
 NAMES = ("hues", "bars", "corners")
 FLOAT64 = Numerics(None, jnp.float64, jnp.float64)
-CONVS = (SharedConv, OwnConv, FrozenConv, SeriesConv, ParallelConv, CombinedConv, MaskedConv)
+CONVS = (SharedConv, OwnConv, FrozenConv, SeriesConv, ParallelConv, LowRankConv, CombinedConv, MaskedConv)
 CHOSEN = np.array([2, 0])  # the tasks of the groups
 BEFORE, AFTER = 3, 4  # channels
 
@@ -86,6 +87,9 @@ def by_hand(kind, arrays, x, task, stride):
         return y + np.einsum("bhwd,de->bhwe", y, own["adapter"])
     if kind is ParallelConv:
         return y + convolve(x, own["adapter"][None, None], stride)
+    if kind is LowRankConv:  # of rank 2 by default
+        assert own["factor"].shape == (BEFORE, 2)
+        return y + convolve(convolve(x, own["factor"][None, None], stride), arrays["basis"][None, None], 1)
     return y
 
 
@@ -109,6 +113,7 @@ ARRAYS = {
     OwnConv: {"params": {"own_kernel", "own_bias"}},
     SeriesConv: FROZEN_CONV | {"params": {"own_adapter"}},
     ParallelConv: FROZEN_CONV | {"params": {"own_adapter"}},
+    LowRankConv: {"frozen": {"kernel", "bias", "basis"}, "params": {"own_factor"}},
     CombinedConv: {"frozen": {"kernel"}, "params": {"own_combination", "own_bias"}},
     MaskedConv: FROZEN_CONV | {"params": {"own_scores"}},
 }
@@ -132,7 +137,7 @@ def test_what_is_trained_and_what_is_not(kind, x):
             assert all((np.asarray(array[task]) != 0).any() for task in CHOSEN)
 
 
-@pytest.mark.parametrize("kind", [SeriesConv, ParallelConv, CombinedConv, MaskedConv])
+@pytest.mark.parametrize("kind", [SeriesConv, ParallelConv, LowRankConv, CombinedConv, MaskedConv])
 def test_adapted_layers_begin_as_the_frozen_one(kind, x):
     """Adapters of 0, the identity, masks of 1: the frozen network's output, to the bit (adapters: -0 is 0)."""
     layer = kind(NAMES, FLOAT64, AFTER, stride=2)
@@ -250,12 +255,16 @@ def test_initial_values_of_a_task_do_not_depend_on_others(kind, names, x):
 # What tasks have of their own in whole networks, besides copies: at first, these change nothing.
 NEUTRAL = {
     "own_adapter": lambda shape: np.zeros(shape),
+    "own_factor": lambda shape: np.zeros(shape),
+    "basis": lambda shape: np.ones(shape),
     "own_combination": lambda shape: np.broadcast_to(np.eye(*shape[1:]), shape),
     "own_scores": lambda shape: np.full(shape, MASK_START),
 }
 
 
-@pytest.mark.parametrize("arch", ["single", "series_adapters", "parallel_adapters", "deep_adaptation", "piggyback"])
+@pytest.mark.parametrize(
+    "arch", ["single", "series_adapters", "parallel_adapters", "parallel_svd", "deep_adaptation", "piggyback"]
+)
 def test_adapted_networks_begin_as_the_frozen_one(arch):
     """Of "single", each task's own network, begun as a copy of the frozen one, is it too."""
     rng = np.random.default_rng(0)
