@@ -70,7 +70,7 @@ def interior_point(
             return (jnp.square(slope) + jnp.square(x1 * z1 - target)).sum(where=free)
 
         # The full step is best, except where the function is far from quadratic.
-        lengths = longest * 0.5 ** jnp.arange(_STEP_LENGTHS)
+        lengths = longest * 0.5 ** jnp.arange(_STEP_LENGTHS, dtype=dtype)
         length = lengths[jnp.argmin(jax.vmap(error)(lengths))]
         moved = (x + length * dx, z + length * dz, y + length * dy)
         # Keep the last iterate if float32 runs out of precision.
@@ -181,7 +181,8 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
     lengths = jnp.sqrt(jnp.where(present, jnp.maximum(squares / largest, 1e-12), 1))
     both = present[:, None] & present[None]
     cosines = jnp.where(both, gram / largest / lengths[:, None] / lengths[None], 0)
-    cosines = cosines * (1 - jnp.eye(len(gram))) + (1 + 10 * _ridge(gram)) * jnp.eye(len(gram))
+    unit = jnp.eye(len(gram), dtype=gram.dtype)
+    cosines = cosines * (1 - unit) + (1 + 10 * _ridge(gram)) * unit
     right = lengths ** (power - 1)
 
     def step(_: Array, logarithms: Float[Array, "t"]) -> Float[Array, "t"]:

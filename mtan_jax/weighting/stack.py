@@ -47,3 +47,11 @@ def gram_of(leaves: Sequence[Float[Array, "t ..."]]) -> Float[Array, "t t"]:
 def weighted_sum(weights: Float[Array, "t"], leaf: Float[Array, "t ..."]) -> Float[Array, "..."]:
     """The sum of a leaf's rows, each multiplied by its task's weight."""
     return jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
+
+
+def zeros_per_task(leaves: Sequence[Float[Array, "..."]], tasks: int) -> tuple[Float[Array, "t ..."], ...]:
+    """Zeros for one sum or average per task and parameter, in float32 or wider.
+
+    In bfloat16, a sum stops growing when it is 256 times as large as its terms.
+    """
+    return tuple(jnp.zeros((tasks, *leaf.shape), jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves)

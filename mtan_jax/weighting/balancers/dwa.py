@@ -85,8 +85,8 @@ def _over_epochs(
     tasks: tuple[str, ...], temperature: float, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
     def init() -> EpochState:
-        zeros = jnp.zeros((3, len(tasks)), jnp.float32)
-        return EpochState(jnp.zeros((), jnp.int32), zeros, zeros)
+        shape = (3, len(tasks))
+        return EpochState(jnp.zeros((), jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def step(task_gradients: TaskGradients, state: EpochState) -> tuple[Float[Array, "t"], EpochState]:
         # Before the first epoch this shifts zeros.

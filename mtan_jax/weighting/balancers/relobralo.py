@@ -74,8 +74,8 @@ def relobralo(
     check_number("relobralo", "rho", rho, least=0, most=1)
 
     def init() -> ReLoBRaLoState:
-        ones = jnp.ones(len(tasks), jnp.float32)
-        return ReLoBRaLoState(jnp.zeros((), jnp.int32), jnp.zeros(len(tasks), jnp.int32), ones, ones, ones)
+        first, last, weights = (jnp.ones(len(tasks), jnp.float32) for _ in range(3))
+        return ReLoBRaLoState(jnp.zeros((), jnp.int32), jnp.zeros(len(tasks), jnp.int32), first, last, weights)
 
     def step(task_gradients: TaskGradients, state: ReLoBRaLoState) -> tuple[Float[Array, "t"], ReLoBRaLoState]:
         key = jax.random.fold_in(jax.random.key(seed), state.steps)

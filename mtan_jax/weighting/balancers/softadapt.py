@@ -87,9 +87,14 @@ def softadapt(
     coefficients = forward_difference(points - 1)
 
     def init() -> SoftAdaptState:
-        zeros = jnp.zeros(len(tasks), jnp.float32)
-        history = jnp.zeros((points, len(tasks)), jnp.float32)
-        return SoftAdaptState(jnp.zeros((), jnp.int32), history, jnp.zeros(len(tasks), jnp.int32), zeros, zeros)
+        count = len(tasks)
+        return SoftAdaptState(
+            steps=jnp.zeros((), jnp.int32),
+            history=jnp.zeros((points, count), jnp.float32),
+            points=jnp.zeros(count, jnp.int32),
+            loss_sum=jnp.zeros(count, jnp.float32),
+            loss_count=jnp.zeros(count, jnp.float32),
+        )
 
     def step(task_gradients: TaskGradients, state: SoftAdaptState) -> tuple[Float[Array, "t"], SoftAdaptState]:
         present = task_gradients.present

@@ -79,8 +79,8 @@ def stch(
     check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
 
     def init() -> STCHState:
-        zeros = jnp.zeros(len(tasks), jnp.float32)
-        return STCHState(jnp.zeros((), jnp.int32), zeros, zeros)
+        count = len(tasks)
+        return STCHState(jnp.zeros((), jnp.int32), jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.float32))
 
     def step(task_gradients: TaskGradients, state: STCHState) -> tuple[Float[Array, "t"], STCHState]:
         present = task_gradients.present

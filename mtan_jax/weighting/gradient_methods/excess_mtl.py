@@ -13,7 +13,7 @@ from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
 from mtan_jax.weighting.option_checks import check_count, check_number
 from mtan_jax.weighting.shared_parameters import Shared
-from mtan_jax.weighting.stack import Stack, weighted_sum
+from mtan_jax.weighting.stack import Stack, weighted_sum, zeros_per_task
 
 _SMALLEST_SQUARE = 1e-7
 
@@ -23,7 +23,7 @@ class ExcessMTLState(NamedTuple):
 
     Attributes:
         seen: number of steps at which each task was present.
-        squares: sums of the squared gradients per task, one array [t, ...] per shared parameter.
+        squares: sums of the squared gradients per task, one array [t, ...] per shared parameter, in float32 or wider.
         baseline: sum of the first excess risks, the unit of later ones.
         weights: weights of the last step.
     """
@@ -81,13 +81,16 @@ def excess_mtl(
     warmup, total = (1, count) if variant == "authors" else (warmup_steps, 1)
 
     def init(leaves: tuple[Array, ...]) -> ExcessMTLState:
-        squares = tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves)
-        zeros = jnp.zeros(count, jnp.float32)
-        return ExcessMTLState(zeros.astype(jnp.int32), squares, zeros, zeros + total / count)
+        return ExcessMTLState(
+            seen=jnp.zeros(count, jnp.int32),
+            squares=zeros_per_task(leaves, count),
+            baseline=jnp.zeros(count, jnp.float32),
+            weights=jnp.full(count, total / count, jnp.float32),
+        )
 
     def combine(stack: Stack, state: ExcessMTLState) -> Combined:
         present = stack.present
-        new = tuple(jnp.square(leaf).astype(old.dtype) for old, leaf in zip(state.squares, stack.leaves, strict=True))
+        new = tuple(jnp.square(leaf.astype(old.dtype)) for old, leaf in zip(state.squares, stack.leaves, strict=True))
         squares = jax.tree.map(jnp.add, state.squares, new)
         parts = [
             (n / jnp.sqrt(s + _SMALLEST_SQUARE)).reshape(count, -1).sum(1) for n, s in zip(new, squares, strict=True)

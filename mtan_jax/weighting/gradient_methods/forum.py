@@ -100,8 +100,15 @@ def forum(
 
     def init(params: optax.Params) -> FORUMState:
         del params
-        zeros = jnp.zeros(len(tasks), jnp.float32)
-        return FORUMState(zeros + 1, jnp.zeros((), jnp.int32), zeros, jax.vmap(adam.init)(zeros), zeros)
+        count = len(tasks)
+        logits = jnp.zeros(count, jnp.float32)
+        return FORUMState(
+            task_weights=jnp.ones(count, jnp.float32),
+            steps=jnp.zeros((), jnp.int32),
+            logits=logits,
+            adam=jax.vmap(adam.init)(logits),
+            shares=jnp.zeros(count, jnp.float32),
+        )
 
     def update(
         updates: TaskGradients, state: FORUMState, params: optax.Params | None = None, **extra_args: object

@@ -13,7 +13,7 @@ from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
 from mtan_jax.weighting.option_checks import check_number
 from mtan_jax.weighting.shared_parameters import Shared
-from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum
+from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum, zeros_per_task
 
 _SMALLEST_LENGTH = 1e-8
 
@@ -23,7 +23,7 @@ class MoCoState(NamedTuple):
 
     Attributes:
         steps: steps so far.
-        tracked: tracked gradients per task, one array [t, ...] per shared parameter.
+        tracked: tracked gradients per task, one array [t, ...] per shared parameter, in float32 or wider.
         weights: weights of the last step.
     """
 
@@ -78,8 +78,8 @@ def moco(
     count = len(tasks)
 
     def init(leaves: tuple[Array, ...]) -> MoCoState:
-        tracked = tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves)
-        return MoCoState(jnp.zeros((), jnp.int32), tracked, jnp.full(count, 1 / count, jnp.float32))
+        weights = jnp.full(count, 1 / count, jnp.float32)
+        return MoCoState(jnp.zeros((), jnp.int32), zeros_per_task(leaves, count), weights)
 
     def combine(stack: Stack, state: MoCoState) -> Combined:
         present, steps = stack.present, optax.safe_increment(state.steps)

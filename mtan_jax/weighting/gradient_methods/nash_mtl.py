@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
@@ -23,10 +23,12 @@ class NashMTLState(NamedTuple):
     Attributes:
         steps: steps so far.
         weights: the last solution; 1 before the first.
+        solved: tasks that were present at the last solution.
     """
 
     steps: Int32[Array, ""]
     weights: Float[Array, "t"]
+    solved: Bool[Array, "t"]
 
 
 @declare("gradient_method")
@@ -44,6 +46,8 @@ def nash_mtl(
     authors approximate w by a sequence of convex problems (cvxpy and ECOS, at most 20, to 1e-3). w also minimizes a
     single convex function, which `solvers.fair_weights` does by Newton's method. As in their code, all parameters,
     including the heads, are trained on sum_i w_i L_i, and the gradient of the shared parameters is clipped.
+
+    An absent task keeps its w. A step solves ahead of time if a task is present that was absent at the last solution.
 
     Args:
         tasks: task names.
@@ -65,14 +69,19 @@ def nash_mtl(
         check_number("nash_mtl", "max_norm", max_norm, above=0)
 
     def init() -> NashMTLState:
-        return NashMTLState(jnp.zeros((), jnp.int32), jnp.ones(len(tasks), jnp.float32))
+        count = len(tasks)
+        return NashMTLState(jnp.zeros((), jnp.int32), jnp.ones(count, jnp.float32), jnp.zeros(count, bool))
 
     def weigh(stack: Stack, state: NashMTLState) -> tuple[Float[Array, "t"], NashMTLState]:
         def solve() -> Float[Array, "t"]:
-            return fair_weights(stack.gram, stack.present, 1.0).astype(jnp.float32)
+            return fair_weights(stack.gram, present, 1.0).astype(jnp.float32)
 
-        weights = lax.cond(state.steps % update_every == 0, solve, lambda: state.weights)
-        return weights, NashMTLState(optax.safe_increment(state.steps), weights)
+        present = stack.present
+        solves = (state.steps % update_every == 0) | (present & ~state.solved).any()
+        weights = jnp.where(present, lax.cond(solves, solve, lambda: state.weights), state.weights)
+        solved = jnp.where(solves, present, state.solved)
+        new = NashMTLState(optax.safe_increment(state.steps), weights, solved)
+        return jnp.where(present, weights, 0), new
 
     return weighted(
         "nash_mtl", tasks, init, weigh, shared=shared, backward=backward, task_specific="weighted", max_norm=max_norm

@@ -24,7 +24,7 @@ class SDMGradState(NamedTuple):
     """State of `sdmgrad`.
 
     Attributes:
-        weights: w, the initial point of the next search.
+        weights: w, from which the next search starts.
     """
 
     weights: Float[Array, "t"]
@@ -50,6 +50,8 @@ def sdmgrad(
 
     The paper computes the two factors of the inner products and the update on three different batches. Here all use the
     same batch, as in the paper's deterministic variant.
+
+    An absent task keeps its w. The others start from the projection of their w onto their simplex.
 
     Args:
         tasks: task names.
@@ -89,6 +91,7 @@ def sdmgrad(
 
         start = project_to_simplex(state.weights.astype(gram.dtype), present)
         w, _ = lax.fori_loop(0, iterations, search, (start, jnp.zeros_like(start)))
-        return (w + towards) / (1 + pull), SDMGradState(w.astype(state.weights.dtype))
+        kept = jnp.where(present, w, state.weights).astype(state.weights.dtype)
+        return (w + towards) / (1 + pull), SDMGradState(kept)
 
     return weighted("sdmgrad", tasks, init, weigh, shared=shared, backward=backward)
