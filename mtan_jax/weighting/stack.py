@@ -38,9 +38,20 @@ class Stack(NamedTuple):
 
 def gram_of(leaves: Sequence[Float[Array, "t ..."]]) -> Float[Array, "t t"]:
     """The inner products of all pairs of rows, summed over the leaves, in float32 or wider."""
-    flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
-    flat = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in flat]
-    products = [jnp.matmul(leaf, leaf.T, precision=lax.Precision.HIGHEST) for leaf in flat]
+    return inner_products(leaves, leaves)
+
+
+def inner_products(
+    left: Sequence[Float[Array, "t ..."]], right: Sequence[Float[Array, "t ..."]]
+) -> Float[Array, "t t"]:
+    """The inner products of each row on the left with each on the right, summed over the leaves; float32 or wider."""
+
+    def rows(leaf: Float[Array, "t ..."]) -> Float[Array, "t n"]:
+        return leaf.reshape(len(leaf), -1).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+    products = [
+        jnp.matmul(rows(a), rows(b).T, precision=lax.Precision.HIGHEST) for a, b in zip(left, right, strict=True)
+    ]
     return sum(products[1:], products[0])
 
 

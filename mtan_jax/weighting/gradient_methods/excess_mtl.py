@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
-from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_number, check_tasks, check_unused
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.stack import Stack, weighted_sum, zeros_per_task
 
@@ -40,7 +40,7 @@ def excess_mtl(
     *,
     step_size: float = 0.01,
     variant: Literal["authors", "paper"] = "authors",
-    warmup_steps: int = 1,
+    warmup_steps: int | None = None,
     shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
@@ -61,24 +61,26 @@ def excess_mtl(
         tasks: task names.
         step_size: the default is LibMTL's. The authors try 1e-4 to 10, depending on the dataset; TorchJD uses 1.
         variant: "authors" or "paper".
-        warmup_steps: for "paper"; the paper uses three epochs.
+        warmup_steps: only for "paper", which uses three epochs; None: 1.
         shared: the parameters whose gradients give the excess risks; see `mtan_jax.weighting.gradients.combined`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range or has no effect.
 
     Example:
         >>> import optax
         >>> from mtan_jax.weighting import excess_mtl
         >>> tx = optax.chain(excess_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("excess_mtl", "step_size", step_size, above=0)
-    check_count("excess_mtl", "warmup_steps", warmup_steps, least=1)
-    if variant not in ("authors", "paper"):
-        raise ValueError(f"excess_mtl variant is {variant!r}; expected 'authors' or 'paper'")
+    step_size = check_number("excess_mtl", "step_size", step_size, above=0)
+    check_choice("excess_mtl", "variant", variant, ("authors", "paper"))
+    if variant == "authors":
+        check_unused("excess_mtl", "warmup_steps", warmup_steps, "variant 'authors'")
+    warmup = check_count("excess_mtl", "warmup_steps", 1 if warmup_steps is None else warmup_steps, least=1)
+    tasks = check_tasks(tasks)
     count = len(tasks)
-    warmup, total = (1, count) if variant == "authors" else (warmup_steps, 1)
+    total = count if variant == "authors" else 1
 
     def init(leaves: tuple[Array, ...]) -> ExcessMTLState:
         return ExcessMTLState(

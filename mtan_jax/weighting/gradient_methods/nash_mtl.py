@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import fair_weights
 from mtan_jax.weighting.stack import Stack
@@ -64,9 +64,10 @@ def nash_mtl(
         >>> from mtan_jax.weighting import nash_mtl
         >>> tx = optax.chain(nash_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_count("nash_mtl", "update_every", update_every, least=1)
+    tasks = check_tasks(tasks)
+    update_every = check_count("nash_mtl", "update_every", update_every, least=1)
     if max_norm is not None:
-        check_number("nash_mtl", "max_norm", max_norm, above=0)
+        max_norm = check_number("nash_mtl", "max_norm", max_norm, above=0)
 
     def init() -> NashMTLState:
         count = len(tasks)

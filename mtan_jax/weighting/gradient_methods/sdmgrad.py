@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import project_to_simplex
 from mtan_jax.weighting.stack import Stack
@@ -69,9 +69,10 @@ def sdmgrad(
         >>> from mtan_jax.weighting import sdmgrad
         >>> tx = optax.chain(sdmgrad(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("sdmgrad", "pull", pull, least=0)
-    check_number("sdmgrad", "rate", rate, above=0)
-    check_count("sdmgrad", "iterations", iterations, least=1)
+    tasks = check_tasks(tasks)
+    pull = check_number("sdmgrad", "pull", pull, least=0)
+    rate = check_number("sdmgrad", "rate", rate, above=0)
+    iterations = check_count("sdmgrad", "iterations", iterations, least=1)
     count = len(tasks)
 
     def init() -> SDMGradState:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtan_jax.weighting import TaskGradients, db_mtl, excess_mtl, moco, nash_mtl, sdmgrad, task_weights
+from mtan_jax.weighting.stack import gram_of, inner_products
 
 TASKS = ("a", "b")
 METHODS = {
@@ -38,6 +39,12 @@ def test_sums_and_averages_of_bfloat16_gradients_are_those_of_float32(name):
     # The rounding of the update, and of the norms in the state, to bfloat16.
     assert np.linalg.norm(found - expected) < 2**-8 * np.linalg.norm(expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), state.inner, expected_state.inner)
+
+
+def test_inner_products_of_bfloat16_are_those_of_float32():
+    ones = jnp.ones((2, 301), jnp.bfloat16)  # 301 is not a number of bfloat16
+    for found in (inner_products([ones], [ones]), gram_of([ones])):
+        np.testing.assert_array_equal(found, 301)
 
 
 def weigh(tx, losses, present, state):
