@@ -58,8 +58,8 @@ def default_config() -> ConfigDict:
     config.weighting_options.uncertainty = ConfigDict({"variant": "mtan"})  # variant: mtan | nash
     # gamma: focusing exponent; alpha: share of the new value in the running average.
     config.weighting_options.dtp = ConfigDict({"gamma": 1.0, "alpha": 0.1})
-    # mu: smoothing; warmup_epochs: epochs before the one whose mean losses scale the losses.
-    config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": 4})
+    # mu: smoothing; warmup_epochs: epochs before the one whose mean losses scale the losses, None: 4.
+    config.weighting_options.stch = ConfigDict({"mu": 1.0, "warmup_epochs": config_dict.placeholder(int)})
     # penalty: of the angle between the losses and the preference; theta: of the distance from its line. Both also have
     # the option weights, the preference, {task: number}; default: equal.
     config.weighting_options.cosmos = ConfigDict({"penalty": 2.0})

@@ -266,7 +266,9 @@ def task_weights(opt_state: optax.OptState) -> Float[Array, "t"]:
         opt_state: state of a chain that contains `sum_tasks` or a gradient method exactly once, at any depth.
 
     Returns:
-        One weight per task; 1 before the first step. With `parameter_groups`, those of its first group.
+        One weight per task, in the order of the tasks that the method was built for. (`TaskGradients.tasks` may have
+        another order, that of the dictionary of losses.) 1 before the first step. With `parameter_groups`, those of its
+        first group.
 
     Raises:
         ValueError: the chain contains no such transformation, or several.

@@ -74,7 +74,7 @@ def task_gradients(
         present: whether any example has a label, by task name; an absent task takes no part in the step. Let its loss
             be 0. None: all tasks are present.
         second_losses_of: the losses of a second batch, for `auto_lambda` and other methods that learn from one.
-        indicators: performance by task name, from 0 to 1, for `dtp`.
+        indicators: performance by task name, from 0 to 1, for `dtp`; averaged over the devices, as the losses.
 
     Returns:
         The task gradients, with the tasks in the order of the dictionary; with `has_aux`, a pair of these and the rest.
@@ -115,7 +115,7 @@ def task_gradients(
         losses_at=lambda params: differentiable(params)[0],
         axis_name=axis_name,
         second_losses_at=None if second_losses_of is None else _second(second_losses_of, tasks, axis_name),
-        indicators=None if indicators is None else jnp.stack(_scalars("indicators", tasks, indicators)),
+        indicators=None if indicators is None else _indicators(tasks, indicators, axis_name),
         dependence=functools.cache(lambda: dependence.read(program, range(count))),
     )
     return (gradients, aux_of(rest)) if has_aux else gradients
@@ -277,6 +277,13 @@ def _present(tasks: tuple[str, ...], present: Mapping[str, Bool[Array, ""]] | No
     if present is None:
         return jnp.ones(len(tasks), bool)
     return jnp.stack([value.astype(bool) for value in _scalars("present", tasks, present)])
+
+
+def _indicators(
+    tasks: tuple[str, ...], indicators: Mapping[str, Float[Array, ""]], axis_name: str | None
+) -> Float[Array, "t"]:
+    values = jnp.stack(_scalars("indicators", tasks, indicators))
+    return collectives.mean(values.astype(jnp.promote_types(values.dtype, jnp.float32)), axis_name)
 
 
 def _scalars(name: str, tasks: tuple[str, ...], values: Mapping[str, Array]) -> list[Array]:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from mtan_jax.weighting.numerics import to_boundary
+
 ITERATIONS = 40
-_TO_BOUNDARY = 0.99
 _CENTERING = 0.1
 _CURVATURE = 1e-6
 _SLACK = 100
@@ -70,7 +71,7 @@ def maximize_on_simplex(
         dslack = matrix @ dx + missing
         dprice = (target - price * dslack) / slack - price
         pairs = ((x, dx), (z, dz), (slack, dslack), (price, dprice))
-        length = jnp.stack([_to_boundary(value, change) for value, change in pairs]).min()
+        length = jnp.stack([to_boundary(value, change) for value, change in pairs]).min()
         moved = (*(value + length * change for value, change in pairs), y + length * dy)
         # Keep the last point if the precision runs out, or if the prices of an infeasible program grow without bound.
         finite = jnp.stack([jnp.isfinite(value).all() for value in moved]).all()
@@ -83,9 +84,3 @@ def maximize_on_simplex(
     x = jnp.where(free, x, 0)
     x = x / jnp.where(free.any(), x.sum(), 1)
     return x, jnp.maximum(lower - matrix @ x, 0).max()
-
-
-def _to_boundary(value: Float[Array, "n"], change: Float[Array, "n"]) -> Float[Array, ""]:
-    """The longest step, at most 1, that keeps the value positive."""
-    falls = change < 0
-    return jnp.where(falls, -_TO_BOUNDARY * value / jnp.where(falls, change, -1), 1).min()

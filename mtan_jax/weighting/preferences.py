@@ -45,9 +45,6 @@ def per_task(
         given = dict(zip(tasks, values, strict=True))
     else:
         given = dict(zip(tasks, in_task_order(f"{name} {option}", tuple(tasks), values), strict=True))
-    for task, value in given.items():
-        number = value if isinstance(value, bool | str) else float(value)
-        check_number(
-            name, f"{option.removesuffix('s')} of {task!r}", number, **({"least": 0} if zero else {"above": 0})
-        )
-    return np.array(list(given.values()), np.float64)
+    bound = {"least": 0} if zero else {"above": 0}
+    numbers = [check_number(name, f"{option.removesuffix('s')} of {task!r}", given[task], **bound) for task in tasks]
+    return np.array(numbers, np.float64)

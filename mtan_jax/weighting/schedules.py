@@ -1,7 +1,7 @@
 """Schedules of task weights, for the weighting method `schedule`.
 
 Each function returns an optax schedule: a function from the step to one task's weight. `curriculum` returns one per
-task. Arguments are named as in optax. `constant` and `linear` are optax's own.
+task. Arguments are named as in optax.
 
     weights = {
         "semantic": constant(1.0),
@@ -13,21 +13,63 @@ task. Arguments are named as in optax. `constant` and `linear` are optax's own.
 All durations are in steps. The first step is 0.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
-from optax import constant_schedule as constant
-from optax import linear_schedule as linear
 
-from mtan_jax.weighting.option_checks import check_tasks
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 
 __all__ = ["constant", "cosine", "curriculum", "cyclic", "linear", "piecewise", "step"]
 
 _Step = Int32[Array, ""]
 _Weight = Float[Array, ""]
+
+
+def constant(value: float) -> optax.Schedule:
+    """The same weight at every step.
+
+    Args:
+        value: the weight.
+
+    Raises:
+        ValueError: the weight is negative or not finite.
+
+    Example:
+        >>> from mtan_jax.weighting.schedules import constant
+        >>> constant(0.5)(100)
+        0.5
+    """
+    return optax.constant_schedule(check_number("constant", "value", value, least=0))
+
+
+def linear(init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0) -> optax.Schedule:
+    """Moves from one weight to another along a line.
+
+    Equation: w(t) = init + (end - init) (t - begin) / steps, clipped to the two weights.
+
+    Args:
+        init_value: the weight until `transition_begin`.
+        end_value: the weight from `transition_begin` + `transition_steps` on.
+        transition_steps: duration of the transition, at least 1.
+        transition_begin: first step of the transition.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or a duration is too short.
+
+    Example:
+        >>> from mtan_jax.weighting.schedules import linear
+        >>> weight = linear(1.0, 0.5, transition_steps=100)
+        >>> [float(weight(t)) for t in (0, 50, 100, 200)]
+        [1.0, 0.75, 0.5, 0.5]
+    """
+    return optax.linear_schedule(
+        check_number("linear", "init_value", init_value, least=0),
+        check_number("linear", "end_value", end_value, least=0),
+        check_count("linear", "transition_steps", transition_steps, least=1),
+        check_count("linear", "transition_begin", transition_begin, least=0),
+    )
 
 
 def cosine(init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0) -> optax.Schedule:
@@ -50,9 +92,10 @@ def cosine(init_value: float, end_value: float, transition_steps: int, transitio
         >>> [round(float(weight(t)), 3) for t in (0, 25, 50, 100, 200)]
         [0.0, 0.146, 0.5, 1.0, 1.0]
     """
-    _check_weights("cosine", init_value=init_value, end_value=end_value)
-    _check_length("cosine", "transition_steps", transition_steps, 1)
-    _check_length("cosine", "transition_begin", transition_begin, 0)
+    init_value = check_number("cosine", "init_value", init_value, least=0)
+    end_value = check_number("cosine", "end_value", end_value, least=0)
+    transition_steps = check_count("cosine", "transition_steps", transition_steps, least=1)
+    transition_begin = check_count("cosine", "transition_begin", transition_begin, least=0)
 
     def weight(step: _Step) -> _Weight:
         return init_value + (end_value - init_value) * _rise((step - transition_begin) / transition_steps)
@@ -79,8 +122,9 @@ def step(init_value: float, end_value: float, transition_begin: int) -> optax.Sc
         >>> [float(weight(t)) for t in (0, 99, 100)]
         [0.0, 0.0, 1.0]
     """
-    _check_weights("step", init_value=init_value, end_value=end_value)
-    _check_length("step", "transition_begin", transition_begin, 0)
+    init_value = check_number("step", "init_value", init_value, least=0)
+    end_value = check_number("step", "end_value", end_value, least=0)
+    transition_begin = check_count("step", "transition_begin", transition_begin, least=0)
     return lambda step: jnp.where(step < transition_begin, init_value, end_value)
 
 
@@ -107,8 +151,8 @@ def piecewise(points: Mapping[int, float]) -> optax.Schedule:
     if not steps or steps != sorted(steps):
         raise ValueError(f"piecewise points are {dict(points)}; expected at least one, with increasing steps")
     for at, value in points.items():
-        _check_length("piecewise", "step of points", at, 0)
-        _check_weights("piecewise", **{f"weight at step {at}": value})
+        check_count("piecewise", "step of points", at, least=0)
+        check_number("piecewise", f"weight at step {at}", value, least=0)
     return lambda step: jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(weights, jnp.float32))
 
 
@@ -136,10 +180,10 @@ def cyclic(low: float, high: float, period: int, *, phase: float = 0.0) -> optax
         [0.5, 1.0, 1.5, 1.0, 0.5]
         >>> turns = {task: cyclic(0.0, 2.0, 300, phase=i / 3) for i, task in enumerate(("semantic", "depth", "normal"))}
     """
-    _check_weights("cyclic", low=low, high=high)
-    _check_length("cyclic", "period", period, 1)
-    if not math.isfinite(phase):
-        raise ValueError(f"cyclic phase is {phase}; expected a finite number of periods")
+    low = check_number("cyclic", "low", low, least=0)
+    high = check_number("cyclic", "high", high, least=0)
+    period = check_count("cyclic", "period", period, least=1)
+    phase = check_number("cyclic", "phase", phase)
 
     def weight(step: _Step) -> _Weight:
         return low + (high - low) * (1 - jnp.cos(2 * jnp.pi * (step % period / period + phase))) / 2
@@ -186,9 +230,10 @@ def curriculum(
         [[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]]
     """
     tasks = check_tasks(tasks)
-    _check_weights("curriculum", low=low, high=high)
-    _check_length("curriculum", "turn", turn, 1)
-    _check_length("curriculum", "overlap", overlap, 0)
+    low = check_number("curriculum", "low", low, least=0)
+    high = check_number("curriculum", "high", high, least=0)
+    turn = check_count("curriculum", "turn", turn, least=1)
+    overlap = check_count("curriculum", "overlap", overlap, least=0)
     if overlap > turn:
         raise ValueError(f"curriculum overlap is {overlap}; expected at most the {turn} steps of a turn")
     count = len(tasks)
@@ -212,14 +257,3 @@ def curriculum(
 def _rise(u: _Weight) -> _Weight:
     """Rises from 0 at u = 0 to 1 at u = 1 along half a cosine."""
     return (1 - jnp.cos(jnp.pi * jnp.clip(u, 0, 1))) / 2
-
-
-def _check_weights(name: str, **values: float) -> None:
-    for argument, value in values.items():
-        if isinstance(value, bool | str) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} {argument} is {value!r}; expected a finite number of at least 0")
-
-
-def _check_length(name: str, argument: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} {argument} is {value!r}; expected an integer of at least {least} steps")

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from mtan_jax.weighting.numerics import to_boundary
+
 ITERATIONS = 30
-_TO_BOUNDARY = 0.99
 _CENTERING = 0.1
 _STEP_LENGTHS = 6
 
@@ -62,7 +63,7 @@ def interior_point(
             dx, dy = jnp.linalg.solve(matrix, right), jnp.zeros((), dtype)
         dx = jnp.where(free, dx, 0)
         dz = jnp.where(free, (target - z * dx) / x - z, 0)
-        longest = jnp.minimum(_to_boundary(x, dx), _to_boundary(z, dz))
+        longest = jnp.minimum(to_boundary(x, dx), to_boundary(z, dz))
 
         def error(length: Float[Array, ""]) -> Float[Array, ""]:
             x1, z1, y1 = x + length * dx, z + length * dz, y + length * dy
@@ -70,7 +71,7 @@ def interior_point(
             return (jnp.square(slope) + jnp.square(x1 * z1 - target)).sum(where=free)
 
         # The full step is best, except where the function is far from quadratic.
-        lengths = longest * 0.5 ** jnp.arange(_STEP_LENGTHS)
+        lengths = longest * 0.5 ** jnp.arange(_STEP_LENGTHS, dtype=dtype)
         length = lengths[jnp.argmin(jax.vmap(error)(lengths))]
         moved = (x + length * dx, z + length * dz, y + length * dy)
         # Keep the last iterate if float32 runs out of precision.
@@ -81,12 +82,6 @@ def interior_point(
     carry = (x, jnp.ones_like(x), jnp.zeros((), dtype))
     x, _, _ = lax.fori_loop(0, ITERATIONS, step, carry)
     return jnp.where(free, x, 0)
-
-
-def _to_boundary(x: Float[Array, "t"], direction: Float[Array, "t"]) -> Float[Array, ""]:
-    """The longest step, at most 1, that keeps x positive."""
-    falls = direction < 0
-    return jnp.where(falls, -_TO_BOUNDARY * x / jnp.where(falls, direction, -1), 1).min()
 
 
 def min_norm(gram: Float[Array, "t t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
@@ -111,14 +106,13 @@ def conflict_averse(gram: Float[Array, "t t"], present: Bool[Array, "t"], radius
     g_0 is the mean gradient of the present tasks, and g_w = sum_i w_i g_i.
 
     Args:
-        gram: G.
+        gram: G, of unit size (`unit_size`).
         present: tasks that take part.
         radius: c.
 
     Returns:
         w; all 0 if no task is present.
     """
-    gram = unit_size(gram)
     mean = _uniform(gram, present)
     along, norm = gram @ mean, jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
 
@@ -181,7 +175,8 @@ def fair_weights(gram: Float[Array, "t t"], present: Bool[Array, "t"], power: fl
     lengths = jnp.sqrt(jnp.where(present, jnp.maximum(squares / largest, 1e-12), 1))
     both = present[:, None] & present[None]
     cosines = jnp.where(both, gram / largest / lengths[:, None] / lengths[None], 0)
-    cosines = cosines * (1 - jnp.eye(len(gram))) + (1 + 10 * _ridge(gram)) * jnp.eye(len(gram))
+    unit = jnp.eye(len(gram), dtype=gram.dtype)
+    cosines = cosines * (1 - unit) + (1 + 10 * _ridge(gram)) * unit
     right = lengths ** (power - 1)
 
     def step(_: Array, logarithms: Float[Array, "t"]) -> Float[Array, "t"]:

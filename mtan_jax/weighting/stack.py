@@ -38,12 +38,31 @@ class Stack(NamedTuple):
 
 def gram_of(leaves: Sequence[Float[Array, "t ..."]]) -> Float[Array, "t t"]:
     """The inner products of all pairs of rows, summed over the leaves, in float32 or wider."""
-    flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
-    flat = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in flat]
-    products = [jnp.matmul(leaf, leaf.T, precision=lax.Precision.HIGHEST) for leaf in flat]
+    return inner_products(leaves, leaves)
+
+
+def inner_products(
+    left: Sequence[Float[Array, "t ..."]], right: Sequence[Float[Array, "t ..."]]
+) -> Float[Array, "t t"]:
+    """The inner products of each row on the left with each on the right, summed over the leaves; float32 or wider."""
+
+    def rows(leaf: Float[Array, "t ..."]) -> Float[Array, "t n"]:
+        return leaf.reshape(len(leaf), -1).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+    products = [
+        jnp.matmul(rows(a), rows(b).T, precision=lax.Precision.HIGHEST) for a, b in zip(left, right, strict=True)
+    ]
     return sum(products[1:], products[0])
 
 
 def weighted_sum(weights: Float[Array, "t"], leaf: Float[Array, "t ..."]) -> Float[Array, "..."]:
     """The sum of a leaf's rows, each multiplied by its task's weight."""
     return jnp.tensordot(weights.astype(leaf.dtype), leaf, 1)
+
+
+def zeros_per_task(leaves: Sequence[Float[Array, "..."]], tasks: int) -> tuple[Float[Array, "t ..."], ...]:
+    """Zeros for one sum or average per task and parameter, in float32 or wider.
+
+    In bfloat16, a sum stops growing when it is 256 times as large as its terms.
+    """
+    return tuple(jnp.zeros((tasks, *leaf.shape), jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves)

@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 from helpers.frameworks import TASKS, make_batch, plain
+from jax.sharding import Mesh, PartitionSpec
 
 from mtan_jax.weighting import (
     GRADIENT_METHODS,
@@ -190,6 +191,32 @@ def test_absent_tasks_second_batches_and_indicators():
     np.testing.assert_allclose(given.indicators, [0.5, 0.25])
     weights = tx.update(given, tx.init(params), params)[0].weights
     assert weights[1] > weights[0]
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_indicators_are_averaged_over_the_devices(check_vma):
+    params, tx = jnp.array([1.0, 2.0]), optax.chain(dtp(("a", "b"), gamma=0.0), sum_tasks(("a", "b")))
+
+    def step(params, state, indicators):
+        given = task_gradients(
+            lambda params: {"a": (params**2).sum(), "b": params.sum()},
+            params,
+            axis_name="devices",
+            indicators={"a": indicators[0], "b": 0.5},
+        )
+        return tx.update(given, state, params)[1]
+
+    replicated = PartitionSpec()
+    mapped = jax.shard_map(
+        step,
+        mesh=Mesh(np.array(jax.devices()), ("devices",)),
+        in_specs=(replicated, replicated, PartitionSpec("devices")),
+        out_specs=replicated,
+        check_vma=check_vma,
+    )
+    state = jax.jit(mapped)(params, tx.init(params), jnp.array([0.1, 0.2, 0.3, 0.6]))
+    for shard in state[0].averages.addressable_shards:
+        np.testing.assert_allclose(shard.data, [0.3, 0.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mgda", "nash_mtl", "moco", "graddrop"])

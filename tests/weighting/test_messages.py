@@ -1,21 +1,30 @@
 """What `task_gradients`, and the methods that need something from it, say when they are misused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 from mtan_jax.weighting import (
+    METHODS,
     around,
     auto_lambda,
+    cagrad,
     dtp,
+    dwa,
     equal,
+    excess_mtl,
     famo,
+    forum,
     from_jacobian,
     measure,
     modo,
+    moml,
     parameter_groups,
     pcgrad,
+    stch,
     sum_tasks,
     task_gradients,
     telemetry,
@@ -107,6 +116,10 @@ TYPE_ERRORS = {
         lambda: around(TASKS, chain(), wrap=optax.MultiSteps(chain(), 2)),
         r"around wrap is MultiSteps; expected a function that makes the wrapper, for example lambda inner",
     ),
+    "label_dict": (
+        lambda: parameter_groups(TASKS, groups={"trunk": pcgrad}, label={"trunk": "trunk"}),
+        r"label is dict; expected a function from the path of a parameter.*such as lambda path: path\[0\]",
+    ),
     "made_group": (group(trunk=pcgrad(TASKS)), r"group 'trunk' is \w+; expected a function.*pcgrad in place of"),
 }
 VALUE_ERRORS = {
@@ -130,11 +143,18 @@ VALUE_ERRORS = {
         updating(lambda: optax.chain(dtp(TASKS), sum_tasks(TASKS))),
         r"indicators is None; pass indicators to task_gradients",
     ),
-    "no_second_batch": (
-        updating(lambda: auto_lambda(TASKS, plain(), learning_rate=0.1)),
-        r"auto_lambda learns .*; pass second_losses_of to task_gradients",
-    ),
-    "no_second_batch_for_modo": (updating(lambda: modo(TASKS, plain())), r"; pass second_losses_of to task_gradients"),
+    **{
+        f"no_second_batch_for_{name}": (
+            updating(make),
+            rf"{name} learns from a second batch, but .*; pass second_losses_of to task_gradients\. Batches for",
+        )
+        for name, make in {
+            "auto_lambda": lambda: auto_lambda(TASKS, plain(), learning_rate=0.1),
+            "forum": lambda: forum(TASKS, steps_per_epoch=1),
+            "modo": lambda: modo(TASKS, plain()),
+            "moml": lambda: moml(TASKS, plain()),
+        }.items()
+    },
     "nothing_selected": (
         updating(lambda: chain(shared=lambda path: path[0] == "encoder")),
         r"<lambda> selects none of the parameters \[decoder_depth, decoder_normal, trunk\]",
@@ -159,6 +179,38 @@ VALUE_ERRORS = {
     "wrapper_as_group": (
         group(trunk=famo, decoder=equal),
         r"group 'trunk' is a wrapper; expected a gradient method or",
+    ),
+    "second_batch_as_group": (
+        group(trunk=functools.partial(forum, steps_per_epoch=1), decoder=equal),
+        r"group 'trunk' is a method that learns from a second batch, which acts on all parameters",
+    ),
+    "optimizer_as_group": (
+        lambda: group(trunk=equal, decoder=lambda tasks: optax.adam(0.1))().init(PARAMS),
+        r"group 'decoder' is not a weighting method: .* Put an optimizer after parameter_groups",
+    ),
+    **{
+        f"seed_of_{name}": (
+            lambda name=name: METHODS[name](TASKS, seed=1.5),
+            f"{name} seed is 1.5; expected an integer of at least 0",
+        )
+        for name in ("pcgrad", "gradvac", "graddrop", "rlw", "relobralo")
+    },
+    "key_as_seed": (lambda: pcgrad(TASKS, seed=jax.random.key(0)), r"(?s)pcgrad seed is Array.*; expected an integer"),
+    "unused_warmup_steps": (
+        lambda: excess_mtl(TASKS, warmup_steps=1000),
+        "excess_mtl warmup_steps is 1000, but has no effect with variant 'authors'; leave it out",
+    ),
+    "unused_window": (
+        lambda: dwa(TASKS, steps_per_epoch=2, window=3),
+        "dwa window is 3, but has no effect with variant 'mtan'; leave it out",
+    ),
+    "unused_warmup_epochs": (
+        lambda: stch(TASKS, preferences=[1.0, 2.0], warmup_epochs=2),
+        "stch warmup_epochs is 2, but has no effect with preferences; leave it out",
+    ),
+    "traced_option": (
+        lambda: jax.jit(lambda c: cagrad(TASKS, c=c).init(PARAMS))(0.5),
+        r"cagrad c is .*; expected a finite number of at least 0",
     ),
     "chain_as_tasks": (lambda: pcgrad(optax.sgd(0.1)), r"expected a sequence of at least one name, without repeats"),
 }

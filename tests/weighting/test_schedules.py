@@ -120,6 +120,9 @@ def test_schedule_accepts_all_of_them():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: schedules.constant(-1.0), "constant value is -1.0; expected a finite number of at least 0"),
+        (lambda: schedules.linear(-1.0, 0.0, 10), "linear init_value is -1.0; expected a finite number of at least 0"),
+        (lambda: schedules.linear(1.0, 0.0, 0), "linear transition_steps is 0; expected an integer of at least 1"),
         (lambda: schedules.cosine(-1.0, 0.0, 10), "cosine init_value is -1.0; expected a finite number of at least 0"),
         (lambda: schedules.cosine(1.0, math.nan, 10), "cosine end_value is nan"),
         (
@@ -146,7 +149,7 @@ def test_schedule_accepts_all_of_them():
         (lambda: schedules.cyclic(0.0, 1.0, 0), "cyclic period is 0; expected an integer of at least 1"),
         (
             lambda: schedules.cyclic(0.0, 1.0, 10, phase=math.nan),
-            "cyclic phase is nan; expected a finite number of",
+            "cyclic phase is nan; expected a finite number",
         ),
         (lambda: schedules.curriculum((), 10), "at least one name, without repeats"),
         (lambda: schedules.curriculum(("a", "b"), 0), "curriculum turn is 0"),

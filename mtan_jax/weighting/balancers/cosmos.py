@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.balancers.pbi import check_preference, unit_vector
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import nan_if_negative
 from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 _SMALLEST_NORM = 1e-8  # as in torch.nn.functional.cosine_similarity
@@ -43,7 +44,7 @@ def cosmos(
         >>> tx = cosmos(("semantic", "depth"), weights={"semantic": 0.7, "depth": 0.3}, penalty=0.5)
     """
     tasks = check_tasks(tasks)
-    check_number("cosmos", "penalty", penalty, least=0)
+    penalty = check_number("cosmos", "penalty", penalty, least=0)
     preferred = check_preference("cosmos", tasks, weights)
 
     def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
@@ -52,6 +53,7 @@ def cosmos(
         preference = jnp.where(present, jnp.asarray(preferred, losses.dtype), 0)
         norm = jnp.maximum(jnp.linalg.norm(losses), _SMALLEST_NORM)
         unit, direction = unit_vector(preference), losses / norm
-        return preference - penalty * (unit - unit @ direction * direction) / norm, state
+        factors = preference - penalty * (unit - unit @ direction * direction) / norm
+        return nan_if_negative(factors, losses, present), state
 
     return balancer("cosmos", tasks, optax.EmptyState, step)

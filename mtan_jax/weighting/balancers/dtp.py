@@ -63,11 +63,8 @@ def dtp(
     by_task = gamma if isinstance(gamma, Mapping) else dict.fromkeys(tasks, gamma)
     if set(by_task) != set(tasks):
         raise ValueError(f"dtp gamma is given for {sorted(by_task)}; expected exactly {list(tasks)}, or one number")
-    for task, power in by_task.items():
-        check_number("dtp", f"gamma of {task!r}", power, least=0)
-    powers = np.array([by_task[task] for task in tasks], np.float32)
-    if not 0 < alpha <= 1:
-        raise ValueError(f"dtp alpha is {alpha}; expected a number above 0 and at most 1")
+    powers = np.array([check_number("dtp", f"gamma of {task!r}", by_task[task], least=0) for task in tasks], np.float32)
+    alpha = check_number("dtp", "alpha", alpha, above=0, most=1)
 
     def init() -> DTPState:
         return DTPState(jnp.zeros(len(tasks), jnp.float32), jnp.zeros(len(tasks), bool))

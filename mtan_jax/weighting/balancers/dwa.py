@@ -10,10 +10,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_number, check_tasks
-
-# The softmax subtracts exponents, and inf - inf is NaN. Beyond this size it saturates at 0 or 1 anyway.
-_LARGEST_EXPONENT = 1e30
+from mtan_jax.weighting.numerics import LARGEST_EXPONENT, nan_if_negative
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_number, check_tasks, check_unused
 
 
 @declare("balancer")
@@ -23,7 +21,7 @@ def dwa(
     temperature: float = 2.0,
     variant: Literal["mtan", "nash"] = "mtan",
     steps_per_epoch: int | None = None,
-    window: int = 25,
+    window: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Dynamic weight averaging (DWA): more weight for the tasks whose losses fall more slowly.
 
@@ -45,26 +43,26 @@ def dwa(
         temperature: T; a larger one makes the weights more equal. Both codes use 2.
         variant: "mtan" or "nash".
         steps_per_epoch: length of an epoch in steps; required for "mtan".
-        window: length of a period in steps for "nash".
+        window: length of a period in steps, only for "nash"; None: 25.
 
     Raises:
-        ValueError: an option is out of range, or `steps_per_epoch` is missing for "mtan".
+        ValueError: an option is out of range or has no effect, or `steps_per_epoch` is missing for "mtan".
 
     Example:
         >>> from mtan_jax.weighting import dwa
         >>> tx = dwa(("semantic", "depth", "normal"), temperature=2.0, steps_per_epoch=397)
     """
     tasks = check_tasks(tasks)
-    check_number("dwa", "temperature", temperature, above=0)
-    if variant == "mtan":
-        if not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
-            raise ValueError(f"dwa steps_per_epoch is {steps_per_epoch}; variant 'mtan' needs an integer of at least 1")
-        return _over_epochs(tasks, temperature, steps_per_epoch)
+    temperature = check_number("dwa", "temperature", temperature, above=0)
+    check_choice("dwa", "variant", variant, ("mtan", "nash"))
     if variant == "nash":
-        if not isinstance(window, int) or window < 1:
-            raise ValueError(f"dwa window is {window}; expected an integer of at least 1 step")
-        return _over_windows(tasks, temperature, window)
-    raise ValueError(f"dwa variant is {variant!r}; expected 'mtan' or 'nash'")
+        return _over_windows(
+            tasks, temperature, check_count("dwa", "window", 25 if window is None else window, least=1)
+        )
+    check_unused("dwa", "window", window, "variant 'mtan'")
+    if steps_per_epoch is None:
+        raise ValueError("dwa steps_per_epoch is None; variant 'mtan' needs an integer of at least 1")
+    return _over_epochs(tasks, temperature, check_count("dwa", "steps_per_epoch", steps_per_epoch, least=1))
 
 
 class EpochState(NamedTuple):
@@ -85,8 +83,8 @@ def _over_epochs(
     tasks: tuple[str, ...], temperature: float, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
     def init() -> EpochState:
-        zeros = jnp.zeros((3, len(tasks)), jnp.float32)
-        return EpochState(jnp.zeros((), jnp.int32), zeros, zeros)
+        shape = (3, len(tasks))
+        return EpochState(jnp.zeros((), jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def step(task_gradients: TaskGradients, state: EpochState) -> tuple[Float[Array, "t"], EpochState]:
         # Before the first epoch this shifts zeros.
@@ -100,6 +98,7 @@ def _over_epochs(
         losses = jnp.where(present, task_gradients.losses, 0.0)
         loss_sum = loss_sum.at[0].add(losses.astype(loss_sum.dtype))
         loss_count = loss_count.at[0].add(present.astype(loss_count.dtype))
+        factors = nan_if_negative(factors, losses, present)
         return factors, EpochState(optax.safe_increment(state.steps), loss_sum, loss_count)
 
     return balancer("dwa", tasks, init, step)
@@ -130,6 +129,7 @@ def _over_windows(tasks: tuple[str, ...], temperature: float, window: int) -> op
         present = _shift(state.present).at[0].set(task_gradients.present)
         ratio = _ratio(losses[:window].sum(0), present[:window].sum(0), losses[window:].sum(0), present[window:].sum(0))
         factors = _weights(ratio, temperature, warm=state.steps > window) / len(tasks)
+        factors = nan_if_negative(factors, new_losses, task_gradients.present)
         return factors, WindowState(optax.safe_increment(state.steps), losses, present)
 
     return balancer("dwa", tasks, init, step)
@@ -152,5 +152,5 @@ def _ratio(
 
 def _weights(ratio: Float[Array, "t"], temperature: float, *, warm: Bool[Array, ""]) -> Float[Array, "t"]:
     """K softmax(r / T); 1 until the history is long enough."""
-    exponents = jnp.clip(ratio / temperature, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    exponents = jnp.clip(ratio / temperature, -LARGEST_EXPONENT, LARGEST_EXPONENT)
     return jnp.where(warm, ratio.shape[0] * jax.nn.softmax(exponents), 1.0)

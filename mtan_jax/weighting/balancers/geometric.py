@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import SMALLEST_LOSS, nan_if_negative
 from mtan_jax.weighting.option_checks import check_tasks
 
 
@@ -35,9 +35,10 @@ def geometric(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
 
     def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         present = task_gradients.present
-        losses = jnp.maximum(task_gradients.weights * task_gradients.losses, SMALLEST_LOSS)
+        given = task_gradients.weights * task_gradients.losses
+        losses = jnp.maximum(given, SMALLEST_LOSS)
         count = jnp.maximum(present.sum(), 1)
         mean = jnp.exp(jnp.where(present, jnp.log(losses), 0).sum() / count)
-        return jnp.where(present, mean / (count * losses), 0), state
+        return nan_if_negative(jnp.where(present, mean / (count * losses), 0), given, present), state
 
     return balancer("geometric", tasks, optax.EmptyState, step)

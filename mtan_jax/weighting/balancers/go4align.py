@@ -10,9 +10,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import SMALLEST_LOSS, nan_if_negative
 from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 
 
@@ -58,15 +58,16 @@ def go4align(
         >>> tx = optax.chain(go4align(tasks, groups=2), sum_tasks(tasks), optax.adam(1e-4))
     """
     tasks = check_tasks(tasks)
-    check_count("go4align", "groups", groups, least=1)
-    check_number("go4align", "step_size", step_size, least=0)
+    groups = check_count("go4align", "groups", groups, least=1)
+    step_size = check_number("go4align", "step_size", step_size, least=0)
 
     def init() -> GO4AlignState:
         return GO4AlignState(jnp.full(len(tasks), -math.log(len(tasks)), jnp.float32))
 
     def step(task_gradients: TaskGradients, state: GO4AlignState) -> tuple[Float[Array, "t"], GO4AlignState]:
         present = jnp.asarray(task_gradients.present)
-        losses = jnp.maximum(task_gradients.weights * task_gradients.losses, SMALLEST_LOSS)
+        given = task_gradients.weights * task_gradients.losses
+        losses = jnp.maximum(given, SMALLEST_LOSS)
         # q of the present tasks, normalized over them: the softmax of these numbers.
         moved = state.log_q - step_size * losses.astype(state.log_q.dtype)
         moved = jnp.where(present | ~present.any(), moved, -jnp.inf)
@@ -74,7 +75,8 @@ def go4align(
         # The present tasks keep their share of q in total, so that q of an absent task does not change.
         share = jax.nn.logsumexp(jnp.where(present | ~present.any(), state.log_q, -jnp.inf))
         log_q = jnp.where(present, jax.nn.log_softmax(moved) + share, state.log_q)
-        return cluster_means(indicators, present, min(groups, len(tasks))), GO4AlignState(log_q)
+        factors = cluster_means(indicators, present, min(groups, len(tasks)))
+        return nan_if_negative(factors, given, present), GO4AlignState(log_q)
 
     return balancer("go4align", tasks, init, step)
 

@@ -9,9 +9,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import SMALLEST_LOSS, nan_if_negative
 from mtan_jax.weighting.option_checks import check_tasks
 from mtan_jax.weighting.preferences import PerTask, per_task
 
@@ -70,7 +70,8 @@ def hypervolume(
         losses, present = task_gradients.weights * task_gradients.losses, task_gradients.present
         index = jnp.zeros((), jnp.int32) if members is None else lax.axis_index(members)
         population = losses[None] if members is None else lax.all_gather(losses, members)
-        return member_weights(population, index, present, jnp.asarray(least, losses.dtype)), state
+        factors = member_weights(population, index, present, jnp.asarray(least, losses.dtype))
+        return nan_if_negative(factors, losses, present), state
 
     return balancer("hypervolume", tasks, optax.EmptyState, step)
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32
 
-from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_number, check_tasks
+from mtan_jax.weighting.numerics import SMALLEST_LOSS, nan_if_negative, update_where
+from mtan_jax.weighting.option_checks import check_choice, check_number, check_tasks
 
 _INITIAL_LOGIT = 1.0
 Normalize = Literal["none", "initial", "log"]
@@ -80,14 +80,13 @@ def ldc_mtl(
         >>> tx = optax.chain(ldc_mtl(tasks, learning_rate=1e-4), sum_tasks(tasks), optax.adam(1e-4))
     """
     tasks = check_tasks(tasks)
-    check_number("ldc_mtl", "penalty", penalty, least=0)
-    if normalize not in ("none", "initial", "log"):
-        raise ValueError(f"ldc_mtl normalize is {normalize!r}; expected 'none', 'initial' or 'log'")
+    penalty = check_number("ldc_mtl", "penalty", penalty, least=0)
+    check_choice("ldc_mtl", "normalize", normalize, ("none", "initial", "log"))
     rate = learning_rate if logit_rate is None else logit_rate
     if rate is None:
         raise ValueError("ldc_mtl has no learning rate; pass learning_rate or logit_rate")
     if not callable(rate):
-        check_number("ldc_mtl", "rate", rate, least=0)
+        rate = check_number("ldc_mtl", "rate", rate, least=0)
     # One Adam per task, so that steps at which a task is absent do not change its moments.
     adam = optax.scale_by_adam()
 
@@ -97,8 +96,8 @@ def ldc_mtl(
 
     def step(task_gradients: TaskGradients, state: LDCMTLState) -> tuple[Float[Array, "t"], LDCMTLState]:
         present = jnp.asarray(task_gradients.present)
-        losses = task_gradients.weights * task_gradients.losses
-        losses = jnp.where(present, jnp.maximum(losses, SMALLEST_LOSS), 1)
+        given = task_gradients.weights * task_gradients.losses
+        losses = jnp.where(present, jnp.maximum(given, SMALLEST_LOSS), 1)
         first = jnp.where(present & (state.first == 0), losses, state.first).astype(state.first.dtype)
 
         def total(logits: Float[Array, "t"], losses: Float[Array, "t"]) -> Float[Array, ""]:
@@ -112,13 +111,11 @@ def ldc_mtl(
         by_logit, by_loss = jax.grad(total, argnums=(0, 1))(state.logits.astype(losses.dtype), losses)
         direction, new_adam = jax.vmap(adam.update)(by_logit.astype(state.logits.dtype), state.adam)
         step_size = jnp.asarray(rate(state.steps) if callable(rate) else rate, state.logits.dtype)
-
-        def keep_absent(new: Array, old: Array) -> Array:
-            return jnp.where(present, new, old)
-
-        logits = keep_absent(state.logits - step_size * direction, state.logits)
-        new_adam = jax.tree.map(keep_absent, new_adam, state.adam)
-        return by_loss, LDCMTLState(optax.safe_increment(state.steps), logits, new_adam, first)
+        logits, new_adam = update_where(
+            present, (state.logits - step_size * direction, new_adam), (state.logits, state.adam)
+        )
+        new = LDCMTLState(optax.safe_increment(state.steps), logits, new_adam, first)
+        return nan_if_negative(by_loss, given, present), new
 
     return balancer("ldc_mtl", tasks, init, step)
 

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer
+from mtan_jax.weighting.numerics import nan_if_negative, update_where
 from mtan_jax.weighting.option_checks import check_number, check_tasks
 
 
@@ -52,7 +53,7 @@ def learned_scale(
     """
     tasks = check_tasks(tasks)
     if not callable(rate):
-        check_number(name, "rate", rate, least=0)
+        rate = check_number(name, "rate", rate, least=0)
     # One Adam per task, so that steps at which a task is absent do not change its moments.
     adam = optax.scale_by_adam()
     slopes = jax.vmap(jax.grad(term, argnums=(0, 1)))
@@ -66,12 +67,10 @@ def learned_scale(
         by_scale, by_loss = slopes(state.scales, losses)
         direction, new_adam = jax.vmap(adam.update)(by_scale, state.adam)
         step_size = jnp.asarray(rate(state.steps) if callable(rate) else rate, state.scales.dtype)
-
-        def keep_absent(new: Array, old: Array) -> Array:
-            return jnp.where(task_gradients.present, new, old)
-
-        scales = keep_absent(state.scales - step_size * direction, state.scales)
-        new_adam = jax.tree.map(keep_absent, new_adam, state.adam)
-        return by_loss, LearnedScaleState(optax.safe_increment(state.steps), scales, new_adam)
+        scales, new_adam = update_where(
+            task_gradients.present, (state.scales - step_size * direction, new_adam), (state.scales, state.adam)
+        )
+        factors = nan_if_negative(by_loss, losses, task_gradients.present)
+        return factors, LearnedScaleState(optax.safe_increment(state.steps), scales, new_adam)
 
     return balancer(name, tasks, init, step)

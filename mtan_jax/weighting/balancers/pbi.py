@@ -46,11 +46,10 @@ def pbi(
         >>> tx = pbi(("semantic", "depth"), weights={"semantic": 1.0, "depth": 0.2}, theta=0.5)
     """
     tasks = check_tasks(tasks)
-    check_number("pbi", "theta", theta, least=0)
+    theta = check_number("pbi", "theta", theta, least=0)
     preferred = check_preference("pbi", tasks, weights)
-    points = in_task_order("pbi ideal", tasks, ideal if ideal is not None else dict.fromkeys(tasks, 0.0))
-    for task, point in zip(tasks, points, strict=True):
-        check_number("pbi", f"ideal of {task!r}", point)
+    given = in_task_order("pbi ideal", tasks, ideal if ideal is not None else dict.fromkeys(tasks, 0.0))
+    points = [check_number("pbi", f"ideal of {task!r}", point) for task, point in zip(tasks, given, strict=True)]
 
     def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         present = task_gradients.present

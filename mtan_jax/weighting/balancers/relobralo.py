@@ -8,13 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32
 
-from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_number, check_tasks
-
-# Larger ratios of losses saturate the softmax anyway, and inf - inf is NaN.
-_LARGEST_EXPONENT = 1e30
+from mtan_jax.weighting.numerics import LARGEST_EXPONENT, SMALLEST_LOSS, nan_if_negative
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 
 
 class ReLoBRaLoState(NamedTuple):
@@ -59,7 +56,7 @@ def relobralo(
         alpha: decay of the weights, from 0 to 1; the authors' default.
         temperature: T; the authors' default.
         rho: probability of r = 1. The default of the authors' code is 1, which is without lookback.
-        seed: seed of the lookback.
+        seed: seed of the lookback, at least 0.
 
     Raises:
         ValueError: an option is out of range.
@@ -69,13 +66,14 @@ def relobralo(
         >>> tx = relobralo(("semantic", "depth"), temperature=0.1)
     """
     tasks = check_tasks(tasks)
-    check_number("relobralo", "alpha", alpha, least=0, most=1)
-    check_number("relobralo", "temperature", temperature, above=0)
-    check_number("relobralo", "rho", rho, least=0, most=1)
+    alpha = check_number("relobralo", "alpha", alpha, least=0, most=1)
+    temperature = check_number("relobralo", "temperature", temperature, above=0)
+    rho = check_number("relobralo", "rho", rho, least=0, most=1)
+    seed = check_count("relobralo", "seed", seed, least=0)
 
     def init() -> ReLoBRaLoState:
-        ones = jnp.ones(len(tasks), jnp.float32)
-        return ReLoBRaLoState(jnp.zeros((), jnp.int32), jnp.zeros(len(tasks), jnp.int32), ones, ones, ones)
+        first, last, weights = (jnp.ones(len(tasks), jnp.float32) for _ in range(3))
+        return ReLoBRaLoState(jnp.zeros((), jnp.int32), jnp.zeros(len(tasks), jnp.int32), first, last, weights)
 
     def step(task_gradients: TaskGradients, state: ReLoBRaLoState) -> tuple[Float[Array, "t"], ReLoBRaLoState]:
         key = jax.random.fold_in(jax.random.key(seed), state.steps)
@@ -83,7 +81,7 @@ def relobralo(
         losses = (task_gradients.weights * task_gradients.losses).astype(jnp.float32)
         present = task_gradients.present
         new = rebalance(state, losses, present, keeps, alpha, temperature)
-        return jnp.where(present, new.weights, 0), new
+        return nan_if_negative(jnp.where(present, new.weights, 0), losses, present), new
 
     return balancer("relobralo", tasks, init, step)
 
@@ -109,7 +107,7 @@ def rebalance(
     losses = jnp.maximum(losses, SMALLEST_LOSS)
 
     def balance(earlier: Float[Array, "t"]) -> Float[Array, "t"]:
-        exponents = jnp.minimum(losses / earlier / temperature, _LARGEST_EXPONENT)
+        exponents = jnp.minimum(losses / earlier / temperature, LARGEST_EXPONENT)
         return present.sum() * jax.nn.softmax(jnp.where(present, exponents, -jnp.inf))
 
     recent = balance(state.last)

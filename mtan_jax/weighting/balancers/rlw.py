@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_tasks
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_tasks
 
 
 class RLWState(NamedTuple):
@@ -35,18 +35,18 @@ def rlw(
     Args:
         tasks: task names.
         distribution: "normal" (the authors' choice) or "dirichlet".
-        seed: seed of the random weights.
+        seed: seed of the random weights, at least 0.
 
     Raises:
-        ValueError: unknown distribution, no task, or a repeated name.
+        ValueError: an option is unknown or out of range, no task, or a repeated name.
 
     Example:
         >>> from mtan_jax.weighting import rlw
         >>> tx = rlw(("semantic", "depth"), distribution="dirichlet")
     """
     tasks = check_tasks(tasks)
-    if distribution not in ("normal", "dirichlet"):
-        raise ValueError(f"rlw distribution is {distribution!r}; expected 'normal' or 'dirichlet'")
+    check_choice("rlw", "distribution", distribution, ("normal", "dirichlet"))
+    seed = check_count("rlw", "seed", seed, least=0)
 
     def init() -> RLWState:
         return RLWState(jnp.zeros((), jnp.int32))

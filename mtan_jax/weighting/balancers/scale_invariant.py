@@ -8,10 +8,8 @@ from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import SMALLEST_LOSS, nan_if_negative
 from mtan_jax.weighting.option_checks import check_tasks
-
-# Smaller losses count as this one; at 0 the weight would be infinite.
-SMALLEST_LOSS = 1e-10
 
 
 @declare("balancer")
@@ -37,6 +35,7 @@ def scale_invariant(tasks: Sequence[str]) -> optax.GradientTransformationExtraAr
 
     def step(task_gradients: TaskGradients, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         losses = task_gradients.weights * task_gradients.losses
-        return jnp.where(task_gradients.present, 1 / jnp.maximum(losses, SMALLEST_LOSS), 0), state
+        factors = jnp.where(task_gradients.present, 1 / jnp.maximum(losses, SMALLEST_LOSS), 0)
+        return nan_if_negative(factors, losses, task_gradients.present), state
 
     return balancer("scale_invariant", tasks, optax.EmptyState, step)

@@ -12,11 +12,8 @@ from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
-
-# The softmax subtracts exponents, and inf - inf is NaN. Beyond this size it saturates at 0 or 1 anyway.
-_LARGEST_EXPONENT = 1e30
-_VARIANTS = ("plain", "loss_weighted", "normalized")
+from mtan_jax.weighting.numerics import LARGEST_EXPONENT, nan_if_negative
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_number, check_tasks
 
 
 class SoftAdaptState(NamedTuple):
@@ -79,17 +76,21 @@ def softadapt(
         >>> tx = softadapt(("semantic", "depth"), variant="plain", steps_per_point=397)
     """
     tasks = check_tasks(tasks)
-    if variant not in _VARIANTS:
-        raise ValueError(f"softadapt variant is {variant!r}; expected one of {', '.join(_VARIANTS)}")
-    check_number("softadapt", "beta", beta)
-    check_count("softadapt", "points", points, least=2)
-    check_count("softadapt", "steps_per_point", steps_per_point, least=1)
+    check_choice("softadapt", "variant", variant, ("plain", "loss_weighted", "normalized"))
+    beta = check_number("softadapt", "beta", beta)
+    points = check_count("softadapt", "points", points, least=2)
+    steps_per_point = check_count("softadapt", "steps_per_point", steps_per_point, least=1)
     coefficients = forward_difference(points - 1)
 
     def init() -> SoftAdaptState:
-        zeros = jnp.zeros(len(tasks), jnp.float32)
-        history = jnp.zeros((points, len(tasks)), jnp.float32)
-        return SoftAdaptState(jnp.zeros((), jnp.int32), history, jnp.zeros(len(tasks), jnp.int32), zeros, zeros)
+        count = len(tasks)
+        return SoftAdaptState(
+            steps=jnp.zeros((), jnp.int32),
+            history=jnp.zeros((points, count), jnp.float32),
+            points=jnp.zeros(count, jnp.int32),
+            loss_sum=jnp.zeros(count, jnp.float32),
+            loss_count=jnp.zeros(count, jnp.float32),
+        )
 
     def step(task_gradients: TaskGradients, state: SoftAdaptState) -> tuple[Float[Array, "t"], SoftAdaptState]:
         present = task_gradients.present
@@ -103,7 +104,8 @@ def softadapt(
         counts = jnp.where(is_new, jnp.minimum(state.points + 1, points), state.points)
         new = SoftAdaptState(steps, history, counts, jnp.where(ends, 0, loss_sum), jnp.where(ends, 0, loss_count))
         ready = ((counts >= points) | ~present).all()
-        return jnp.where(ready, weigh(history, present), present), new
+        factors = jnp.where(ready, weigh(history, present), present)
+        return nan_if_negative(factors, losses, present) if variant == "loss_weighted" else factors, new
 
     def weigh(history: Float[Array, "n t"], present: Array) -> Float[Array, "t"]:
         # The coefficients sum to 0, so an offset has no effect except on rounding.
@@ -111,10 +113,10 @@ def softadapt(
         if variant == "normalized":
             total = slopes.sum()
             slopes = jnp.where(total == 0, 0, slopes / jnp.where(total == 0, 1, total))
-        exponents = jnp.clip(beta * slopes, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+        exponents = jnp.clip(beta * slopes, -LARGEST_EXPONENT, LARGEST_EXPONENT)
         if variant == "loss_weighted":
             means = history.mean(0)
-            exponents += jnp.where(means > 0, jnp.log(jnp.where(means > 0, means, 1)), -_LARGEST_EXPONENT)
+            exponents += jnp.where(means > 0, jnp.log(jnp.where(means > 0, means, 1)), -LARGEST_EXPONENT)
         return jnp.where(present, jax.nn.softmax(jnp.where(present, exponents, -jnp.inf)), 0)
 
     return balancer("softadapt", tasks, init, step)

@@ -9,14 +9,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
-from mtan_jax.weighting.balancers.scale_invariant import SMALLEST_LOSS
 from mtan_jax.weighting.core import TaskGradients, balancer
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
+from mtan_jax.weighting.numerics import LARGEST_EXPONENT, SMALLEST_LOSS, nan_if_negative
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks, check_unused
 from mtan_jax.weighting.preferences import PerTask, per_task
-
-# Larger exponents saturate the softmax anyway, and inf - inf is NaN.
-_LARGEST_EXPONENT = 1e30
 
 
 class STCHState(NamedTuple):
@@ -39,7 +36,7 @@ def stch(
     *,
     steps_per_epoch: int | None = None,
     mu: float = 1.0,
-    warmup_epochs: int = 4,
+    warmup_epochs: int | None = None,
     preferences: PerTask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Smooth Tchebycheff scalarization (STCH; Lin, Zhang, Yang, Liu, Wang, Zhang, ICML 2024).
@@ -58,46 +55,48 @@ def stch(
         tasks: task names.
         steps_per_epoch: length of an epoch in steps; required without `preferences`, and not used with them.
         mu: smoothing; the smaller, the more the worst task dominates.
-        warmup_epochs: epochs before the one over which n is computed.
+        warmup_epochs: epochs before the one over which n is computed, only without `preferences`; None: 4.
         preferences: r, as a mapping from task to a positive number, or an array in the order of the tasks, which may be
             traced (`jax.vmap` over preferences).
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range or has no effect.
 
     Example:
         >>> from mtan_jax.weighting import stch
         >>> tx = stch(("semantic", "depth"), steps_per_epoch=397)
     """
     tasks = check_tasks(tasks)
-    check_number("stch", "mu", mu, above=0)
-    check_count("stch", "warmup_epochs", warmup_epochs, least=0)
+    mu = check_number("stch", "mu", mu, above=0)
     if preferences is not None:
+        check_unused("stch", "warmup_epochs", warmup_epochs, "preferences")
         return _with_preferences(tasks, mu, per_task("stch", "preferences", tasks, preferences))
     if steps_per_epoch is None:
         raise ValueError("stch has no steps_per_epoch; it needs the length of an epoch in steps, or preferences")
-    check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
+    epoch_length = check_count("stch", "steps_per_epoch", steps_per_epoch, least=1)
+    warmup = check_count("stch", "warmup_epochs", 4 if warmup_epochs is None else warmup_epochs, least=0)
 
     def init() -> STCHState:
-        zeros = jnp.zeros(len(tasks), jnp.float32)
-        return STCHState(jnp.zeros((), jnp.int32), zeros, zeros)
+        count = len(tasks)
+        return STCHState(jnp.zeros((), jnp.int32), jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.float32))
 
     def step(task_gradients: TaskGradients, state: STCHState) -> tuple[Float[Array, "t"], STCHState]:
         present = task_gradients.present
-        losses = jnp.maximum(task_gradients.weights * task_gradients.losses, SMALLEST_LOSS)
-        epoch = state.steps // steps_per_epoch
+        given = task_gradients.weights * task_gradients.losses
+        losses = jnp.maximum(given, SMALLEST_LOSS)
+        epoch = state.steps // epoch_length
         nadir = jnp.where(state.loss_count > 0, state.loss_sum / jnp.maximum(state.loss_count, 1), 1)
         logarithms = jnp.where(present, jnp.log(losses / nadir), -jnp.inf)
         # If every task is absent, all weights are 0.
         shares = jnp.where(present.any(), jax.nn.softmax(jnp.where(present.any(), logarithms, 0) / mu), 0)
-        factors = jnp.where(epoch <= warmup_epochs, 1, present.sum() * shares)
-        counted = (present & (epoch == warmup_epochs)).astype(state.loss_count.dtype)
+        factors = jnp.where(epoch <= warmup, 1, present.sum() * shares)
+        counted = (present & (epoch == warmup)).astype(state.loss_count.dtype)
         new = STCHState(
             optax.safe_increment(state.steps),
             state.loss_sum + counted * losses.astype(state.loss_sum.dtype),
             state.loss_count + counted,
         )
-        return jnp.where(present, factors / losses, 0), new
+        return nan_if_negative(jnp.where(present, factors / losses, 0), given, present), new
 
     return balancer("stch", tasks, init, step)
 
@@ -109,7 +108,7 @@ def _with_preferences(
         present = task_gradients.present
         losses = task_gradients.weights * task_gradients.losses
         wanted = jnp.asarray(preferences, losses.dtype)
-        exponents = jnp.where(present, jnp.minimum(wanted * losses / mu, _LARGEST_EXPONENT), -jnp.inf)
+        exponents = jnp.where(present, jnp.minimum(wanted * losses / mu, LARGEST_EXPONENT), -jnp.inf)
         shares = jax.nn.softmax(jnp.where(present.any(), exponents, 0))
         return jnp.where(present, wanted * shares, 0), state
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mtan_jax.weighting.balancers.learned_scale import learned_scale
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.option_checks import check_choice, check_number
 
 _INITIAL_LOG_VARIANCE = {"mtan": -0.5, "nash": 0.0}
 _NASH_LEARNING_RATE = 0.025
@@ -54,10 +54,9 @@ def uncertainty(
         >>> tx = uncertainty(("semantic", "depth"), learning_rate=1e-4)
         >>> tx = uncertainty(("semantic", "depth"), variant="nash")
     """
-    if variant not in _INITIAL_LOG_VARIANCE:
-        raise ValueError(f"uncertainty variant is {variant!r}; expected one of {sorted(_INITIAL_LOG_VARIANCE)}")
+    check_choice("uncertainty", "variant", variant, tuple(_INITIAL_LOG_VARIANCE))
     start = _INITIAL_LOG_VARIANCE[variant] if initial_log_variance is None else initial_log_variance
-    check_number("uncertainty", "initial_log_variance", start)
+    start = check_number("uncertainty", "initial_log_variance", start)
     if log_variance_rate is None:
         log_variance_rate = _NASH_LEARNING_RATE if variant == "nash" else learning_rate
     if log_variance_rate is None:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Wrt, weighted
+from mtan_jax.weighting.option_checks import check_choice
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import unit_size
 from mtan_jax.weighting.stack import Stack
@@ -46,8 +47,7 @@ def aligned_mtl(
         >>> from mtan_jax.weighting import aligned_mtl
         >>> tx = optax.chain(aligned_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    if scale not in ("min", "median", "rmse"):
-        raise ValueError(f"aligned_mtl scale is {scale!r}; expected one of min, median, rmse")
+    check_choice("aligned_mtl", "scale", scale, ("min", "median", "rmse"))
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = unit_size(stack.gram)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.option_checks import check_choice, check_number
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import conflict_averse, unit_size
 from mtan_jax.weighting.stack import Stack
@@ -51,10 +51,9 @@ def cagrad(
         >>> from mtan_jax.weighting import cagrad
         >>> tx = optax.chain(cagrad(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("cagrad", "c", c, least=0)
+    c = check_number("cagrad", "c", c, least=0)
     divisors = {"none": 1.0, "squared": 1 + c**2, "linear": 1 + c}
-    if rescale not in divisors:
-        raise ValueError(f"cagrad rescale is {rescale!r}; expected one of {', '.join(divisors)}")
+    check_choice("cagrad", "rescale", rescale, tuple(divisors))
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = unit_size(stack.gram)

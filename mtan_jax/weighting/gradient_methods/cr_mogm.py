@@ -11,7 +11,7 @@ from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradient_methods.upgrad import upgrad_weights
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.option_checks import check_choice, check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import min_norm
 from mtan_jax.weighting.stack import Stack
@@ -72,10 +72,10 @@ def cr_mogm(
         >>> rate = optax.cosine_decay_schedule(1e-4, 10_000)
         >>> tx = optax.chain(cr_mogm(("semantic", "depth"), alpha=lambda step: 1 - rate(step) / 1e-4), optax.adam(rate))
     """
-    if method not in _WEIGHTS:
-        raise ValueError(f"cr_mogm method is {method!r}; expected one of {', '.join(_WEIGHTS)}")
+    tasks = check_tasks(tasks)
+    check_choice("cr_mogm", "method", method, tuple(_WEIGHTS))
     if not callable(alpha):
-        check_number("cr_mogm", "alpha", alpha, least=0, most=1)
+        alpha = check_number("cr_mogm", "alpha", alpha, least=0, most=1)
 
     def init() -> CRMOGMState:
         count = len(tasks)

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.numerics import nan_if_negative
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
-from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum
+from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum, zeros_per_task
 
 _SMALLEST = 1e-8
 
@@ -22,7 +23,7 @@ class DBMTLState(NamedTuple):
 
     Attributes:
         steps: steps so far.
-        means: running means of the gradients per task, one array [t, ...] per shared parameter.
+        means: running means of the gradients per task, one array [t, ...] per shared parameter, in float32 or wider.
     """
 
     steps: Int32[Array, ""]
@@ -61,17 +62,17 @@ def db_mtl(
         >>> from mtan_jax.weighting import db_mtl
         >>> tx = optax.chain(db_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("db_mtl", "beta", beta, least=0, most=1)
-    check_number("db_mtl", "beta_decay", beta_decay, least=0)
+    tasks = check_tasks(tasks)
+    beta = check_number("db_mtl", "beta", beta, least=0, most=1)
+    beta_decay = check_number("db_mtl", "beta_decay", beta_decay, least=0)
 
     def init(leaves: tuple[Array, ...]) -> DBMTLState:
-        return DBMTLState(
-            jnp.zeros((), jnp.int32), tuple(jnp.zeros((len(tasks), *leaf.shape), leaf.dtype) for leaf in leaves)
-        )
+        return DBMTLState(jnp.zeros((), jnp.int32), zeros_per_task(leaves, len(tasks)))
 
     def combine(stack: Stack, state: DBMTLState) -> Combined:
         present, steps = stack.present, optax.safe_increment(state.steps)
-        of_logarithm = jnp.where(present, 1 / (jnp.maximum(stack.losses, 0) + _SMALLEST), 0)
+        losses = stack.losses.astype(jnp.promote_types(stack.losses.dtype, jnp.float32))
+        of_logarithm = jnp.where(present, 1 / (jnp.maximum(losses, 0) + _SMALLEST), 0)
         share = jnp.where(present, beta / steps.astype(jnp.float32) ** beta_decay, 1)
 
         def track(old: Float[Array, "t ..."], new: Float[Array, "t ..."]) -> Float[Array, "t ..."]:
@@ -82,6 +83,7 @@ def db_mtl(
         means = tuple(track(old, new) for old, new in zip(state.means, stack.leaves, strict=True))
         lengths = jnp.where(present, jnp.sqrt(jnp.diag(gram_of(means))), 0)
         weights = jnp.where(present, lengths.max() / (lengths + _SMALLEST), 0)
+        weights = nan_if_negative(weights, losses, present)
         leaves = tuple(weighted_sum(weights, leaf) for leaf in means)
         return Combined(leaves, weights * of_logarithm, of_logarithm, DBMTLState(steps, means))
 

@@ -10,6 +10,7 @@ from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
 from mtan_jax.weighting.linear_program import maximize_on_simplex
+from mtan_jax.weighting.numerics import nan_if_negative
 from mtan_jax.weighting.option_checks import check_number, check_tasks
 from mtan_jax.weighting.preferences import PerTask, per_task
 from mtan_jax.weighting.shared_parameters import Shared
@@ -49,7 +50,7 @@ def epo(
     see `linear_program.maximize_on_simplex`. Where the gradients nearly cancel, near the front, float32 determines w
     only roughly. The step length is not multiplied by 10 max(mu, 0.1), as in the authors' toy experiments.
 
-    Losses must be positive; one that is not counts as machine epsilon times the sum. Absent tasks have weight 0, and K
+    Losses must be positive; one of 0 counts as machine epsilon times the sum. Absent tasks have weight 0, and K
     counts the present ones.
 
     Args:
@@ -69,14 +70,14 @@ def epo(
         >>> tx = optax.chain(epo(("semantic", "depth"), preferences={"semantic": 1.0, "depth": 4.0}), optax.adam(1e-4))
     """
     tasks = check_tasks(tasks)
-    check_number("epo", "tolerance", tolerance, above=0)
+    tolerance = check_number("epo", "tolerance", tolerance, above=0)
     wanted = jnp.ones(len(tasks)) if preferences is None else per_task("epo", "preferences", tasks, preferences)
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         gram = unit_size(stack.gram)
         losses, preferences = stack.losses.astype(gram.dtype), jnp.asarray(wanted, gram.dtype)
         weights = search(gram, losses, stack.present, preferences, tolerance)
-        return weights, state
+        return nan_if_negative(weights, stack.losses, stack.present), state
 
     return weighted("epo", tasks, optax.EmptyState, weigh, shared=shared, backward=backward, task_specific="weighted")
 

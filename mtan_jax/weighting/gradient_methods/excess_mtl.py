@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
-from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_number, check_tasks, check_unused
 from mtan_jax.weighting.shared_parameters import Shared
-from mtan_jax.weighting.stack import Stack, weighted_sum
+from mtan_jax.weighting.stack import Stack, weighted_sum, zeros_per_task
 
 _SMALLEST_SQUARE = 1e-7
 
@@ -23,7 +23,7 @@ class ExcessMTLState(NamedTuple):
 
     Attributes:
         seen: number of steps at which each task was present.
-        squares: sums of the squared gradients per task, one array [t, ...] per shared parameter.
+        squares: sums of the squared gradients per task, one array [t, ...] per shared parameter, in float32 or wider.
         baseline: sum of the first excess risks, the unit of later ones.
         weights: weights of the last step.
     """
@@ -40,7 +40,7 @@ def excess_mtl(
     *,
     step_size: float = 0.01,
     variant: Literal["authors", "paper"] = "authors",
-    warmup_steps: int = 1,
+    warmup_steps: int | None = None,
     shared: Shared = "auto",
     backward: Backward = "together",
 ) -> optax.GradientTransformationExtraArgs:
@@ -61,33 +61,38 @@ def excess_mtl(
         tasks: task names.
         step_size: the default is LibMTL's. The authors try 1e-4 to 10, depending on the dataset; TorchJD uses 1.
         variant: "authors" or "paper".
-        warmup_steps: for "paper"; the paper uses three epochs.
+        warmup_steps: only for "paper", which uses three epochs; None: 1.
         shared: the parameters whose gradients give the excess risks; see `mtan_jax.weighting.gradients.combined`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range or has no effect.
 
     Example:
         >>> import optax
         >>> from mtan_jax.weighting import excess_mtl
         >>> tx = optax.chain(excess_mtl(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("excess_mtl", "step_size", step_size, above=0)
-    check_count("excess_mtl", "warmup_steps", warmup_steps, least=1)
-    if variant not in ("authors", "paper"):
-        raise ValueError(f"excess_mtl variant is {variant!r}; expected 'authors' or 'paper'")
+    step_size = check_number("excess_mtl", "step_size", step_size, above=0)
+    check_choice("excess_mtl", "variant", variant, ("authors", "paper"))
+    if variant == "authors":
+        check_unused("excess_mtl", "warmup_steps", warmup_steps, "variant 'authors'")
+    warmup = check_count("excess_mtl", "warmup_steps", 1 if warmup_steps is None else warmup_steps, least=1)
+    tasks = check_tasks(tasks)
     count = len(tasks)
-    warmup, total = (1, count) if variant == "authors" else (warmup_steps, 1)
+    total = count if variant == "authors" else 1
 
     def init(leaves: tuple[Array, ...]) -> ExcessMTLState:
-        squares = tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves)
-        zeros = jnp.zeros(count, jnp.float32)
-        return ExcessMTLState(zeros.astype(jnp.int32), squares, zeros, zeros + total / count)
+        return ExcessMTLState(
+            seen=jnp.zeros(count, jnp.int32),
+            squares=zeros_per_task(leaves, count),
+            baseline=jnp.zeros(count, jnp.float32),
+            weights=jnp.full(count, total / count, jnp.float32),
+        )
 
     def combine(stack: Stack, state: ExcessMTLState) -> Combined:
         present = stack.present
-        new = tuple(jnp.square(leaf).astype(old.dtype) for old, leaf in zip(state.squares, stack.leaves, strict=True))
+        new = tuple(jnp.square(leaf.astype(old.dtype)) for old, leaf in zip(state.squares, stack.leaves, strict=True))
         squares = jax.tree.map(jnp.add, state.squares, new)
         parts = [
             (n / jnp.sqrt(s + _SMALLEST_SQUARE)).reshape(count, -1).sum(1) for n, s in zip(new, squares, strict=True)

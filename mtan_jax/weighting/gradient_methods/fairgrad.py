@@ -43,7 +43,7 @@ def fairgrad(
         >>> from mtan_jax.weighting import fairgrad
         >>> tx = optax.chain(fairgrad(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("fairgrad", "alpha", alpha, above=0)
+    alpha = check_number("fairgrad", "alpha", alpha, above=0)
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         return fair_weights(stack.gram, stack.present, 1 / alpha), state

@@ -12,9 +12,11 @@ from jaxtyping import Array, Bool, Float, Int32
 from mtan_jax.runtime import collectives
 from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import softmax_over, update_where
 from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 from mtan_jax.weighting.solvers import interior_point
 from mtan_jax.weighting.stack import gram_of, weighted_sum
+from mtan_jax.weighting.update_checks import check_second_batch
 
 _SMALLEST = 1e-8
 _LARGEST_LOSS = 1e5
@@ -91,31 +93,36 @@ def forum(
         >>> tx = optax.chain(forum(("semantic", "depth"), steps_per_epoch=397), optax.adam(1e-4))
     """
     tasks = check_tasks(tasks)
-    check_count("forum", "steps_per_epoch", steps_per_epoch, least=1)
-    for option, value in (("rho", rho), ("meta_rate", meta_rate), ("inner_rate", inner_rate)):
-        check_number("forum", option, value, least=0)
-    check_count("forum", "inner_steps", inner_steps, least=1)
+    steps_per_epoch = check_count("forum", "steps_per_epoch", steps_per_epoch, least=1)
+    rho = check_number("forum", "rho", rho, least=0)
+    meta_rate = check_number("forum", "meta_rate", meta_rate, least=0)
+    inner_rate = check_number("forum", "inner_rate", inner_rate, least=0)
+    inner_steps = check_count("forum", "inner_steps", inner_steps, least=1)
     # One Adam per task, so that steps at which a task is absent do not change its moments.
     adam = optax.scale_by_adam()
 
     def init(params: optax.Params) -> FORUMState:
         del params
-        zeros = jnp.zeros(len(tasks), jnp.float32)
-        return FORUMState(zeros + 1, jnp.zeros((), jnp.int32), zeros, jax.vmap(adam.init)(zeros), zeros)
+        count = len(tasks)
+        logits = jnp.zeros(count, jnp.float32)
+        return FORUMState(
+            task_weights=jnp.ones(count, jnp.float32),
+            steps=jnp.zeros((), jnp.int32),
+            logits=logits,
+            adam=jax.vmap(adam.init)(logits),
+            shares=jnp.zeros(count, jnp.float32),
+        )
 
     def update(
         updates: TaskGradients, state: FORUMState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, FORUMState]:
         del extra_args
         task_gradients = check_updates(updates, tasks, "forum")
-        if task_gradients.second_losses_at is None or task_gradients.losses_at is None or params is None:
-            raise ValueError(
-                "forum needs the parameters, as tx.update(..., params), TaskGradients.losses_at, and a second batch; "
-                "batches for make_train_step must hold one under the key 'second', as those of "
-                "`Experiment.train_batches` do"
-            )
+        check_second_batch("forum", task_gradients, params)
+        if task_gradients.losses_at is None:
+            raise ValueError("forum needs TaskGradients.losses_at; make them with task_gradients")
         present = jnp.asarray(task_gradients.present)
-        weights = _softmax(state.logits, present)
+        weights = softmax_over(present, state.logits)
         lower = task_gradients.gradient(task_gradients.weights * weights)
         fall = _fall(task_gradients, task_gradients.losses_at, weights, params, inner_rate, inner_steps)
         by_logit = weights * (fall - weights @ fall)
@@ -134,15 +141,14 @@ def forum(
         factors = jnp.append(used * scale, nu)
         gradient = jax.tree.unflatten(jax.tree.structure(lower), [weighted_sum(factors, leaf) for leaf in leaves])
         direction, new_adam = jax.vmap(adam.update)((nu * by_logit).astype(jnp.float32), state.adam)
-
-        def keep_absent(new: Array, old: Array) -> Array:
-            return jnp.where(present, new, old)
-
+        logits, new_adam = update_where(
+            present, (state.logits - meta_rate * direction, new_adam), (state.logits, state.adam)
+        )
         return gradient, FORUMState(
             (nu * weights * task_gradients.weights).astype(jnp.float32),
             optax.safe_increment(state.steps),
-            keep_absent(state.logits - meta_rate * direction, state.logits),
-            jax.tree.map(keep_absent, new_adam, state.adam),
+            logits,
+            new_adam,
             shares,
         )
 
@@ -203,9 +209,3 @@ def _shares(
 
     start = counted / jnp.maximum(counted.sum(), 1).astype(gram.dtype)
     return interior_point(objective, start.astype(gram.dtype), counted, on_simplex=True)
-
-
-def _softmax(logits: Float[Array, "t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
-    """Softmax over the present tasks; 0 for the others."""
-    shares = jax.nn.softmax(jnp.where(present | ~present.any(), logits, -jnp.inf))
-    return jnp.where(present, shares, 0)

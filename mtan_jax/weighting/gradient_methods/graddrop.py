@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.option_checks import check_count, check_number
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.stack import Stack
 
@@ -47,7 +47,7 @@ def graddrop(
     Args:
         tasks: task names.
         leak: factor of dropped gradients, from 0 to 1; 1 gives the sum of the gradients.
-        seed: seed of the random numbers.
+        seed: seed of the random numbers, at least 0.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together" or "one_by_one"; see `mtan_jax.weighting.gradients.combined`.
 
@@ -59,7 +59,8 @@ def graddrop(
         >>> from mtan_jax.weighting import graddrop
         >>> tx = optax.chain(graddrop(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("graddrop", "leak", leak, least=0, most=1)
+    leak = check_number("graddrop", "leak", leak, least=0, most=1)
+    seed = check_count("graddrop", "seed", seed, least=0)
 
     def init(leaves: tuple[Array, ...]) -> GradDropState:
         del leaves

@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.numerics import SMALLEST_LOSS, nan_if_negative, update_where
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.stack import Stack
 
 _PAPER_RATE = 0.025
-_SMALLEST_LOSS = 1e-10
 
 
 class GradNormState(NamedTuple):
@@ -82,14 +82,13 @@ def gradnorm(
         >>> from mtan_jax.weighting import gradnorm
         >>> tx = optax.chain(gradnorm(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("gradnorm", "alpha", alpha, least=0)
-    if variant not in ("paper", "libmtl"):
-        raise ValueError(f"gradnorm variant is {variant!r}; expected 'paper' or 'libmtl'")
+    tasks = check_tasks(tasks)
+    alpha = check_number("gradnorm", "alpha", alpha, least=0)
+    check_choice("gradnorm", "variant", variant, ("paper", "libmtl"))
     rate = _rate(variant, learning_rate, weight_rate)
     first_steps = 1
     if variant == "libmtl":
-        check_count("gradnorm", "steps_per_epoch", steps_per_epoch, least=1)
-        first_steps = steps_per_epoch or 1
+        first_steps = check_count("gradnorm", "steps_per_epoch", steps_per_epoch, least=1)
     adam = optax.scale_by_adam()
 
     def init() -> GradNormState:
@@ -101,7 +100,7 @@ def gradnorm(
 
     def weigh(stack: Stack, state: GradNormState) -> tuple[Float[Array, "t"], GradNormState]:
         present = stack.present
-        losses = jnp.maximum(stack.losses.astype(jnp.float32), _SMALLEST_LOSS)
+        losses = jnp.maximum(stack.losses.astype(jnp.float32), SMALLEST_LOSS)
         lengths = jnp.sqrt(jnp.diag(stack.gram)).astype(jnp.float32)
         # A task that is first present at a later step uses that loss as its initial one.
         first = present & jnp.where(state.first_count == 0, True, state.steps < first_steps)
@@ -122,19 +121,10 @@ def gradnorm(
             held = (state.learned * present).sum()  # the present tasks keep the sum of their weights
             moved = moved * held / jnp.maximum((moved * present).sum(), 1e-3)
         learns = present & (variant == "paper" or state.steps >= first_steps)
-
-        def keep(new: Array, old: Array) -> Array:
-            return jnp.where(learns, new, old)
-
+        learned, new_adam = update_where(learns, (moved, new_adam), (state.learned, state.adam))
         weights = jnp.where(state.steps < first_steps, 1.0, weights_of(state.learned))
-        new = GradNormState(
-            optax.safe_increment(state.steps),
-            first_loss,
-            first_count,
-            keep(moved, state.learned),
-            jax.tree.map(keep, new_adam, state.adam),
-        )
-        return weights, new
+        new = GradNormState(optax.safe_increment(state.steps), first_loss, first_count, learned, new_adam)
+        return nan_if_negative(weights, stack.losses, present), new
 
     return weighted(
         "gradnorm",
@@ -159,7 +149,7 @@ def _rate(
     if rate is None:
         raise ValueError("gradnorm has no learning rate; variant 'libmtl' needs learning_rate or weight_rate")
     if not callable(rate):
-        check_number("gradnorm", "weight_rate", rate, least=0)
+        rate = check_number("gradnorm", "weight_rate", rate, least=0)
     return rate
 
 

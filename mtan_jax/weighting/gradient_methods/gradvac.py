@@ -12,7 +12,7 @@ from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradient_methods.pcgrad import random_orders
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.stack import Stack
 
@@ -51,7 +51,7 @@ def gradvac(
     Args:
         tasks: task names.
         beta: weight of the new cosine in the running mean.
-        seed: seed of the random order.
+        seed: seed of the random order, at least 0.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
@@ -63,7 +63,9 @@ def gradvac(
         >>> from mtan_jax.weighting import gradvac
         >>> tx = optax.chain(gradvac(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("gradvac", "beta", beta, least=0, most=1)
+    beta = check_number("gradvac", "beta", beta, least=0, most=1)
+    seed = check_count("gradvac", "seed", seed, least=0)
+    tasks = check_tasks(tasks)
     count = len(tasks)
 
     def init() -> GradVacState:

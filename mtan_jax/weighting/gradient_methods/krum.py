@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_count
+from mtan_jax.weighting.option_checks import check_choice, check_count, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import unit_size
 from mtan_jax.weighting.stack import Stack
@@ -53,16 +53,16 @@ def krum(
         >>> tasks = ("semantic", "depth", "normal", "edges")
         >>> tx = optax.chain(krum(tasks, num_byzantine=1, num_selected=2), optax.adam(1e-4))
     """
-    check_count("krum", "num_byzantine", num_byzantine, least=0)
-    check_count("krum", "num_selected", num_selected, least=1)
+    tasks = check_tasks(tasks)
+    num_byzantine = check_count("krum", "num_byzantine", num_byzantine, least=0)
+    num_selected = check_count("krum", "num_selected", num_selected, least=1)
     if num_byzantine > 0 and len(tasks) < num_byzantine + 3:
         raise ValueError(
             f"krum num_byzantine is {num_byzantine} with {len(tasks)} tasks; expected at least num_byzantine + 3 tasks"
         )
     if num_selected > len(tasks):
         raise ValueError(f"krum num_selected is {num_selected}; expected at most the number of tasks, {len(tasks)}")
-    if distance not in ("squared", "plain"):
-        raise ValueError(f"krum distance is {distance!r}; expected 'squared' or 'plain'")
+    check_choice("krum", "distance", distance, ("squared", "plain"))
 
     def weigh(stack: Stack, state: optax.EmptyState) -> tuple[Float[Array, "t"], optax.EmptyState]:
         distances = _squared_distances(unit_size(stack.gram))

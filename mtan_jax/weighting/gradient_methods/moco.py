@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
-from mtan_jax.weighting.option_checks import check_number
+from mtan_jax.weighting.numerics import nan_if_negative
+from mtan_jax.weighting.option_checks import check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
-from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum
+from mtan_jax.weighting.stack import Stack, gram_of, weighted_sum, zeros_per_task
 
 _SMALLEST_LENGTH = 1e-8
 
@@ -23,7 +24,7 @@ class MoCoState(NamedTuple):
 
     Attributes:
         steps: steps so far.
-        tracked: tracked gradients per task, one array [t, ...] per shared parameter.
+        tracked: tracked gradients per task, one array [t, ...] per shared parameter, in float32 or wider.
         weights: weights of the last step.
     """
 
@@ -72,14 +73,17 @@ def moco(
         >>> from mtan_jax.weighting import moco
         >>> tx = optax.chain(moco(("semantic", "depth")), optax.adam(1e-4))
     """
-    rates = {"beta": beta, "beta_decay": beta_decay, "gamma": gamma, "gamma_decay": gamma_decay, "rho": rho}
-    for option, value in rates.items():
-        check_number("moco", option, value, least=0)
+    tasks = check_tasks(tasks)
+    beta = check_number("moco", "beta", beta, least=0)
+    beta_decay = check_number("moco", "beta_decay", beta_decay, least=0)
+    gamma = check_number("moco", "gamma", gamma, least=0)
+    gamma_decay = check_number("moco", "gamma_decay", gamma_decay, least=0)
+    rho = check_number("moco", "rho", rho, least=0)
     count = len(tasks)
 
     def init(leaves: tuple[Array, ...]) -> MoCoState:
-        tracked = tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves)
-        return MoCoState(jnp.zeros((), jnp.int32), tracked, jnp.full(count, 1 / count, jnp.float32))
+        weights = jnp.full(count, 1 / count, jnp.float32)
+        return MoCoState(jnp.zeros((), jnp.int32), zeros_per_task(leaves, count), weights)
 
     def combine(stack: Stack, state: MoCoState) -> Combined:
         present, steps = stack.present, optax.safe_increment(state.steps)
@@ -99,8 +103,9 @@ def moco(
         logits = jnp.where(present, held - gamma / t**gamma_decay * slope, -jnp.inf)
         shares = jax.nn.softmax(jnp.where(present.any(), logits, 0))
         weights = jnp.where(present, shares, 0)
-        leaves = tuple(weighted_sum(weights, leaf) for leaf in tracked)
         kept = jnp.where(present, weights, state.weights).astype(jnp.float32)
+        weights = nan_if_negative(weights, stack.losses, present)
+        leaves = tuple(weighted_sum(weights, leaf) for leaf in tracked)
         return Combined(leaves, weights, jnp.ones_like(weights), MoCoState(steps, tracked, kept))
 
     return combined("moco", tasks, init, combine, shared=shared, backward=backward)

@@ -43,8 +43,9 @@ def parameter_groups(
         label: the name of the group of a parameter, from its path.
 
     Raises:
-        TypeError: a group is not a function.
-        ValueError: no group, or a wrapper as a group, and at `init`, an unknown group or one without parameters.
+        TypeError: a group or `label` is not a function.
+        ValueError: no group, a wrapper or a method that learns from a second batch as a group, and at `init`, a group
+            that is unknown, is not a weighting method, or has no parameters.
 
     Example:
         >>> import optax
@@ -55,6 +56,11 @@ def parameter_groups(
         ... )
     """
     tasks = check_tasks(tasks)
+    if not callable(label):
+        raise TypeError(
+            f"parameter_groups label is {type(label).__name__}; expected a function from the path of a parameter to "
+            "the name of its group, such as lambda path: path[0]"
+        )
     if not groups:
         raise ValueError("parameter_groups has no groups; expected a dictionary from names to weighting methods")
     methods = {name: _complete(name, method, tasks) for name, method in groups.items()}
@@ -78,6 +84,13 @@ def parameter_groups(
                 f"{sorted({path[0] for path in paths_of(params) if path})}"
             )
         states = {name: method.init(_part(params, names, name)) for name, method in methods.items()}
+        for name, state in states.items():
+            if not optax.tree_utils.tree_get_all_with_path(state, "task_weights"):
+                raise ValueError(
+                    f"parameter_groups group {name!r} is not a weighting method: its state has no field task_weights. "
+                    "Put an optimizer after parameter_groups in the chain, and declare a balancer of your own by "
+                    '@declare("balancer")'
+                )
         return ParameterGroupsState(task_weights(states[next(iter(methods))]), states)
 
     def update(
@@ -111,6 +124,11 @@ def _complete(group: str, method: Method, tasks: tuple[str, ...]) -> optax.Gradi
         raise ValueError(
             f"parameter_groups group {group!r} is a wrapper; expected a gradient method or a balancer. Put the wrapper "
             "around the whole chain, with parameter_groups inside"
+        )
+    if declaration is not None and declaration.needs.second_batch:
+        raise ValueError(
+            f"parameter_groups group {group!r} is a method that learns from a second batch, which acts on all "
+            "parameters; use it without parameter_groups"
         )
     if declaration is not None and declaration.kind == "balancer":
         return optax.chain(method(tasks), sum_tasks(tasks))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
+from mtan_jax.weighting.option_checks import check_count
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.stack import Stack
 
@@ -42,7 +43,7 @@ def pcgrad(
 
     Args:
         tasks: task names.
-        seed: seed of the random order.
+        seed: seed of the random order, at least 0.
         shared: the parameters that the method acts on; see `mtan_jax.weighting.gradients.combined`.
         backward: "together", "one_by_one" or "gram"; see `mtan_jax.weighting.gradients.weighted`.
 
@@ -54,6 +55,7 @@ def pcgrad(
         >>> from mtan_jax.weighting import pcgrad
         >>> tx = optax.chain(pcgrad(("semantic", "depth")), optax.adam(1e-4))
     """
+    seed = check_count("pcgrad", "seed", seed, least=0)
 
     def init() -> PCGradState:
         return PCGradState(jnp.zeros((), jnp.int32))

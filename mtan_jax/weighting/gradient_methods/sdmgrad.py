@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import weighted
-from mtan_jax.weighting.option_checks import check_count, check_number
+from mtan_jax.weighting.option_checks import check_count, check_number, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.solvers import project_to_simplex
 from mtan_jax.weighting.stack import Stack
@@ -24,7 +24,7 @@ class SDMGradState(NamedTuple):
     """State of `sdmgrad`.
 
     Attributes:
-        weights: w, the initial point of the next search.
+        weights: w, from which the next search starts.
     """
 
     weights: Float[Array, "t"]
@@ -51,6 +51,8 @@ def sdmgrad(
     The paper computes the two factors of the inner products and the update on three different batches. Here all use the
     same batch, as in the paper's deterministic variant.
 
+    An absent task keeps its w. The others start from the projection of their w onto their simplex.
+
     Args:
         tasks: task names.
         pull: p, the paper's lambda; 0 gives MGDA's direction, a large one that of the mean.
@@ -67,9 +69,10 @@ def sdmgrad(
         >>> from mtan_jax.weighting import sdmgrad
         >>> tx = optax.chain(sdmgrad(("semantic", "depth")), optax.adam(1e-4))
     """
-    check_number("sdmgrad", "pull", pull, least=0)
-    check_number("sdmgrad", "rate", rate, above=0)
-    check_count("sdmgrad", "iterations", iterations, least=1)
+    tasks = check_tasks(tasks)
+    pull = check_number("sdmgrad", "pull", pull, least=0)
+    rate = check_number("sdmgrad", "rate", rate, above=0)
+    iterations = check_count("sdmgrad", "iterations", iterations, least=1)
     count = len(tasks)
 
     def init() -> SDMGradState:
@@ -89,6 +92,7 @@ def sdmgrad(
 
         start = project_to_simplex(state.weights.astype(gram.dtype), present)
         w, _ = lax.fori_loop(0, iterations, search, (start, jnp.zeros_like(start)))
-        return (w + towards) / (1 + pull), SDMGradState(w.astype(state.weights.dtype))
+        kept = jnp.where(present, w, state.weights).astype(state.weights.dtype)
+        return (w + towards) / (1 + pull), SDMGradState(kept)
 
     return weighted("sdmgrad", tasks, init, weigh, shared=shared, backward=backward)

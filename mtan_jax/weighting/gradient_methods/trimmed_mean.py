@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from mtan_jax.weighting.backward import Backward
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.gradients import Combined, combined
-from mtan_jax.weighting.option_checks import check_count
+from mtan_jax.weighting.option_checks import check_count, check_tasks
 from mtan_jax.weighting.shared_parameters import Shared
 from mtan_jax.weighting.stack import Stack
 
@@ -45,9 +45,10 @@ def trimmed_mean(
         >>> from mtan_jax.weighting import trimmed_mean
         >>> tx = optax.chain(trimmed_mean(("semantic", "depth", "normal"), trim=1), optax.adam(1e-4))
     """
+    tasks = check_tasks(tasks)
     most = (len(tasks) - 1) // 2
     if trim is not None:
-        check_count("trimmed_mean", "trim", trim, least=0)
+        trim = check_count("trimmed_mean", "trim", trim, least=0)
         if trim > most:
             raise ValueError(
                 f"trimmed_mean trim is {trim}, which leaves none of {len(tasks)} gradients; expected at most {most}"

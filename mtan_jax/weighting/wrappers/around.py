@@ -104,14 +104,16 @@ def around(
     ) -> tuple[Arrays, optax.OptState]:
         alone = None if params is None else _first(params.gradients)
         result, state = chain.update(from_rows(task_gradients, updates), state, alone, **extra_args)
-        return Arrays(jnp.zeros(count), jnp.zeros(count), _repeated(result, count)), state
+        unused = jnp.zeros_like(updates.losses), jnp.zeros_like(updates.present)
+        return Arrays(*unused, _repeated(result, count)), state
 
     wrapper = wrap(
         optax.GradientTransformationExtraArgs(lambda params: chain.init(_first(params.gradients)), inner_update)
     )
 
     def as_arrays(params: optax.Params) -> Arrays:
-        return Arrays(jnp.zeros(count), jnp.zeros(count), _repeated(params, count))
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        return Arrays(jnp.zeros(count, dtype), jnp.zeros(count, jnp.float32), _repeated(params, count))
 
     def init(params: optax.Params) -> optax.OptState:
         return wrapper.init(as_arrays(params))

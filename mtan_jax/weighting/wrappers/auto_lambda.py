@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Int32
 from mtan_jax.runtime import collectives
 from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import update_where
 from mtan_jax.weighting.option_checks import check_number, check_tasks
+from mtan_jax.weighting.update_checks import check_optimizer, check_second_batch
 
 
 class AutoLambdaState(NamedTuple):
@@ -78,7 +80,8 @@ def auto_lambda(
             networks with many ReLUs and poolings, whose kinks a step may cross.
 
     Raises:
-        ValueError: an option is out of range, or, at the first step, there is no second batch.
+        ValueError: an option is out of range; at `init`, the rest of the chain has no optimizer; or, at the first step,
+            there is no second batch.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -98,10 +101,11 @@ def auto_lambda(
         [ True False]
     """
     tasks = check_tasks(tasks)
-    rates = {"meta_rate": meta_rate, "initial": initial, "epsilon": epsilon, "learning_rate": learning_rate}
-    for name, value in rates.items():
-        if not callable(value):
-            check_number("auto_lambda", name, value, least=0)
+    meta_rate = check_number("auto_lambda", "meta_rate", meta_rate, least=0)
+    initial = check_number("auto_lambda", "initial", initial, least=0)
+    epsilon = check_number("auto_lambda", "epsilon", epsilon, least=0)
+    if not callable(learning_rate):
+        learning_rate = check_number("auto_lambda", "learning_rate", learning_rate, least=0)
     chosen = tasks if primary is None else check_tasks(primary)
     unknown = [name for name in chosen if name not in tasks]
     if unknown:
@@ -113,21 +117,18 @@ def auto_lambda(
 
     def init(params: optax.Params) -> AutoLambdaState:
         lambdas = jnp.full(len(tasks), initial, jnp.float32)
-        return AutoLambdaState(jnp.zeros((), jnp.int32), lambdas, jax.vmap(adam.init)(lambdas), inner.init(params))
+        inner_state = inner.init(params)
+        check_optimizer("auto_lambda", inner_state)
+        return AutoLambdaState(jnp.zeros((), jnp.int32), lambdas, jax.vmap(adam.init)(lambdas), inner_state)
 
     def update(
         updates: TaskGradients, state: AutoLambdaState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, AutoLambdaState]:
         task_gradients = check_updates(updates, tasks, "auto_lambda")
-        second_losses_at, losses_at = task_gradients.second_losses_at, task_gradients.losses_at
-        if second_losses_at is None:
-            raise ValueError(
-                "auto_lambda learns its weights from a second batch, but the step received none; pass second_losses_of "
-                "to task_gradients. Batches for make_train_step must hold one under the key 'second', as those of "
-                "`Experiment.train_batches` and `mtan_jax.data.batches.pipeline.with_second` do"
-            )
-        if losses_at is None or params is None:
-            raise ValueError("auto_lambda needs the parameters, as tx.update(..., params), and TaskGradients.losses_at")
+        second_losses_at = check_second_batch("auto_lambda", task_gradients, params)
+        losses_at = task_gradients.losses_at
+        if losses_at is None:
+            raise ValueError("auto_lambda needs TaskGradients.losses_at; make them with task_gradients")
 
         def step(lambdas: Float[Array, "t"]) -> tuple[optax.Updates, optax.OptState]:
             return inner.update(task_gradients.scale(lambdas), state.inner, params, **extra_args)
@@ -145,14 +146,14 @@ def auto_lambda(
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
         meta_gradient = (-rate * norm * weights * slopes).astype(state.lambdas.dtype)
         ascent, new_adam = jax.vmap(adam.update)(meta_gradient, state.adam)
-
-        def keep(new: Array, old: Array) -> Array:
-            return jnp.where(task_gradients.present & (norm > 0), new, old)
-
-        lambdas = keep(state.lambdas - meta_rate * ascent, state.lambdas)
+        lambdas, new_adam = update_where(
+            task_gradients.present & (norm > 0),
+            (state.lambdas - meta_rate * ascent, new_adam),
+            (state.lambdas, state.adam),
+        )
         real, inner_state = step(lambdas)
         steps = optax.safe_increment(state.steps)
-        return real, AutoLambdaState(steps, lambdas, jax.tree.map(keep, new_adam, state.adam), inner_state)
+        return real, AutoLambdaState(steps, lambdas, new_adam, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
+from mtan_jax.weighting.numerics import nan_if_negative, softmax_over, update_where
 from mtan_jax.weighting.option_checks import check_number, check_tasks, check_weight, in_task_order
+from mtan_jax.weighting.update_checks import check_optimizer
 
 _SMALLEST = 1e-8
 
@@ -57,7 +59,8 @@ def famo(
         least_losses: b, a lower bound of each task's loss; None: 0.
 
     Raises:
-        ValueError: an option is out of range, or the step provides no losses at other parameters.
+        ValueError: an option is out of range; at `init`, the rest of the chain has no optimizer; or, at the first step,
+            there are no losses at other parameters.
 
     Example:
         >>> import optax
@@ -66,8 +69,8 @@ def famo(
         >>> tx = famo(tasks, optax.chain(sum_tasks(tasks), optax.adam(1e-4)))
     """
     tasks = check_tasks(tasks)
-    check_number("famo", "weight_rate", weight_rate, least=0)
-    check_number("famo", "decay", decay, least=0)
+    weight_rate = check_number("famo", "weight_rate", weight_rate, least=0)
+    decay = check_number("famo", "decay", decay, least=0)
     given = least_losses if least_losses is not None else dict.fromkeys(tasks, 0.0)
     values = in_task_order("famo least_losses", tasks, given)
     least = tuple(check_weight("famo least", task, value) for task, value in zip(tasks, values, strict=True))
@@ -76,7 +79,9 @@ def famo(
 
     def init(params: optax.Params) -> FAMOState:
         logits = jnp.zeros(len(tasks), jnp.float32)
-        return FAMOState(logits, jax.vmap(adam.init)(logits), inner.init(params))
+        inner_state = inner.init(params)
+        check_optimizer("famo", inner_state)
+        return FAMOState(logits, jax.vmap(adam.init)(logits), inner_state)
 
     def update(
         updates: TaskGradients, state: FAMOState, params: optax.Params | None = None, **extra_args: object
@@ -91,25 +96,18 @@ def famo(
             return jnp.maximum(above.astype(jnp.float32), 0) + _SMALLEST
 
         before = distance(task_gradients.losses)
-        shares = _softmax(state.logits, present)
+        shares = softmax_over(present, state.logits)
         weights = jnp.where(present, shares / before, 0)
         weights = weights / jnp.where(present.any(), weights.sum(), 1)
+        weights = nan_if_negative(weights, task_gradients.weights * task_gradients.losses, present)
         steps, new_inner = inner.update(task_gradients.scale(weights), state.inner, params, **extra_args)
         after = distance(task_gradients.losses_at(optax.apply_updates(params, steps)))
         fall = jnp.where(present, jnp.log(before / after), 0)
         slope = shares * (fall - shares @ fall) + decay * state.logits
         direction, new_adam = jax.vmap(adam.update)(slope, state.adam)
-
-        def keep_absent(new: Array, old: Array) -> Array:
-            return jnp.where(present, new, old)
-
-        logits = keep_absent(state.logits - weight_rate * direction, state.logits)
-        return steps, FAMOState(logits, jax.tree.map(keep_absent, new_adam, state.adam), new_inner)
+        logits, new_adam = update_where(
+            present, (state.logits - weight_rate * direction, new_adam), (state.logits, state.adam)
+        )
+        return steps, FAMOState(logits, new_adam, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _softmax(logits: Float[Array, "t"], present: Array) -> Float[Array, "t"]:
-    """Softmax over the present tasks; 0 for the others."""
-    shares = jax.nn.softmax(jnp.where(present | ~present.any(), logits, -jnp.inf))
-    return jnp.where(present, shares, 0)

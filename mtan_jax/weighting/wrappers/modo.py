@@ -14,6 +14,7 @@ from mtan_jax.weighting.core import check_updates
 from mtan_jax.weighting.declaration import declare
 from mtan_jax.weighting.option_checks import check_number, check_tasks
 from mtan_jax.weighting.solvers import project_to_simplex
+from mtan_jax.weighting.update_checks import check_second_batch
 from mtan_jax.weighting.wrappers.auto_lambda import exact_slopes
 
 
@@ -82,8 +83,8 @@ def modo(
         [8. 2.]
     """
     tasks = check_tasks(tasks)
-    check_number("modo", "gamma", gamma, above=0)
-    check_number("modo", "rho", rho, least=0)
+    gamma = check_number("modo", "gamma", gamma, above=0)
+    rho = check_number("modo", "rho", rho, least=0)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> MoDoState:
@@ -93,15 +94,7 @@ def modo(
         updates: object, state: MoDoState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, MoDoState]:
         task_gradients = check_updates(updates, tasks, "modo")
-        second_losses_at = task_gradients.second_losses_at
-        if second_losses_at is None:
-            raise ValueError(
-                "modo needs the gradients of a second batch, but the step received none; pass second_losses_of to "
-                "task_gradients. Batches for make_train_step must hold one under the key 'second', as those of "
-                "`Experiment.train_batches` and `mtan_jax.data.batches.pipeline.with_second` do"
-            )
-        if params is None:
-            raise ValueError("modo needs the parameters, as tx.update(..., params)")
+        second_losses_at = check_second_batch("modo", task_gradients, params)
         present, before = task_gradients.present, task_gradients.weights
         losses, pullback = jax.vjp(second_losses_at, params)
 

@@ -6,13 +6,16 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mtan_jax.runtime import collectives
 from mtan_jax.weighting.core import TaskGradients, check_updates
 from mtan_jax.weighting.declaration import declare
-from mtan_jax.weighting.option_checks import check_number, check_tasks
+from mtan_jax.weighting.numerics import softmax_over, update_where
+from mtan_jax.weighting.option_checks import check_choice, check_number, check_tasks
 from mtan_jax.weighting.solvers import min_norm
+from mtan_jax.weighting.stack import inner_products
+from mtan_jax.weighting.update_checks import check_second_batch
 
 # A combination of derivatives this short, relative to the longest of them, counts as 0.
 _STATIONARY = 1e-4
@@ -85,10 +88,9 @@ def moml(
         >>> tx = moml(tasks, optax.chain(sum_tasks(tasks), optax.adam(1e-4)))
     """
     tasks = check_tasks(tasks)
-    check_number("moml", "meta_rate", meta_rate, least=0)
-    check_number("moml", "virtual_rate", virtual_rate, above=0)
-    if combine not in ("mgda", "sum"):
-        raise ValueError(f"moml combine is {combine!r}; expected 'mgda' or 'sum'")
+    meta_rate = check_number("moml", "meta_rate", meta_rate, least=0)
+    virtual_rate = check_number("moml", "virtual_rate", virtual_rate, above=0)
+    check_choice("moml", "combine", combine, ("mgda", "sum"))
     inner = optax.with_extra_args_support(inner)
     # One Adam per task, so that steps at which a task is absent do not change its moments.
     adam = optax.scale_by_adam()
@@ -102,27 +104,21 @@ def moml(
         updates: TaskGradients, state: MOMLState, params: optax.Params | None = None, **extra_args: object
     ) -> tuple[optax.Updates, MOMLState]:
         task_gradients = check_updates(updates, tasks, "moml")
-        if task_gradients.second_losses_at is None or params is None:
-            raise ValueError(
-                "moml needs the parameters, as tx.update(..., params), and a second batch; batches for make_train_step "
-                "must hold one under the key 'second', as those of `Experiment.train_batches` do"
-            )
+        check_second_batch("moml", task_gradients, params)
         present = jnp.asarray(task_gradients.present)
-        shares = _softmax(state.logits, present)
+        shares = softmax_over(present, state.logits)
         rows = -virtual_rate * _products(task_gradients, shares, virtual_rate, params)
         # The derivative of the softmax, diag(w) - w w'.
         rows = rows * shares[None] - (rows @ shares)[:, None] * shares[None]
         meta_gradient = _combination(rows, combine).astype(state.logits.dtype)
         direction, new_adam = jax.vmap(adam.update)(meta_gradient, state.adam)
         learned = present & (jnp.abs(rows) > 0).any()
-
-        def keep(new: Array, old: Array) -> Array:
-            return jnp.where(learned, new, old)
-
-        logits = keep(state.logits - meta_rate * direction, state.logits)
-        weights = _softmax(logits, present)
+        logits, new_adam = update_where(
+            learned, (state.logits - meta_rate * direction, new_adam), (state.logits, state.adam)
+        )
+        weights = softmax_over(present, logits)
         steps, inner_state = inner.update(task_gradients.scale(weights), state.inner, params, **extra_args)
-        return steps, MOMLState(logits, jax.tree.map(keep, new_adam, state.adam), inner_state)
+        return steps, MOMLState(logits, new_adam, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -141,11 +137,7 @@ def _products(
     _, pullback = jax.vjp(task_gradients.second_losses_at, virtual)  # type: ignore[arg-type]
     second = jax.vmap(lambda cotangent: pullback(cotangent)[0])(jnp.diag(weights))
     second = collectives.mean(second, task_gradients.axis_name)  # as in `TaskGradients.gradient`
-    products = [
-        jnp.matmul(a.reshape(len(a), -1), b.reshape(len(b), -1).T, precision=jax.lax.Precision.HIGHEST)
-        for a, b in zip(jax.tree.leaves(second), jax.tree.leaves(gradients), strict=True)
-    ]
-    return sum(products[1:], products[0])
+    return inner_products(jax.tree.leaves(second), jax.tree.leaves(gradients))
 
 
 def _combination(rows: Float[Array, "t t"], combine: Literal["mgda", "sum"]) -> Float[Array, "t"]:
@@ -157,9 +149,3 @@ def _combination(rows: Float[Array, "t t"], combine: Literal["mgda", "sum"]) -> 
     norms = jnp.linalg.norm(scaled, axis=1)
     shortest = min_norm(scaled @ scaled.T, norms > 0) @ scaled
     return jnp.where(jnp.linalg.norm(shortest) > _STATIONARY * norms.max(), shortest * largest, 0)
-
-
-def _softmax(logits: Float[Array, "t"], present: Bool[Array, "t"]) -> Float[Array, "t"]:
-    """Softmax over the present tasks; 0 for the others."""
-    shares = jax.nn.softmax(jnp.where(present | ~present.any(), logits, -jnp.inf))
-    return jnp.where(present, shares, 0)

@@ -97,7 +97,7 @@ def telemetry(
         -0.868
     """
     tasks = check_tasks(tasks)
-    check_count("telemetry", "every", every, least=1)
+    every = check_count("telemetry", "every", every, least=1)
     check_choice("telemetry", "backward", backward, ("together", "one_by_one"))
     choice("telemetry", shared, tasks)
     count = len(tasks)

@@ -123,7 +123,7 @@ def test_weights_of_the_methods_before_are_part_of_the_losses_of_relobralo(follo
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        (softadapt, {"variant": "original"}, "softadapt variant is 'original'; expected one of plain, loss_weighted"),
+        (softadapt, {"variant": "original"}, "softadapt variant is 'original'; expected 'plain', 'loss_weighted' or "),
         (softadapt, {"beta": "1"}, "softadapt beta is '1'; expected a finite number"),
         (softadapt, {"points": 1}, "softadapt points is 1; expected an integer of at least 2"),
         (softadapt, {"steps_per_point": 0}, "softadapt steps_per_point is 0; expected an integer of at least 1"),

@@ -121,7 +121,7 @@ def test_a_task_that_is_never_present_has_rate_one(follow, options):
         ({"steps_per_epoch": 0}, "dwa steps_per_epoch is 0"),
         ({"steps_per_epoch": 5, "temperature": 0}, "dwa temperature is 0; expected a finite number above 0"),
         ({"steps_per_epoch": 5, "temperature": float("nan")}, "dwa temperature is nan"),
-        ({"variant": "nash", "window": 0}, "dwa window is 0; expected an integer of at least 1 step"),
+        ({"variant": "nash", "window": 0}, "dwa window is 0; expected an integer of at least 1"),
         ({"variant": "libmtl"}, "dwa variant is 'libmtl'; expected 'mtan' or 'nash'"),
     ],
 )

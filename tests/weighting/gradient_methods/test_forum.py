@@ -174,10 +174,3 @@ def test_it_comes_last_and_reads_a_second_batch():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         chain(**options)
-
-
-def test_a_step_without_a_second_batch_is_refused():
-    given = TaskGradients(("a",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda c: c, lambda params: params)
-    tx = chain(("a",))
-    with pytest.raises(ValueError, match=r"forum needs the parameters.*and a second batch"):
-        tx.update(given, tx.init(jnp.zeros(1)), jnp.zeros(1))

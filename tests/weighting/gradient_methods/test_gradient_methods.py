@@ -391,9 +391,9 @@ def test_messages(method):
     ("method", "options", "message"),
     [
         ("cagrad", {"c": -1.0}, "cagrad c is -1.0; expected a finite number of at least 0"),
-        ("cagrad", {"rescale": "half"}, "cagrad rescale is 'half'; expected one of none, squared, linear"),
-        ("mgda", {"normalize": "l1"}, "mgda normalize is 'l1'; expected one of none, l2, loss"),
-        ("aligned_mtl", {"scale": "max"}, "aligned_mtl scale is 'max'; expected one of min, median, rmse"),
+        ("cagrad", {"rescale": "half"}, "cagrad rescale is 'half'; expected 'none', 'squared' or 'linear'"),
+        ("mgda", {"normalize": "l1"}, "mgda normalize is 'l1'; expected 'none', 'l2', 'loss' or"),
+        ("aligned_mtl", {"scale": "max"}, "aligned_mtl scale is 'max'; expected 'min', 'median' or 'rmse'"),
         ("fairgrad", {"alpha": 0.0}, "fairgrad alpha is 0.0; expected a finite number above 0"),
         ("gradvac", {"beta": 2.0}, "gradvac beta is 2.0; expected a number from 0 to 1"),
         ("nash_mtl", {"update_every": 0}, "nash_mtl update_every is 0; expected an integer of at least 1"),

@@ -194,7 +194,7 @@ def test_an_absent_task_keeps_its_average():
         (krum, {"distance": "l2"}, "krum distance is 'l2'; expected 'squared' or 'plain'"),
         (trimmed_mean, {"trim": -1}, "trimmed_mean trim is -1; expected an integer of at least 0"),
         (trimmed_mean, {"trim": 2}, "trimmed_mean trim is 2, which leaves none of 3 gradients; expected at most 1"),
-        (cr_mogm, {"method": "pcgrad"}, "cr_mogm method is 'pcgrad'; expected one of mgda, upgrad"),
+        (cr_mogm, {"method": "pcgrad"}, "cr_mogm method is 'pcgrad'; expected 'mgda' or 'upgrad'"),
         (cr_mogm, {"alpha": 1.5}, "cr_mogm alpha is 1.5; expected a number from 0 to 1"),
     ],
 )

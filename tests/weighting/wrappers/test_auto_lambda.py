@@ -310,9 +310,7 @@ def test_the_derivative_with_gradient_accumulation():
 
 
 def test_without_a_second_batch_the_message_says_what_to_do():
-    with pytest.raises(
-        ValueError, match=r"learns its weights from a second batch.*under the key 'second', as those of"
-    ):
+    with pytest.raises(ValueError, match=r"learns from a second batch.*under the key 'second', as those of"):
         run_step(plain, 1, second=None)
 
 

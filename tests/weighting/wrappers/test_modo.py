@@ -225,7 +225,7 @@ def test_bad_options(options, message):
 def test_a_step_without_a_second_batch_or_parameters_is_refused():
     tx = modo(("a",), sum_tasks(("a",)))
     given = TaskGradients(("a",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda cotangent: cotangent)
-    with pytest.raises(ValueError, match=r"modo needs the gradients of a second batch.*under the key 'second'"):
+    with pytest.raises(ValueError, match=r"modo learns from a second batch.*under the key 'second'"):
         tx.update(given, tx.init(jnp.zeros(1)), jnp.zeros(1))
     rows = np.ones((1, 2), np.float32)
     tx = modo(("task_0",), sum_tasks(("task_0",)))

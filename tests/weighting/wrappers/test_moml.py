@@ -185,13 +185,6 @@ def test_bad_options(options, message):
         chain(**options)
 
 
-def test_a_step_without_a_second_batch_is_refused():
-    given = TaskGradients(("a",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda c: c)
-    tx = chain(("a",))
-    with pytest.raises(ValueError, match=r"moml needs the parameters.*and a second batch"):
-        tx.update(given, tx.init(jnp.zeros(1)), jnp.zeros(1))
-
-
 @pytest.mark.parametrize("method", ["moml", "forum"])
 def test_the_training_step_is_the_same_on_one_and_four_devices(method):
     """For the two methods that differentiate the losses of the second batch per task."""

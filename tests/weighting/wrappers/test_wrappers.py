@@ -1,5 +1,6 @@
 """FAMO against its authors' code, and the contracts of a wrapper."""
 
+import functools
 import pathlib
 
 import jax
@@ -9,7 +10,17 @@ import optax
 import pytest
 from helpers.weighting_problem import Problem
 
-from mtan_jax.weighting import TaskGradients, build_weighting, dwa, famo, pcgrad, sum_tasks, task_weights
+from mtan_jax.weighting import (
+    TaskGradients,
+    auto_lambda,
+    build_weighting,
+    dwa,
+    famo,
+    pcgrad,
+    sum_tasks,
+    task_weights,
+    telemetry,
+)
 
 # From tests/reference/make_losses.py.
 REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "losses.npz"
@@ -28,7 +39,7 @@ def step_of(tx, tasks):
 
 def follow_famo(losses, after, present=None, **options):
     tasks = tuple(f"task_{i}" for i in range(losses.shape[1]))
-    tx = famo(tasks, sum_tasks(tasks), **options)
+    tx = famo(tasks, optax.chain(sum_tasks(tasks), optax.scale(-1)), **options)
     step, state, found = step_of(tx, tasks), tx.init(jnp.zeros(len(tasks))), []
     present = np.ones(losses.shape, bool) if present is None else present
     for row in zip(losses, after, present, strict=True):
@@ -174,8 +185,26 @@ def test_bad_options(options, message):
         famo(("a", "b"), optax.identity(), **options)
 
 
+@pytest.mark.parametrize("make", [famo, functools.partial(auto_lambda, learning_rate=0.1)])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        sum_tasks(("a", "b")),
+        pcgrad(("a", "b"), shared="all"),
+        optax.chain(dwa(("a", "b"), steps_per_epoch=1), sum_tasks(("a", "b"))),
+        telemetry(("a", "b"), sum_tasks(("a", "b"))),
+    ],
+    ids=["sum_tasks", "pcgrad", "chain", "telemetry"],
+)
+def test_a_chain_without_an_optimizer_inside_is_refused(make, inner):
+    """The losses would be evaluated at the parameters plus the gradient."""
+    with pytest.raises(ValueError, match=r"ends with sum_tasks or a gradient method; put the optimizer inside"):
+        make(("a", "b"), inner).init(jnp.zeros(2))
+    make(("a", "b"), optax.chain(inner, optax.sgd(0.1))).init(jnp.zeros(2))
+
+
 def test_a_step_without_losses_at_other_parameters_is_refused():
-    tx = famo(("a",), sum_tasks(("a",)))
+    tx = famo(("a",), optax.chain(sum_tasks(("a",)), optax.scale(-1)))
     given = TaskGradients(("a",), jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), lambda c: c)
     with pytest.raises(ValueError, match="famo needs the parameters"):
         tx.update(given, tx.init(jnp.zeros(1)), jnp.zeros(1))
