@@ -109,7 +109,7 @@ def moml(
             )
         present = jnp.asarray(task_gradients.present)
         shares = _softmax(state.logits, present)
-        rows = -virtual_rate * _products(task_gradients, shares, virtual_rate, params)
+        rows = -virtual_rate * jax.lax.stop_gradient(_products(task_gradients, shares, virtual_rate, params))
         # The derivative of the softmax, diag(w) - w w'.
         rows = rows * shares[None] - (rows @ shares)[:, None] * shares[None]
         meta_gradient = _combination(rows, combine).astype(state.logits.dtype)
