@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mtan_jax.runtime import collectives
@@ -222,7 +223,7 @@ def sum_tasks(tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
         del state, extra_args
         task_gradients = check_updates(updates, tasks, "sum_tasks")
         weights = task_gradients.weights
-        gradient = check_gradient(task_gradients.gradient(weights), params)
+        gradient = check_gradient(task_gradients.gradient(weights * task_gradients.present), params)
         return gradient, SumTasksState(weights.astype(jnp.float32))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -240,8 +241,8 @@ def balancer(
         name: of the method, for error messages.
         tasks: task names.
         init: returns the initial state, a pytree of arrays whose shapes and dtypes `step` keeps.
-        step: maps task gradients and state to one factor per task and the next state. The factors are treated as
-            constants: nothing is differentiated through them.
+        step: maps task gradients and state to one factor per task and the next state. Losses and state are constants in
+            the factors, also for an outer derivative, as in meta-learning.
     """
 
     def init_fn(params: optax.Params) -> State:
@@ -253,7 +254,13 @@ def balancer(
     ) -> tuple[TaskGradients, State]:
         del params, extra_args
         task_gradients = check_updates(updates, tasks, name)
-        factors, state = step(task_gradients, state)
+        constant = dataclasses.replace(
+            task_gradients,
+            losses=lax.stop_gradient(task_gradients.losses),
+            weights=lax.stop_gradient(task_gradients.weights),
+            indicators=lax.stop_gradient(task_gradients.indicators),
+        )
+        factors, state = step(constant, lax.stop_gradient(state))
         return task_gradients.scale(factors), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -4,15 +4,11 @@ The only file that uses a function of JAX that is not public, `dce_jaxpr`, which
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Bool
-
-if TYPE_CHECKING:
-    from jax.extend.core import ClosedJaxpr
 
 
 class DependenceUnknownError(RuntimeError):
@@ -20,37 +16,35 @@ class DependenceUnknownError(RuntimeError):
 
 
 def of(losses_of: Callable[[optax.Params], Sequence[Array]], params: optax.Params) -> Bool[np.ndarray, "p t"]:
-    """Whether each loss depends on each parameter, one row per leaf of the parameters.
+    """Whether the derivative of each loss with respect to each parameter may differ from 0, as the program shows.
 
-    Raises:
-        DependenceUnknownError: see `read`.
-    """
-    program = jax.make_jaxpr(losses_of)(params)
-    return read(program, range(len(program.jaxpr.outvars)))
-
-
-def read(program: "ClosedJaxpr", outputs: Sequence[int]) -> Bool[np.ndarray, "p t"]:
-    """Whether an output of a program depends on an input, per input and output.
-
-    Control flow and functions under `jax.jit` are followed. A function with a derivative of its own
-    (`jax.custom_vjp`) counts as if each of its outputs depended on each of its inputs.
+    A value behind `jax.lax.stop_gradient` has no derivative. Control flow and functions under `jax.jit` are followed. A
+    function with a derivative of its own (`jax.custom_vjp`) counts as if each of its outputs depended on each of its
+    inputs.
 
     Args:
-        program: from `jax.make_jaxpr`.
-        outputs: indices of the outputs, t of them.
+        losses_of: maps the parameters to t losses.
+        params: arrays of floating point numbers, p of them.
 
     Returns:
-        One row for each of the p inputs.
+        One row per leaf of the parameters.
 
     Raises:
         DependenceUnknownError: the function that this needs is absent or has changed.
     """
+
+    def tangents_of(params: optax.Params, tangents: optax.Params) -> list[Array]:
+        return jax.jvp(lambda params: list(losses_of(params)), (params,), (tangents,))[1]
+
+    # Forward mode needs one search per loss; in reverse mode it would be one per parameter.
+    program = jax.make_jaxpr(tangents_of)(params, params).jaxpr
+    count = len(program.outvars)
     try:
         from jax.interpreters import partial_eval
 
-        count = len(program.jaxpr.outvars)
-        columns = [partial_eval.dce_jaxpr(program.jaxpr, [i == output for i in range(count)])[1] for output in outputs]
-        return np.array(columns, bool).reshape(len(columns), len(program.jaxpr.invars)).T
+        used = [partial_eval.dce_jaxpr(program, [i == output for i in range(count)])[1] for output in range(count)]
+        by_tangent = np.array(used, bool).reshape(count, 2, -1)[:, 1]  # the inputs are the parameters, then tangents
+        return by_tangent.T
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise DependenceUnknownError(
             "this version of JAX does not tell which losses depend on a parameter "

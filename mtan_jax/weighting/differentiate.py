@@ -71,8 +71,9 @@ def task_gradients(
         has_aux: whether `losses_of` returns a pair.
         axis_name: the axis of devices under `jax.pmap` or `jax.shard_map`, over which losses and gradients are
             averaged. Losses that `losses_of` has already reduced over it stay as they are.
-        present: whether any example has a label, by task name; an absent task takes no part in the step. Let its loss
-            be 0. None: all tasks are present.
+        present: whether any example has a label, by task name; an absent task takes no part in the step, and its loss
+            counts as 0. It needs a finite derivative: NaN in the backward pass of one task reaches the parameters that
+            it shares with others. None: all tasks are present.
         second_losses_of: the losses of a second batch, for `auto_lambda` and other methods that learn from one.
         indicators: performance by task name, from 0 to 1, for `dtp`; averaged over the devices, as the losses.
 
@@ -81,8 +82,8 @@ def task_gradients(
 
     Raises:
         TypeError: `losses_of` does not return a dictionary of scalars, or a parameter is not of floating point numbers.
-        ValueError: `present` or `indicators` has other names than the losses, or not one scalar per task; or there is
-            no axis `axis_name`.
+        ValueError: `present` or `indicators` has other names than the losses, or not one scalar per task; there is no
+            axis `axis_name`; or under `jax.shard_map`, each device has losses of its own and `axis_name` is absent.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -101,22 +102,29 @@ def task_gradients(
     program, tasks, aux_of = _trace(losses_of, params, has_aux)
     count = len(tasks)
 
+    is_present = _present(tasks, present)
+
+    def outputs_at(params: optax.Params) -> list[Array]:
+        return jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(params))
+
     def differentiable(params: optax.Params) -> tuple[Float[Array, "t"], list[Array]]:
-        outputs = jax.core.eval_jaxpr(program.jaxpr, program.consts, *jax.tree.leaves(params))
-        return collectives.mean(jnp.stack(outputs[:count]), axis_name), outputs[count:]
+        outputs = outputs_at(params)
+        losses = collectives.mean(jnp.stack(outputs[:count]), axis_name)
+        return jnp.where(is_present, losses, 0), outputs[count:]
 
     losses, pullback, rest = jax.vjp(differentiable, params, has_aux=True)
+    _check_reduced(losses, params)
     gradients = TaskGradients(
         tasks,
         losses,
-        _present(tasks, present),
+        is_present,
         jnp.ones_like(losses),
         lambda cotangent: pullback(cotangent)[0],
         losses_at=lambda params: differentiable(params)[0],
         axis_name=axis_name,
         second_losses_at=None if second_losses_of is None else _second(second_losses_of, tasks, axis_name),
         indicators=None if indicators is None else _indicators(tasks, indicators, axis_name),
-        dependence=functools.cache(lambda: dependence.read(program, range(count))),
+        dependence=functools.cache(lambda: dependence.of(lambda params: outputs_at(params)[:count], params)),
     )
     return (gradients, aux_of(rest)) if has_aux else gradients
 
@@ -133,7 +141,8 @@ def from_jacobian(
     Args:
         losses: by task name.
         jacobian: the gradient of each loss, by task name. None in place of an array states that a loss does not depend
-            on a parameter. Without any None, gradient methods need the option `shared`.
+            on a parameter. None for all tasks is part of the structure, as for the static leaves of Equinox. Without a
+            None of some tasks only, gradient methods need the option `shared`.
         axis_name: the axis of devices over which losses and gradients are averaged.
         present: see `task_gradients`.
 
@@ -158,25 +167,29 @@ def from_jacobian(
     if len(structures) > 1:
         raise ValueError(f"from_jacobian: the gradients have different structures: {sorted(map(str, structures))}")
     structure = flat[0][1]
-    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    all_columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    columns = [column for column in all_columns if any(leaf is not None for leaf in column)]
     table = np.array([[leaf is not None for leaf in column] for column in columns], bool)
-    if not table.any(1).all():
-        raise ValueError("from_jacobian: a parameter has no gradient of any loss; give zeros for one of them")
+    is_present = _present(tasks, present)
 
     def pullback(cotangent: Float[Array, "t"]) -> optax.Updates:
-        sums = []
-        for column in columns:
+        sums: list[Array | None] = []
+        for column in all_columns:
             products = [
-                w.astype(leaf.dtype) * leaf for w, leaf in zip(cotangent, column, strict=True) if leaf is not None
+                w.astype(leaf.dtype) * jnp.where(is_here, leaf, 0)
+                for w, is_here, leaf in zip(cotangent, is_present, column, strict=True)
+                if leaf is not None
             ]
-            sums.append(sum(products[1:], products[0]))
+            sums.append(sum(products[1:], products[0]) if products else None)
         return jax.tree.unflatten(structure, sums)
 
     stacked = collectives.mean(jnp.stack([jnp.asarray(losses[task]) for task in tasks]), axis_name)
+    stacked = jnp.where(is_present, stacked, 0)
+    _check_reduced(stacked, columns)
     return TaskGradients(
         tasks,
         stacked,
-        _present(tasks, present),
+        is_present,
         jnp.ones_like(stacked),
         pullback,
         axis_name=axis_name,
@@ -239,6 +252,26 @@ def _check_axis(axis_name: str | None) -> None:
             f"there is no axis axis_name={axis_name!r}: it exists inside jax.pmap and jax.shard_map only. Under "
             "jax.jit, leave out axis_name, also with a batch that is sharded over devices"
         ) from error
+
+
+def _check_reduced(losses: Float[Array, "t"], params: PyTree) -> None:
+    """Checks that the losses are equal on all devices on which the parameters are.
+
+    Raises:
+        ValueError: they differ, as far as `jax.shard_map` tells, which it does not with `check_vma=False`.
+    """
+    known = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(params)))
+    axes = sorted(map(str, _varying(losses) - known))
+    if axes:
+        raise ValueError(
+            f"the losses differ between the devices of the axis {', '.join(axes)}, while the parameters are the same; "
+            f"pass axis_name={axes[0]!r}, which averages losses and gradients over the devices"
+        )
+
+
+def _varying(array: Array) -> frozenset[str]:
+    """The axes of `jax.shard_map` along which the devices hold different values."""
+    return frozenset(getattr(getattr(jax.typeof(array), "manual_axis_type", None), "varying", ()))
 
 
 def _check_losses(losses: object) -> tuple[str, ...]:

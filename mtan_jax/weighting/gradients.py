@@ -5,7 +5,8 @@ A gradient method takes the place of `sum_tasks`, after all balancers:
     tx = optax.chain(dwa(tasks, steps_per_epoch=397), pcgrad(tasks), optax.adam(1e-4))
 
 It runs one backward pass per task. The method determines the gradient of the shared parameters. All other parameters
-get the plain gradient of the weighted sum of the losses, from the same backward passes.
+get the plain gradient of the weighted sum of the losses, from the same backward passes. With shared="auto", a task that
+depends on no shared parameter takes no part in the method, and its own parameters get its plain gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +14,11 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import lax
 from jax.tree_util import PyTreeDef
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from mtan_jax.weighting.backward import Backward, per_task
 from mtan_jax.weighting.core import TaskGradients, check_gradient, check_updates
@@ -76,12 +79,13 @@ def combined(
         tasks: task names.
         init: maps the shared parameters to the initial state, a pytree of arrays whose shapes and dtypes `combine`
             keeps.
-        combine: maps gradients and state to the combined gradient and the next state. Nothing is differentiated through
-            it.
+        combine: maps gradients and state to the combined gradient and the next state. An outer derivative, as in
+            meta-learning, goes through it.
         shared: the parameters that the method acts on:
 
             - "auto": those that two or more losses depend on, read from the losses that `task_gradients` received. An
-              array with one slice per task counts as shared.
+              array with one slice per task counts as shared. A task that depends on none of them takes no part: it has
+              the weight 1.
             - "all": all parameters.
             - "all_but_heads" or "backbone": by the names of `mtan_jax.models`. Nash-MTL and FAMO do the former, CAGrad
               the latter, which excludes the attention masks.
@@ -109,21 +113,22 @@ def combined(
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
         task_gradients = _check_input(name, tasks, updates, state)
-        all_leaves, mask, structure = _differentiate(name, shared, backward, task_gradients, params)
+        all_leaves, mask, takes_part, structure = _differentiate(name, shared, backward, task_gradients, params)
         kept = [
             leaf if selected else jnp.zeros_like(leaf)
             for leaf, selected in zip(all_leaves, mask, strict=True)
             if selected or keeps_all
         ]
-        stack = _stack(task_gradients, tuple(kept))
+        stack = _stack(task_gradients, tuple(kept), takes_part)
         result = combine(stack, state.inner)
+        task_specific_weights = jnp.where(takes_part, result.task_specific_weights, 1)
         made = iter(result.leaves)
         gradient = []
         for leaf, selected in zip(all_leaves, mask, strict=True):
             combined_leaf = next(made) if selected or keeps_all else leaf
-            own = weighted_sum(result.task_specific_weights, leaf)
+            own = weighted_sum(task_specific_weights, leaf)
             gradient.append(combined_leaf.astype(leaf.dtype) if selected else own)
-        weights = result.task_weights * task_gradients.weights
+        weights = jnp.where(takes_part, result.task_weights, 1) * task_gradients.weights
         return jax.tree.unflatten(structure, gradient), _next_state(task_gradients, weights, stack, result.state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -147,9 +152,9 @@ def weighted(
         name: of the method, for error messages.
         tasks: task names.
         init: returns the initial state, a pytree of arrays whose shapes and dtypes `weigh` keeps.
-        weigh: maps gradients and state to w, one weight per task, and the next state. w is treated as a constant. The
-            weight of an absent task, whose gradient is 0, may be any finite number. For "gram", it reads `Stack.gram`,
-            not `Stack.leaves`.
+        weigh: maps gradients and state to w, one weight per task, and the next state. Gradients, losses and state are
+            constants in w, also for an outer derivative, as in meta-learning. The weight of an absent task, whose
+            gradient is 0, may be any finite number. For "gram", it reads `Stack.gram`, not `Stack.leaves`.
         shared: which parameters count as shared; see `combined`.
         backward: "together" or "one_by_one"; see `combined`. "gram" computes the Gram matrix from batched backward
             passes whose gradients are not kept, then w, then the gradient of the weighted losses in one more pass. It
@@ -184,11 +189,13 @@ def weighted(
     ) -> tuple[optax.Updates, GradientMethodState]:
         del extra_args
         task_gradients = _check_input(name, tasks, updates, state)
-        leaves, mask, structure = _differentiate(name, shared, backward, task_gradients, params)
-        stack = _stack(task_gradients, tuple(leaf for leaf, selected in zip(leaves, mask, strict=True) if selected))
+        leaves, mask, takes_part, structure = _differentiate(name, shared, backward, task_gradients, params)
+        selected_leaves = tuple(leaf for leaf, selected in zip(leaves, mask, strict=True) if selected)
+        stack = _constant(_stack(task_gradients, selected_leaves, takes_part))
         if backward == "gram":
             stack = stack._replace(known_gram=stack.gram, leaves=())
-        weights, inner = weigh(stack, state.inner)
+        weights, inner = weigh(stack, lax.stop_gradient(state.inner))
+        weights = jnp.where(takes_part, weights, 1)
         factor = _clip_factor(stack.gram, weights, max_norm)
         again = leaves
         if backward == "gram":
@@ -211,8 +218,11 @@ def weighted(
         del extra_args
         task_gradients = _check_input(name, tasks, updates, state)
         features = per_task(task_gradients.feature_gradient, task_gradients, backward)
-        stack = _stack(task_gradients, tuple(jax.tree.leaves(features)), task_gradients.axis_name)
-        weights, inner = weigh(stack, state.inner)
+        takes_part = np.ones(len(tasks), bool)
+        stack = _constant(
+            _stack(task_gradients, tuple(jax.tree.leaves(features)), takes_part, task_gradients.axis_name)
+        )
+        weights, inner = weigh(stack, lax.stop_gradient(state.inner))
         weights = weights * task_gradients.weights
         gradient = check_gradient(task_gradients.gradient(weights), params)
         return gradient, _next_state(task_gradients, weights, stack, inner)
@@ -221,9 +231,19 @@ def weighted(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _stack(task_gradients: TaskGradients, leaves: tuple[Array, ...], axis_name: str | None = None) -> Stack:
+def _stack(
+    task_gradients: TaskGradients,
+    leaves: tuple[Array, ...],
+    takes_part: Bool[np.ndarray, "t"],
+    axis_name: str | None = None,
+) -> Stack:
     losses = task_gradients.losses * task_gradients.weights
-    return Stack(leaves, losses, jnp.asarray(task_gradients.present), axis_name)
+    return Stack(leaves, losses, task_gradients.present & takes_part, axis_name)
+
+
+def _constant(stack: Stack) -> Stack:
+    """The same, without derivatives."""
+    return stack._replace(leaves=lax.stop_gradient(stack.leaves), losses=lax.stop_gradient(stack.losses))
 
 
 def _initial_state(tasks: tuple[str, ...], inner: PyTree) -> GradientMethodState:
@@ -259,8 +279,9 @@ def _check_input(name: str, tasks: tuple[str, ...], updates: object, state: obje
 
 def _differentiate(
     name: str, shared: Shared, backward: Backward, task_gradients: TaskGradients, params: optax.Params | None
-) -> tuple[list[Float[Array, "t ..."]], list[bool], PyTreeDef]:
-    """The gradients of all tasks per parameter, whether it is shared, and the structure of the parameters."""
+) -> tuple[list[Float[Array, "t ..."]], list[bool], Bool[np.ndarray, "t"], PyTreeDef]:
+    """The gradients of all tasks per parameter, whether it is shared, which tasks take part, and the structure."""
     gradients = check_gradient(per_task(task_gradients.gradient, task_gradients, backward), params)
     leaves, structure = jax.tree.flatten(gradients)
-    return leaves, find(name, shared, task_gradients.tasks, paths_of(gradients), task_gradients), structure
+    mask, takes_part = find(name, shared, task_gradients.tasks, paths_of(gradients), task_gradients)
+    return leaves, mask, takes_part, structure

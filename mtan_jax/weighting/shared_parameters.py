@@ -67,8 +67,8 @@ def select(name: str, shared: Shared, tasks: tuple[str, ...], paths: Sequence[Pa
 
 def find(
     name: str, shared: Shared, tasks: tuple[str, ...], paths: Sequence[Path], task_gradients: TaskGradients
-) -> list[bool]:
-    """Finds the parameters that a method acts on, and checks the choice against the program.
+) -> tuple[list[bool], Bool[np.ndarray, "t"]]:
+    """Finds the parameters and the tasks that a method acts on, and checks the choice against the program.
 
     Args:
         name: of the method, for error messages.
@@ -77,6 +77,10 @@ def find(
         paths: of all parameters.
         task_gradients: of the step.
 
+    Returns:
+        Whether each parameter is shared, and whether each task takes part. With "auto", a task that depends on no
+        shared parameter does not: its gradient, which is always 0, would be the shortest of all.
+
     Raises:
         ValueError: no parameter is selected, or all are although some belong to one task, or the program is unknown.
     """
@@ -84,7 +88,7 @@ def find(
         mask = select(name, shared, tasks, paths)
         if shared != "all" and all(mask) and len(tasks) > 1:
             _check_that_none_is_own(name, shared, paths, task_gradients)
-        return mask
+        return mask, np.ones(len(tasks), bool)
     if task_gradients.dependence is None:
         raise ValueError(
             f"{name} cannot tell which parameters the tasks share. Differentiate by weighting.task_gradients, which "
@@ -92,10 +96,10 @@ def find(
             "shared=lambda path: path[0] == 'encoder'"
         )
     table = task_gradients.dependence()
-    mask = [bool(shares) for shares in table.sum(1) >= min(2, len(tasks))]
-    if not any(mask):
+    mask = table.sum(1) >= min(2, len(tasks))
+    if not mask.any():
         raise ValueError(f"{name} finds no parameter that two losses depend on. {_by_task(tasks, paths, table)}")
-    return mask
+    return mask.tolist(), table[mask].any(0)
 
 
 def _check_that_none_is_own(name: str, shared: Shared, paths: Sequence[Path], task_gradients: TaskGradients) -> None:

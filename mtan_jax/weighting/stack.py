@@ -17,7 +17,7 @@ class Stack(NamedTuple):
         leaves: one array [t, ...] per shared parameter; 0 for absent tasks. For features, this device's rows. Empty
             with backward="gram".
         losses: the losses, weighted by the methods before.
-        present: tasks that have a label in the batch.
+        present: tasks that take part: those that have a label in the batch and depend on the shared parameters.
         axis_name: the axis of devices that each hold a part of the leaves; None if every device holds all of them.
         known_gram: the Gram matrix, where it was computed without keeping the leaves.
     """

@@ -1,6 +1,9 @@
 """Weighting methods in the training loops of other frameworks, and under every way to run a step."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -164,7 +167,78 @@ def test_apply_if_finite_skips_steps_and_state(framework, on_one_device):
     step = jax.jit(loop.step)
     first, *rest = batches()
     bad = {**first, "depth": np.full_like(first["depth"], np.nan)}
-    assert_close(loop.run(step, [first, bad, *rest]), on_one_device(framework))
+    found, expected = loop.run(step, [first, bad, *rest]), on_one_device(framework)
+    assert_close(found, expected)
+    for name, state in found[1].items():
+        assert state.total_notfinite == 1
+        pairs = zip(jax.tree.leaves(state.inner_state), jax.tree.leaves(expected[1][name]), strict=True)
+        for a, b in pairs:
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1), err_msg=name)
+
+
+def accumulated(steps, **options):
+    """The update of plain summation after MultiSteps over task gradients, at a rate of 1."""
+    params, losses_of = FRAMEWORKS["plain"]()
+    chain = optax.chain(sum_tasks(TASKS), optax.scale(-1.0))
+    tx = around(TASKS, chain, wrap=lambda inner: optax.MultiSteps(inner, len(steps), **options))
+    state = tx.init(params)
+    for present, task_indices in steps:
+        given = dict(zip(TASKS, present, strict=True))
+        gradients = task_gradients(lambda params: losses_of(params, make_batch()), params, present=given)
+        gradients = dataclasses.replace(gradients, task_indices=task_indices)
+        updates, state = tx.update(gradients, state, params)
+    whole = jax.grad(lambda params: sum(losses_of(params, make_batch()).values()))(params)
+    return jax.tree.map(lambda update, leaf: np.asarray(update / -leaf), updates, whole)
+
+
+def test_around_keeps_the_tasks_of_all_steps():
+    """`task_indices` of the last step removed the tasks of the steps before it."""
+    steps = [((True, False), jnp.array([0])), ((False, True), jnp.array([1]))]
+    for ratio in jax.tree.leaves(accumulated(steps)):
+        np.testing.assert_allclose(ratio, 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("use_grad_mean", "factor"), [(True, 1), (False, 2)])
+def test_multi_steps_can_add(use_grad_mean, factor):
+    """The division by the number of steps at which a task was present turned sums into means."""
+    for present in ((True, True), (False, True)):
+        steps = [(present, None), ((True, True), None)]
+        for ratio in jax.tree.leaves(accumulated(steps, use_grad_mean=use_grad_mean)):
+            np.testing.assert_allclose(ratio, factor, rtol=1e-4)
+
+
+def test_around_refuses_other_wrappers():
+    params, _ = FRAMEWORKS["plain"]()
+    chain = CHAINS["dwa+pcgrad"]()
+    both = around(TASKS, chain, wrap=lambda i: optax.MultiSteps(optax.apply_if_finite(i, 5), 2))
+    assert isinstance(both.init(params), optax.MultiStepsState)
+    for wrap in (
+        lambda inner: optax.chain(optax.clip(1.0), inner),
+        lambda inner: optax.MultiSteps(optax.chain(optax.clip(1.0), inner), 2),
+    ):
+        with pytest.raises(
+            TypeError, match=r"wrapper with the state tuple; expected optax.MultiSteps.*such as clipping"
+        ):
+            around(TASKS, chain, wrap=wrap).init(params)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_apply_if_finite_with_64_bit_numbers(dtype):
+    """The branches of its condition had different types."""
+    params, losses_of = FRAMEWORKS["plain"]()
+    with jax.enable_x64():
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        batch = jax.tree.map(lambda x: jnp.asarray(x, dtype), make_batch())
+        chain = optax.chain(sum_tasks(TASKS), optax.scale(-1.0))
+        tx = around(TASKS, chain, wrap=lambda inner: optax.apply_if_finite(inner, 5))
+        gradients = task_gradients(lambda params: losses_of(params, batch), params)
+        found, _ = tx.update(gradients, tx.init(params), params)
+        expected, _ = chain.update(gradients, chain.init(params), params)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == dtype
+            rounding = 2e-2 if dtype == jnp.bfloat16 else 1e-5  # the losses are added in another order
+            largest = np.abs(np.asarray(b, float)).max()
+            np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=0, atol=rounding * largest)
 
 
 def test_without_jit(on_one_device):

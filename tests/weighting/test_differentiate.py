@@ -27,8 +27,11 @@ from mtan_jax.weighting import (
     mgda,
     nash_mtl,
     pcgrad,
+    scale_invariant,
+    static,
     sum_tasks,
     task_gradients,
+    task_weights,
 )
 
 OPTIONS: dict[str, dict[str, Any]] = {"gradnorm": {"weight_rate": 0.025}}
@@ -233,6 +236,90 @@ def test_from_jacobian_equals_task_gradients(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
+def test_from_jacobian_with_leaves_that_are_none_for_all_tasks():
+    """As `eqx.partition` makes them. They were refused as parameters without a gradient."""
+    losses_of = lambda p: {"a": (p["w"] ** 2).sum(), "b": (p["w"] * p["own"]).sum()}  # noqa: E731
+    params = {"w": jnp.ones(2), "own": jnp.array([1.0, -3.0]), "static": None}
+    jacobian = jax.jacrev(losses_of)(params)
+    jacobian["a"]["own"] = None
+    gradients = from_jacobian(losses_of(params), jacobian)
+    np.testing.assert_array_equal(gradients.dependence(), [[False, True], [True, True]])
+    tx = mgda(("a", "b"))
+    found, _ = tx.update(gradients, tx.init(params), params)
+    expected, _ = tx.update(task_gradients(losses_of, params), tx.init(params), params)
+    assert found["static"] is None
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize("method", [sum_tasks, pcgrad, GRADIENT_METHODS["graddrop"]])
+def test_the_loss_of_an_absent_task_counts_as_0(method):
+    """`sum_tasks` trained the head of an absent task whose loss was not 0."""
+    params, losses_of = plain()
+    losses_at = lambda params: losses_of(params, make_batch())  # noqa: E731
+    present = {TASKS[0]: True, TASKS[1]: False}
+    jacobian = jax.jacrev(losses_at)(params)
+    jacobian[TASKS[1]] = jax.tree.map(lambda leaf: leaf * jnp.nan, jacobian[TASKS[1]])
+    losses = {TASKS[0]: losses_at(params)[TASKS[0]], TASKS[1]: jnp.nan}
+    alone = jax.grad(lambda params: losses_at(params)[TASKS[0]])(params)
+    tx = method(TASKS) if method is sum_tasks else method(TASKS, shared=lambda path: path[0] == "trunk")
+    for gradients in (
+        task_gradients(losses_at, params, present=present),
+        from_jacobian(losses, jacobian, present=present),
+    ):
+        assert gradients.losses[1] == 0
+        found, _ = tx.update(gradients, tx.init(params), params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, alone)
+
+
+def test_shard_map_without_axis_name_is_an_error():
+    """JAX's error advised check_vma=False, with which each device follows its own rows."""
+    params, losses_of = plain()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+    whole, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("devices")
+
+    def losses_on(params, batch, axis_name=None):
+        return task_gradients(lambda params: losses_of(params, batch), params, axis_name=axis_name).losses
+
+    with pytest.raises(ValueError, match=r"of the axis devices, .*axis_name='devices'"):
+        jax.shard_map(losses_on, mesh=mesh, in_specs=(whole, rows), out_specs=whole)(params, make_batch())
+    population = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(jax.devices())), params)
+
+    def losses_of_member(params):  # one member of a population per device, with parameters of its own
+        return losses_on(jax.tree.map(lambda leaf: leaf[0], params), make_batch())[None]
+
+    found = jax.shard_map(losses_of_member, mesh=mesh, in_specs=rows, out_specs=rows)(population)
+    np.testing.assert_allclose(found, [losses_on(params, make_batch())] * len(jax.devices()), rtol=1e-5)
+
+
+def test_weights_are_constants_under_an_outer_derivative():
+    """Meta-gradients went through the weights, and were NaN for several solvers."""
+    params, losses_of = plain()
+    batch = make_batch()
+
+    def first_step(scale, tx, weights=None):
+        losses_at = lambda params: {k: scale * v for k, v in losses_of(params, batch).items()}  # noqa: E731
+        gradients = task_gradients(losses_at, params)
+        if weights is not None:
+            return gradients.gradient(weights)["trunk"].sum()
+        updates, state = tx.update(gradients, tx.init(params), params)
+        return updates["trunk"].sum(), task_weights(state)
+
+    chains = [optax.chain(GRADIENT_METHODS[name](TASKS)) for name in ("mgda", "upgrad", "imtl_g")]
+    chains += [optax.chain(nash_mtl(TASKS, max_norm=None))]
+    chains += [optax.chain(scale_invariant(TASKS), sum_tasks(TASKS)), famo(TASKS, optax.chain(sum_tasks(TASKS)))]
+    for tx in chains:
+        (_, weights), found = jax.value_and_grad(first_step, has_aux=True)(1.0, tx)
+        expected = jax.grad(first_step)(1.0, None, weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def by_weight(weight):  # but an option may be differentiated
+        tx = optax.chain(static(TASKS, weights=jnp.stack([weight, 1.0])), sum_tasks(TASKS))
+        return first_step(1.0, tx)[0]
+
+    alone = jax.grad(lambda params: losses_of(params, batch)[TASKS[0]])(params)["trunk"].sum()
+    np.testing.assert_allclose(jax.grad(by_weight)(2.0), alone, rtol=1e-4)
+
+
 def read(losses_of, params):
     table = task_gradients(losses_of, params).dependence()
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
@@ -253,6 +340,59 @@ def test_dependence_is_followed_through_control_flow():
 
     found = read(losses_of, params)
     assert found == {"p": "a", "q": "b", "r": "ab", "s": "b", "t": "a", "u": ""}
+
+
+def test_a_value_without_a_derivative_is_no_dependence():
+    """The advantage of actor-critic methods, and what a callback prints, made the critic's head shared."""
+    params = {"trunk": jnp.ones(3), "a": jnp.ones(3), "b": jnp.ones(3)}
+
+    @jax.custom_jvp
+    def square(x):
+        return x**2
+
+    square.defjvp(lambda primals, tangents: (square(*primals), 2 * primals[0] * tangents[0]))
+
+    def losses_of(params):
+        features = jnp.tanh(params["trunk"])
+        value = features @ params["b"]
+        jax.debug.callback(lambda value: None, value)
+        advantage = jax.lax.stop_gradient(3 - value) + jnp.argmax(params["b"])
+        return {"a": (features @ params["a"]) * advantage, "b": square(value)}
+
+    expected = {"trunk": "ab", "a": "a", "b": "b"}
+    for wrap in (lambda f: f, jax.jit, jax.checkpoint):
+        assert read(wrap(losses_of), params) == expected
+    scanned = lambda p: jax.lax.scan(lambda c, _: (jax.tree.map(jnp.add, c, losses_of(p)), None), zeros, length=2)[0]  # noqa: E731
+    zeros = {"a": jnp.float32(0), "b": jnp.float32(0)}
+    assert read(scanned, params) == expected
+
+
+@each_method
+def test_a_task_without_shared_parameters_takes_no_part(name):
+    """Its gradient of 0 gave it all the weight in mgda, epo and cr_mogm, and a weight of 2e5 in nash_mtl."""
+    rng = np.random.default_rng(0)
+    shapes = {"trunk": (4, 3), "a": (3,), "b": (3,), "own": (4,)}
+    params = {key: jnp.asarray(rng.normal(size=shape), jnp.float32) for key, shape in shapes.items()}
+    x = rng.normal(size=(8, 4)).astype(np.float32)
+
+    def losses_of(params):
+        features = jnp.tanh(x @ params["trunk"])
+        losses = {"a": ((features @ params["a"] - 1) ** 2).mean(), "b": ((features @ params["b"] - 2) ** 2).mean()}
+        return {**losses, "c": ((x @ params["own"] - 1) ** 2).mean()} if "own" in params else losses
+
+    def update(tasks, params):
+        tx = GRADIENT_METHODS[name](tasks, **OPTIONS.get(name, {}))
+        return tx.update(task_gradients(losses_of, params), tx.init(params), params)
+
+    found, state = update(("a", "b", "c"), params)
+    expected, _ = update(("a", "b"), {key: params[key] for key in ("trunk", "a", "b")})
+    own = jax.grad(lambda params: losses_of(params)["c"])(params)["own"]
+    np.testing.assert_allclose(found["own"], own, rtol=1e-5)
+    assert state.task_weights[2] == 1
+    if name not in ("excess_mtl", "moco", "sdmgrad", "graddrop", "pcgrad", "gradvac"):  # K or random numbers differ
+        for key, leaf in expected.items():
+            np.testing.assert_allclose(found[key], leaf, rtol=2e-3, atol=1e-4 * np.abs(leaf).max(), err_msg=key)
+    assert np.linalg.norm(found["trunk"]) > 0.05 * np.linalg.norm(expected["trunk"])
 
 
 def test_a_parameter_of_some_tasks_is_shared_by_these():

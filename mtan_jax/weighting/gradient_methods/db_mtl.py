@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.backward import Backward
@@ -71,7 +72,7 @@ def db_mtl(
 
     def combine(stack: Stack, state: DBMTLState) -> Combined:
         present, steps = stack.present, optax.safe_increment(state.steps)
-        losses = stack.losses.astype(jnp.promote_types(stack.losses.dtype, jnp.float32))
+        losses = lax.stop_gradient(stack.losses.astype(jnp.promote_types(stack.losses.dtype, jnp.float32)))
         of_logarithm = jnp.where(present, 1 / (jnp.maximum(losses, 0) + _SMALLEST), 0)
         share = jnp.where(present, beta / steps.astype(jnp.float32) ** beta_decay, 1)
 
@@ -81,7 +82,7 @@ def db_mtl(
             return (new + share.reshape(per_task) * (old - new)).astype(old.dtype)
 
         means = tuple(track(old, new) for old, new in zip(state.means, stack.leaves, strict=True))
-        lengths = jnp.where(present, jnp.sqrt(jnp.diag(gram_of(means))), 0)
+        lengths = jnp.where(present, jnp.sqrt(jnp.diag(lax.stop_gradient(gram_of(means)))), 0)
         weights = jnp.where(present, lengths.max() / (lengths + _SMALLEST), 0)
         weights = nan_if_negative(weights, losses, present)
         leaves = tuple(weighted_sum(weights, leaf) for leaf in means)

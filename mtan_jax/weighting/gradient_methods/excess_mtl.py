@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.backward import Backward
@@ -97,7 +98,7 @@ def excess_mtl(
         parts = [
             (n / jnp.sqrt(s + _SMALLEST_SQUARE)).reshape(count, -1).sum(1) for n, s in zip(new, squares, strict=True)
         ]
-        excess = sum(parts[1:], parts[0]).astype(jnp.float32)
+        excess = lax.stop_gradient(sum(parts[1:], parts[0]).astype(jnp.float32))
         is_first = state.seen < warmup
         baseline = state.baseline + jnp.where(present & is_first, excess, 0)
         unit = baseline / warmup

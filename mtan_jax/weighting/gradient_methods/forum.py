@@ -124,11 +124,13 @@ def forum(
         present = jnp.asarray(task_gradients.present)
         weights = softmax_over(present, state.logits)
         lower = task_gradients.gradient(task_gradients.weights * weights)
-        fall = _fall(task_gradients, task_gradients.losses_at, weights, params, inner_rate, inner_steps)
+        fall = lax.stop_gradient(
+            _fall(task_gradients, task_gradients.losses_at, weights, params, inner_rate, inner_steps)
+        )
         by_logit = weights * (fall - weights @ fall)
         upper = _upper(task_gradients, params)
         leaves = [jnp.concatenate([a, b[None]]) for a, b in zip(upper, jax.tree.leaves(lower), strict=True)]
-        gram = gram_of(leaves)
+        gram = lax.stop_gradient(gram_of(leaves))
         norms = jnp.sqrt(jnp.diag(gram)[:-1])
         counted, scale = norms > 0, 1 / (norms + _SMALLEST)
         square = gram[-1, -1] + by_logit @ by_logit + _SMALLEST

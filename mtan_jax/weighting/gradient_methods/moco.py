@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from mtan_jax.weighting.backward import Backward
@@ -88,7 +89,8 @@ def moco(
     def combine(stack: Stack, state: MoCoState) -> Combined:
         present, steps = stack.present, optax.safe_increment(state.steps)
         t = steps.astype(jnp.float32)
-        to_length = stack.losses / (jnp.sqrt(jnp.diag(stack.gram)) + _SMALLEST_LENGTH)
+        losses, gram = lax.stop_gradient((stack.losses, stack.gram))
+        to_length = losses / (jnp.sqrt(jnp.diag(gram)) + _SMALLEST_LENGTH)
         share = jnp.where(present, beta / t**beta_decay, 0)
 
         def track(old: Float[Array, "t ..."], new: Float[Array, "t ..."]) -> Float[Array, "t ..."]:
@@ -99,7 +101,7 @@ def moco(
         tracked = tuple(track(old, new) for old, new in zip(state.tracked, stack.leaves, strict=True))
         held = jnp.where(present, state.weights, 0)
         held = held / jnp.where(present.any(), held.sum(), 1)
-        slope = gram_of(tracked) @ held + rho * held
+        slope = lax.stop_gradient(gram_of(tracked)) @ held + rho * held
         logits = jnp.where(present, held - gamma / t**gamma_decay * slope, -jnp.inf)
         shares = jax.nn.softmax(jnp.where(present.any(), logits, 0))
         weights = jnp.where(present, shares, 0)

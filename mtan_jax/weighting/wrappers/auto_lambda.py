@@ -144,7 +144,7 @@ def auto_lambda(
         else:
             slopes = _slopes(losses_at, params, direction, epsilon)
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
-        meta_gradient = (-rate * norm * weights * slopes).astype(state.lambdas.dtype)
+        meta_gradient = jax.lax.stop_gradient((-rate * norm * weights * slopes).astype(state.lambdas.dtype))
         ascent, new_adam = jax.vmap(adam.update)(meta_gradient, state.adam)
         lambdas, new_adam = update_where(
             task_gradients.present & (norm > 0),

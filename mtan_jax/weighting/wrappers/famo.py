@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float
 
 from mtan_jax.weighting.core import TaskGradients, check_updates
@@ -92,7 +93,7 @@ def famo(
         present = jnp.asarray(task_gradients.present)
 
         def distance(losses: Float[Array, "t"]) -> Float[Array, "t"]:
-            above = task_gradients.weights * losses - jnp.asarray(least, losses.dtype)
+            above = lax.stop_gradient(task_gradients.weights * losses) - jnp.asarray(least, losses.dtype)
             return jnp.maximum(above.astype(jnp.float32), 0) + _SMALLEST
 
         before = distance(task_gradients.losses)

@@ -103,7 +103,7 @@ def modo(
 
         held = project_to_simplex(state.weights.astype(losses.dtype), present)
         direction = collectives.mean(second_part(before * held), task_gradients.axis_name)
-        slope = before * exact_slopes(task_gradients, direction) + rho * held
+        slope = jax.lax.stop_gradient(before * exact_slopes(task_gradients, direction)) + rho * held
         # A common shift of the slopes does not change the projection. It keeps large ones from rounding away the 1.
         slope = slope - jnp.where(present.any(), jnp.where(present, slope, jnp.inf).min(), 0)
         weights = project_to_simplex(held - gamma * slope, present)

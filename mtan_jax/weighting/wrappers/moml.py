@@ -107,7 +107,7 @@ def moml(
         check_second_batch("moml", task_gradients, params)
         present = jnp.asarray(task_gradients.present)
         shares = softmax_over(present, state.logits)
-        rows = -virtual_rate * _products(task_gradients, shares, virtual_rate, params)
+        rows = -virtual_rate * jax.lax.stop_gradient(_products(task_gradients, shares, virtual_rate, params))
         # The derivative of the softmax, diag(w) - w w'.
         rows = rows * shares[None] - (rows @ shares)[:, None] * shares[None]
         meta_gradient = _combination(rows, combine).astype(state.logits.dtype)

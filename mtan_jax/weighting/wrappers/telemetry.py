@@ -71,8 +71,8 @@ def telemetry(
     """Measures the gradients of the tasks, and changes nothing.
 
     If the rest of the chain contains a gradient method, the Gram matrix is taken from it: that of the gradients that
-    the method compares, without a further backward pass. With `parameter_groups`, the Gram matrices of all groups are
-    added. Otherwise each measurement costs one further backward pass per task.
+    the method compares, without a further backward pass. With `parameter_groups`, the Gram matrices of the groups with
+    a gradient method are added. Otherwise each measurement costs one further backward pass per task.
 
     Args:
         tasks: task names.
@@ -109,7 +109,7 @@ def telemetry(
 
     def compute(task_gradients: TaskGradients) -> Float[Array, "t t"]:
         gradients = per_task(task_gradients.gradient, task_gradients, backward)
-        mask = find("telemetry", shared, tasks, paths_of(gradients), task_gradients)
+        mask, _ = find("telemetry", shared, tasks, paths_of(gradients), task_gradients)
         return gram_of([leaf for leaf, chosen in zip(jax.tree.leaves(gradients), mask, strict=True) if chosen])
 
     def update(

@@ -1,5 +1,7 @@
 """Telemetry against NumPy, its cost, and that it changes nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,8 +136,9 @@ def test_a_gradient_method_needs_no_further_backward_pass(name):
 def test_the_gram_matrices_of_groups_add_up():
     params, losses_of = plain()
     gradients = task_gradients(lambda p: losses_of(p, make_batch()), params)
-    groups = parameter_groups(TASKS, groups={"trunk": pcgrad, "heads": equal}, label=lambda path: path[0])
-    chains = (telemetry(TASKS, groups), telemetry(TASKS, pcgrad(TASKS)))
+    heads = functools.partial(mgda, shared="all")
+    groups = parameter_groups(TASKS, groups={"trunk": pcgrad, "heads": heads}, label=lambda path: path[0])
+    chains = (telemetry(TASKS, groups), telemetry(TASKS, pcgrad(TASKS, shared="all")))
     states = [tx.update(gradients, tx.init(params), params)[1] for tx in chains]
     np.testing.assert_allclose(states[0].gram, states[1].gram, rtol=1e-5)
 
