@@ -88,6 +88,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<1",
         "pandas>=2.2",
         "pillow>=11",
+        "rich>=13.9",
         "safetensors>=0.5",
         "scipy>=1.14",
         "tensorboardX>=2.6.5",
