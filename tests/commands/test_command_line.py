@@ -50,7 +50,7 @@ def test_unknown_fields(message):
     found = message(CONFIG, "--config.model.widht=1")
     assert found.endswith(
         "config.model has no field 'widht'; "
-        "known fields: arch, backbone, dtype, init_from, param_dtype, sync_batch_norm, width"
+        "known fields: adapter_rank, arch, backbone, dtype, init_from, param_dtype, sync_batch_norm, width"
     )
     found = message(CONFIG, "--config.weighting_options.dwa.temp=1")
     assert found.endswith("config.weighting_options.dwa has no field 'temp'; known fields: temperature, variant")
