@@ -238,7 +238,7 @@ def _stack(
     axis_name: str | None = None,
 ) -> Stack:
     losses = task_gradients.losses * task_gradients.weights
-    return Stack(leaves, losses, task_gradients.present & takes_part, axis_name)
+    return Stack(leaves, losses, jnp.asarray(task_gradients.present) & takes_part, axis_name)
 
 
 def _constant(stack: Stack) -> Stack:

@@ -306,7 +306,10 @@ def test_weights_are_constants_under_an_outer_derivative():
 
     chains = [optax.chain(GRADIENT_METHODS[name](TASKS)) for name in ("mgda", "upgrad", "imtl_g")]
     chains += [optax.chain(nash_mtl(TASKS, max_norm=None))]
-    chains += [optax.chain(scale_invariant(TASKS), sum_tasks(TASKS)), famo(TASKS, optax.chain(sum_tasks(TASKS)))]
+    chains += [
+        optax.chain(scale_invariant(TASKS), sum_tasks(TASKS)),
+        famo(TASKS, optax.chain(sum_tasks(TASKS), optax.scale(1))),
+    ]
     for tx in chains:
         (_, weights), found = jax.value_and_grad(first_step, has_aux=True)(1.0, tx)
         expected = jax.grad(first_step)(1.0, None, weights)
