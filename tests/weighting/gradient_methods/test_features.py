@@ -405,6 +405,7 @@ class BehindMTAN(MTAN):
 
 def gram_by_hand(backbone, variables, batch, attention):
     """Runs the backbone, then differentiates the remaining layers with respect to its features."""
+    variables = {collection: tree for collection, tree in variables.items() if "backbone" in tree}  # not empty ones
     trunk = {collection: tree["backbone"] for collection, tree in variables.items()}
     stages, _ = Trunk(backbone).apply(trunk, batch["image"], train=True, mutable=["batch_stats"])
     # In "second", `look` is `gate`; split reads only the last gate.
@@ -479,7 +480,7 @@ def test_four_devices_are_one(arch):
         train_once(ARCHITECTURES[arch](small(axis), tiny_problem.TASKS), devices=devices)
         for axis, devices in ((None, 1), (parallel.AXIS, 4))
     )
-    assert_same(four, one, 2e-5)
+    assert_same(four, one, 1e-4)  # 5e-5 with some versions of XLA, which adds the rows of a device in another order
 
 
 @pytest.mark.long
