@@ -194,6 +194,7 @@ def scenes_of(counts):
             }
 
 
+@pytest.mark.slow
 def test_the_cards_command_trains_resumes_and_evaluates(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "cityscapes.py").write_text(NARROW.format(path=str(ROOT / "configs" / "cityscapes.py")))

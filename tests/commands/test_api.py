@@ -136,6 +136,7 @@ def test_masks_on_request(tmp_path):
     assert all(((array >= 0) & (array <= 1)).all() for array in masks.values())
 
 
+@pytest.mark.slow
 def test_sets_of_images(tmp_path):
     run = mtan.fit(make_config(toy_sets_config, tmp_path / "data"), tmp_path / "run")
     images = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3)).astype(np.uint8)

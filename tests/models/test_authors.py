@@ -170,7 +170,7 @@ def shrunk(name):
 
 OPTIONS = {"split_wide": {"widths": (2, 3, 4, 5, 6)}, "split_deep": {"depth": 2}}
 SEGNETS = ("mtan", "single", "stan", "split", "split_wide", "split_deep", "dense", "cross_stitch")
-FAST = ("mtan", "split_deep")
+FAST = ("mtan",)
 
 
 @functools.cache

@@ -189,6 +189,7 @@ def test_a_task_added_later_leaves_the_others_predictions_as_they_are(arch, make
 
 
 @pytest.mark.parametrize("arch", ["series_adapters", pytest.param("mtan", marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_wide_heads_of_other_tasks_leave_predictions_as_they_are(arch):
     """Log-probabilities of one task, to the last bit, with the heads of more and more classes beside it."""
     config = toy_sets_config.get_config().model

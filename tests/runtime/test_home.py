@@ -51,6 +51,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("home", "flags"), CASES)
+@pytest.mark.slow
 def test_a_user_without_a_home_trains_and_evaluates(home, flags, place):
     environment = {
         "PATH": os.environ["PATH"],

@@ -18,6 +18,7 @@ def test_what_is_no_range_of_steps(text):
         parse_steps(text)
 
 
+@pytest.mark.slow
 def test_a_run_traces_its_steps_and_is_otherwise_the_same(tmp_path):
     run = whole_run.Run("toy_config", tmp_path / "data", tmp_path)
     experiment = run.experiment()

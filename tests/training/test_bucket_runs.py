@@ -55,6 +55,7 @@ def has_checkpoint(workdir, step):
     return condition
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_from_the_bucket(run, experiment, straight, server, tmp_path):
     # Requests fail now and then, and the second start is on another machine, without the first one's disk.
     run, workdir = in_bucket(run.copy(tmp_path), "stopped")

@@ -50,6 +50,7 @@ DIFFERENCES = {
 }
 
 
+@pytest.mark.slow
 def test_run_killed_while_saving_and_deleting_equals_the_uninterrupted_one(campaign):
     reference, folder = campaign.reference(), campaign.folder("killed")
     for moment in (Moment("commit", 4, operation=2), Moment("prune", 5, operation=1)):
