@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from mtan_jax.reporting.metrics_file import METRICS_FILE, Line, read_metrics
+from mtan_jax.reporting.report_files import has_report
 from mtan_jax.runtime import lock
 from mtan_jax.sweep.command import Command
-from mtan_jax.training import report, workdir
+from mtan_jax.training import workdir
 
 OUTPUT_FILE = "output.log"  # what the process of a run wrote to its terminal
 
@@ -54,7 +55,7 @@ def is_complete(command: Command) -> bool:
         WorkdirError: the working directory belongs to a run with another configuration.
         ValueError: `metrics.jsonl` is damaged.
     """
-    if not report.has_report(command.workdir):
+    if not has_report(command.workdir):
         return False
     workdir.claim(command.workdir, command.config, write=False)
     return True

@@ -9,13 +9,11 @@ from mtan_jax.experiment import Experiment
 from mtan_jax.reporting import figures
 from mtan_jax.reporting.figure_style import save_png
 from mtan_jax.reporting.metrics_file import METRICS_FILE, read_metrics
+from mtan_jax.reporting.report_files import CONSTANT_SPLIT, CURVES_FILE
 from mtan_jax.reporting.sinks import MetricWriter
 from mtan_jax.training import evaluation
 
 log = logging.getLogger(__name__)
-
-CONSTANT_SPLIT = "val_constant"  # the row of the best constant predictions
-CURVES_FILE = "figures/curves.png"
 
 
 def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, metrics: dict[str, float]) -> None:
@@ -48,20 +46,9 @@ def report(experiment: Experiment, workdir: pathlib.Path, writer: MetricWriter, 
     telemetry = figures.telemetry(workdir / METRICS_FILE)
     if telemetry is not None:
         save_png(telemetry, workdir / "figures" / "telemetry.png")
-    save_png(figures.curves(workdir / METRICS_FILE), workdir / CURVES_FILE)  # last; see `has_report`
+    save_png(figures.curves(workdir / METRICS_FILE), workdir / CURVES_FILE)  # last; see `report_files.has_report`
     log.info("\nsplit val after %d steps\n%s", step, evaluation.table(metrics, constants))
     if count is not None and mean is not None:
         mean = {name: mean[name] for name in metrics if name in mean}
         log.info("\nmean over the last %d evaluations\n%s", count, evaluation.table(mean, constants))
     log.info("\nmetrics, checkpoints and figures are in %s", workdir)
-
-
-def has_report(workdir: pathlib.Path) -> bool:
-    """Whether the run in a working directory is complete: it was trained to its end, and its report is written.
-
-    Raises:
-        ValueError: `metrics.jsonl` is damaged.
-    """
-    if not (workdir / CURVES_FILE).is_file() or not (workdir / METRICS_FILE).is_file():
-        return False
-    return any(line["split"] == CONSTANT_SPLIT for line in read_metrics(workdir / METRICS_FILE))
