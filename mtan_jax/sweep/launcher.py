@@ -1,8 +1,8 @@
-"""Replaces itself by a command, on given CPU cores, which receives SIGTERM when its parent ends.
+"""Replaces itself by a command that receives SIGTERM when its parent ends.
 
-    python launcher.py PARENT CORES COMMAND...
+    python launcher.py PARENT COMMAND...
 
-PARENT is the process id of the parent, CORES a list such as 0,1, or "all". If the parent is killed, the command saves
+PARENT is the process id of the parent. If the parent is killed, the command saves
 its state and ends instead of occupying the device unseen. (Linux; elsewhere, the command just runs.) This is a program
 of its own because code between fork and exec is not safe in a process with threads.
 """
@@ -17,9 +17,7 @@ _SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
 def main() -> None:
     """Runs the command."""
-    parent, cores, *command = sys.argv[1:]
-    if cores != "all":
-        os.sched_setaffinity(0, map(int, cores.split(",")))
+    parent, *command = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
         if os.getppid() != int(parent):  # it was killed before

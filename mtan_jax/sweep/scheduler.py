@@ -144,8 +144,7 @@ class Scheduler:
 
     def _launch(self, entry: Entry, slot: Slot) -> None:
         entry.command.workdir.mkdir(parents=True, exist_ok=True)
-        cores = "all" if slot.cores is None else ",".join(map(str, slot.cores))
-        prefix = [sys.executable, launcher.__file__, str(os.getpid()), cores]
+        prefix = [sys.executable, launcher.__file__, str(os.getpid())]
         with entry.output.open("ab") as output:
             output.write(f"$ {entry.command}\n".encode())
             output.flush()

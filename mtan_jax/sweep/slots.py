@@ -28,16 +28,16 @@ class Slot:
     Attributes:
         name: for messages.
         environment: variables that show only this device to the process.
-        cores: numbers of the CPU cores of the process; None for all.
     """
 
     name: str
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    cores: tuple[int, ...] | None = None
 
 
 def find_slots(jobs: int | None) -> list[Slot]:
-    """Finds one slot per GPU or TPU chip of this machine, or shares its CPU cores among `jobs` slots.
+    """Finds one slot per GPU or TPU chip of this machine, or makes `jobs` slots that share its CPU cores.
+
+    Processes are not bound to cores, because the number of threads changes the last bits of XLA's results.
 
     Args:
         jobs: number of slots. None: one per GPU or TPU chip, or one on CPUs.
@@ -47,7 +47,7 @@ def find_slots(jobs: int | None) -> list[Slot]:
     """
     platform, count = _find_devices()
     if platform == "cpu":
-        return _cpu_slots(jobs or 1)
+        return [Slot(f"cpu{i}") for i in range(jobs or 1)]
     if jobs is not None and jobs > count:
         raise SlotsError(f"--jobs={jobs}: expected at most {count}, one process per {platform.upper()} device here")
     make = _tpu_slot if platform == "tpu" else _gpu_slot
@@ -61,15 +61,6 @@ def _find_devices() -> tuple[str, int]:
         raise SlotsError(f"JAX finds no devices: {lines[-1]}")
     platform, count = json.loads(result.stdout.splitlines()[-1])
     return platform, count
-
-
-def _cpu_slots(jobs: int) -> list[Slot]:
-    """Slots with equal numbers of cores, or without cores of their own if there are too few."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    share = len(cores) // jobs
-    if jobs == 1 or share == 0:
-        return [Slot(f"cpu{i}") for i in range(jobs)]
-    return [Slot(f"cpu{i}", cores=tuple(cores[i * share : (i + 1) * share])) for i in range(jobs)]
 
 
 def _gpu_slot(i: int) -> Slot:

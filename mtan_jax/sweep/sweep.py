@@ -29,8 +29,7 @@ def run_sweep(
     Args:
         runs: such as `product("streets", {"weighting": ["equal", "dwa"], "seed": [0, 1, 2]})`.
         workdir: folder of the sweep. Each run gets a working directory in it, named after the fields that differ.
-        jobs: number of processes at a time. None: one per GPU or TPU chip, or one on CPUs. On CPUs, each process gets
-            an equal share of the cores.
+        jobs: number of processes at a time. None: one per GPU or TPU chip, or one on CPUs.
         flags: of all runs, such as ["--config.data.raw_dir=DIR"].
 
     Returns:

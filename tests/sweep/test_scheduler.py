@@ -144,7 +144,7 @@ def test_processes_end_with_a_sweep_that_is_killed(tmp_path):
     path = tmp_path / "pid"
     code = (
         "import os, pathlib, subprocess, sys, time\n"
-        f"command = [sys.executable, {str(launcher)!r}, str(os.getpid()), 'all', '/bin/sleep', '60']\n"
+        f"command = [sys.executable, {str(launcher)!r}, str(os.getpid()), '/bin/sleep', '60']\n"
         f"child = subprocess.Popen(command, start_new_session=True)\n"
         f"pathlib.Path({str(path)!r}).write_text(str(child.pid))\n"
         "time.sleep(60)\n"
@@ -171,14 +171,6 @@ def is_running(pid):
         return False
     state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state != "Z"
-
-
-def test_the_launcher_sets_the_cores_of_a_command():
-    core = min(os.sched_getaffinity(0))
-    code = "import os; print(os.sched_getaffinity(0))"
-    command = [sys.executable, scheduler.launcher.__file__, str(os.getpid()), str(core), sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == str({core})
 
 
 def test_the_time_left_follows_from_the_last_rows(tmp_path, monkeypatch):
