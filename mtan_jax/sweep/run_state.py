@@ -68,7 +68,8 @@ def is_in_use(command: Command) -> bool:
 
 def last_message(path: pathlib.Path) -> str:
     """The last error in the output of a process, or its last line."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    text = path.read_text(errors="replace") if path.is_file() else ""  # the folder may have been deleted
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or ["(no output)"])[-1].removeprefix("error: ")
 

@@ -60,9 +60,16 @@ class Entry:
         fields = flatten_config(self.command.config)
         return {name: value for name, value in fields.items() if name not in ("seed", *FREE_FIELDS)}
 
+    def read_progress(self) -> run_state.Progress:
+        """The progress; what is known already if the metrics are damaged, which the run itself reports."""
+        try:
+            return run_state.read_progress(self.command)
+        except ValueError:
+            return self.progress
+
     def look(self) -> None:
         """Reads the progress, and estimates the time left."""
-        progress, now = run_state.read_progress(self.command), time.monotonic()
+        progress, now = self.read_progress(), time.monotonic()
         if progress.step != self.progress.step:
             self.changed = now, progress.fraction
             self.timed_from = self.timed_from or self.changed
@@ -143,12 +150,22 @@ class Scheduler:
         return next((entry for entry in waiting if entry.program not in compiling), next(iter(waiting), None))
 
     def _launch(self, entry: Entry, slot: Slot) -> None:
+        entry.timed_from = entry.changed = entry.seconds_left = None
+        entry.progress = entry.read_progress()  # rows of earlier processes do not count for the time left
+        try:
+            entry.process = self._open_process(entry, slot)
+        except OSError as error:  # of this run's folder
+            entry.state, entry.message = "failed", f"cannot be started: {error}"
+            return
+        entry.state, entry.slot = "running", slot
+
+    def _open_process(self, entry: Entry, slot: Slot) -> subprocess.Popen[bytes]:
         entry.command.workdir.mkdir(parents=True, exist_ok=True)
         prefix = [sys.executable, launcher.__file__, str(os.getpid())]
         with entry.output.open("ab") as output:
             output.write(f"$ {entry.command}\n".encode())
             output.flush()
-            entry.process = subprocess.Popen(
+            return subprocess.Popen(
                 [*prefix, *entry.command.arguments],
                 env={**os.environ, **slot.environment},
                 stdin=subprocess.DEVNULL,
@@ -156,15 +173,13 @@ class Scheduler:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for this process, which tells the others
             )
-        entry.state, entry.slot = "running", slot
-        entry.timed_from = entry.changed = entry.seconds_left = None
-        entry.progress = run_state.read_progress(entry.command)
 
     def _look(self, entry: Entry) -> None:
         if entry.process is not None:
-            entry.look()
-            if entry.process.poll() is not None:
-                self._end(entry, entry.process.returncode)
+            code = entry.process.poll()
+            entry.look()  # after `poll`, so that it sees all that an ended process has written
+            if code is not None:
+                self._end(entry, code)
         elif entry.state == "running elsewhere" and time.monotonic() > entry.looked_at + SECONDS_BETWEEN_TRIES:
             entry.looked_at = time.monotonic()
             entry.look()

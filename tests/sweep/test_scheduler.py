@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -82,6 +83,48 @@ def test_a_run_that_fails_stops_nothing_and_is_tried_again_by_the_next_call(tmp_
     assert again.has_work
     again.run([Slot("a")], Watch())
     assert [entry.state for entry in again.entries] == ["complete"] * 3
+
+
+def test_a_folder_that_cannot_be_used_and_damaged_metrics_stop_no_other_run(tmp_path):
+    commands = [make(tmp_path, f"run{i}", seed=i) for i in range(3)]
+    commands[0].workdir.write_text("a file in the way")
+    commands[1].workdir.mkdir()
+    (commands[1].workdir / "metrics.jsonl").write_text('{"damaged\n{"step": 1, "epoch": 0.5, "split": "val"}\n')
+    sweep = Scheduler(commands)
+    sweep.run([Slot("a")], Watch())
+    assert [entry.state for entry in sweep.entries] == ["failed", "complete", "complete"]
+    assert sweep.entries[0].message.startswith("cannot be started: ")
+
+
+def test_rows_of_an_earlier_process_do_not_count_for_the_time_left(tmp_path):
+    command = make(tmp_path, "run")
+    object.__setattr__(command, "seconds", 60.0)
+    command.workdir.mkdir()
+    (command.workdir / "metrics.jsonl").write_text('{"step": 2, "epoch": 1.0, "split": "val"}\n')
+    seen = []
+
+    def stop(entries):
+        seen.append((entries[0].progress.step, entries[0].timed_from))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Scheduler([command]).run([Slot("a")], Watch(stop))
+    assert seen[:3] == [(2, None)] * 3
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_a_failure(tmp_path):
+    command = make(tmp_path, "run")
+    object.__setattr__(command, "seconds", 2.0)
+
+    def delete(entries):
+        if (command.workdir / "metrics.jsonl").exists():
+            shutil.rmtree(command.workdir)
+
+    sweep = Scheduler([command])
+    sweep.run([Slot("a")], Watch(delete))
+    assert sweep.entries[0].state == "failed"
+    assert "(no output) (exit code 1" in sweep.entries[0].message
 
 
 def test_runs_with_other_programs_start_first(tmp_path):
