@@ -29,6 +29,18 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags
 
 
+finished = 0  # tests of this process
+
+
+def mappings():
+    """The number of memory mappings of this process, 0 where the system does not tell."""
+    try:
+        with open("/proc/self/maps", "rb") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return 0
+
+
 # Kinds of tests: fast ones always run, those marked slow or long on request. See pyproject.toml.
 ON_REQUEST = ("long", "slow")
 NOT_RUN = "not run: --run{}"
@@ -51,6 +63,19 @@ def pytest_collection_modifyitems(config, items):
         kind = kind_of(item.keywords)
         if kind != "fast" and not config.getoption(f"--run{kind}"):
             item.add_marker(pytest.mark.skip(reason=NOT_RUN.format(kind)))
+
+
+def pytest_runtest_logfinish(nodeid, location):
+    """Drops compiled programs before they are too many for this process.
+
+    Every program that XLA compiles for CPUs takes a few memory mappings, of which Linux allows 65530 per process. LLVM
+    ends the process when it gets no more.
+    """
+    global finished
+    finished += 1
+    if finished % 20 == 0 and mappings() > 30_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter):
