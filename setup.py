@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 URL = "https://github.com/mtan-jax/mtan_jax"
+DOCS = ["myst-nb>=1.3", "sphinx>=8.2", "sphinx-book-theme>=1.1.4", "sphinx-copybutton>=0.5.2"]
 LINT = ["mypy==2.4.1", "pre-commit>=4", "ruff==0.17.6"]
 GCS = ["gcsfs>=2025.3"]
 TEST = [
@@ -97,6 +98,7 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "docs": DOCS,
         "dev": [*LINT, *TEST],
         "gcs": GCS,
         "torch": ["torch>=2.6"],

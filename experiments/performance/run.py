@@ -45,9 +45,10 @@ NETWORKS = {
 }
 # Defaults by device. A GPU runs several steps at a time, so that they outlast the launch.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {"only": PARTS, "size": (128, 256), "rows": [2], "precisions": ["float32"], "rounds": 7, "times": 1},
+    "cpu": {"only": PARTS, "size": (128, 256), "rows": [2], "precisions": ["float32"], "rounds": 7, "times": 1}
+    | {"channels": [1.0]},
     "cuda": {"only": ["steps"], "size": (288, 384), "rows": [8, 2], "precisions": ["tf32", "bfloat16"]}
-    | {"rounds": 5, "times": 5},
+    | {"rounds": 5, "times": 5, "channels": [1.0]},
 }
 RESULTS = {"cpu": "results.json", "cuda": "results_gpu.json"}
 
@@ -90,6 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--size", nargs=2, type=int, help="height and width of the images")
     parser.add_argument("--rows", nargs="+", type=int, help="images per step")
+    parser.add_argument("--channels", nargs="+", type=float, help="factors on the channels of SegNet's layers")
     parser.add_argument("--precisions", nargs="+", choices=list(MULTIPLICATION))
     layouts = ["contiguous_format", "channels_last"]
     parser.add_argument(
@@ -151,29 +153,34 @@ class Theirs:
 def measure_networks(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields one record per network, by label. If one fails, such as out of memory, the next is still measured."""
     usual = DEFAULTS[arguments.device]
-    asked = (arguments.networks, arguments.rows, arguments.precisions, arguments.layouts, arguments.programs)
-    for name, rows, precision, layout, program in itertools.product(*asked):
+    asked = (arguments.networks, arguments.channels, arguments.rows)
+    asked += (arguments.precisions, arguments.layouts, arguments.programs)
+    for name, channels, rows, precision, layout, program in itertools.product(*asked):
         labels = [name]
+        labels += [f"{'x'.join(map(str, arguments.size))}"] if usual["size"] != tuple(arguments.size) else []
+        labels += [f"width {channels:g}"] if channels != 1 else []
         labels += [f"{rows} images"] if usual["rows"] != [rows] else []
         labels += [precision] if usual["precisions"] != [precision] else []
         labels += [layout] if layout == "channels_last" else []
         labels += [program] if program == "compiled" else []
         label = ", ".join(labels + arguments.xla)
         try:
-            yield {label: measure_steps(arguments, name, rows, precision, {"layout": layout, "program": program})}
+            yield {
+                label: measure_steps(arguments, name, channels, rows, precision, {"layout": layout, "program": program})
+            }
         except RuntimeError as error:
             yield {label: {"error": str(error)}}
 
 
 def measure_steps(
-    arguments: argparse.Namespace, name: str, rows: int, precision: str, of_theirs: dict[str, str]
+    arguments: argparse.Namespace, name: str, channels: float, rows: int, precision: str, of_theirs: dict[str, str]
 ) -> dict[str, Any]:
     """Measures both sides in turns, `rounds` times after two warm-up turns; some options are for PyTorch only."""
     (arch, backbone), theirs = NETWORKS[name]
     size, on_gpu = tuple(arguments.size), arguments.device != "cpu"
-    mine = build_ours(arch, backbone, size, rows, precision, tuple(arguments.xla))
+    mine = build_ours(arch, backbone, size, rows, precision, channels, tuple(arguments.xla))
     options = {"reference": ROOT / "tests" / "reference", "network": theirs, "rows": rows, "threads": arguments.threads}
-    options |= {"height": size[0], "width": size[1]}
+    options |= {"height": size[0], "width": size[1], "channels": channels}
     options |= {"device": arguments.device, "precision": precision} | of_theirs
     other = Theirs(arguments, "torch_side.py", **options)
     sides: dict[str, Any] = {"ours": mine, "theirs": other}
@@ -198,12 +205,19 @@ def measure_steps(
     finally:
         other.close()
     found |= {"device": jax.devices()[0].device_kind, "size": size, "rows": rows, "precision": precision}
+    found |= {"channels": channels}
     return found | of_theirs | {"load": round(os.getloadavg()[0], 1)}
 
 
 @functools.lru_cache(maxsize=1)
 def build_ours(
-    arch: str, backbone: str, size: tuple[int, int], rows: int, precision: str, options: tuple[str, ...]
+    arch: str,
+    backbone: str,
+    size: tuple[int, int],
+    rows: int,
+    precision: str,
+    channels: float,
+    options: tuple[str, ...],
 ) -> Ours:
     """Builds our side; cached, because some options change PyTorch's side only.
 
@@ -213,10 +227,11 @@ def build_ours(
         size: see `Ours`.
         rows: see `Ours`.
         precision: see `Ours`.
+        channels: see `Ours`.
         options: XLA's options, "name=value" each, the value as JSON.
     """
     pairs = (option.split("=", 1) for option in options)
-    return Ours(arch, backbone, size, rows, precision, {name: json.loads(value) for name, value in pairs})
+    return Ours(arch, backbone, size, rows, precision, channels, {name: json.loads(value) for name, value in pairs})
 
 
 def pipeline_beside_theirs(arguments: argparse.Namespace) -> dict[str, Any]:

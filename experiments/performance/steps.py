@@ -28,6 +28,7 @@ class Ours:
         size: height and width of the images.
         rows: images per step.
         precision: a key of `MULTIPLICATION`.
+        channels: `config.model.width`.
         options: XLA's options for the two timed programs.
 
     Attributes:
@@ -41,10 +42,12 @@ class Ours:
         size: tuple[int, int],
         rows: int,
         precision: str = "float32",
+        channels: float = 1.0,
         options: Mapping[str, Any] = types.MappingProxyType({}),
     ):
         config = default_config().model
         config.arch, config.backbone = arch, backbone
+        config.width = channels
         config.dtype = "bfloat16" if precision == "bfloat16" else "float32"
         model, names = build_model(config, TASKS), [task.name for task in TASKS]
         tx = build_weighting("equal", names, optax.adam(1e-4))

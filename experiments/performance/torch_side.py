@@ -20,6 +20,7 @@ parser.add_argument("--reference", help="tests/reference, which loads the author
 parser.add_argument("--network")
 parser.add_argument("--height", type=int)
 parser.add_argument("--width", type=int)
+parser.add_argument("--channels", type=float, default=1.0, help="factor on the channels of SegNet's layers")
 parser.add_argument("--rows", type=int)
 parser.add_argument("--threads", type=int)
 parser.add_argument("--device", default="cpu")
@@ -44,10 +45,12 @@ RESNET = {
     "aspp.py": {},
     "resnet_mtan.py": {"(pretrained=True)": "()"},
 }
+FILTERS = [64, 128, 256, 512, 512]
 if arguments.network == "resnet_mtan":
     network = resnet_mtan_class(arguments.mtan, RESNET)()
 else:
-    network = segnet_class(arguments.mtan, arguments.network, {})()
+    narrowed = [round(arguments.channels * number) for number in FILTERS]
+    network = segnet_class(arguments.mtan, arguments.network, {f"filter = {FILTERS}": f"filter = {narrowed}"})()
 network.to(device, memory_format=memory_format)
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
 if arguments.program == "compiled":

@@ -1,6 +1,7 @@
 """Prints every field of the configuration with its value, its comment and its known values."""
 
 import ast
+import dataclasses
 import inspect
 import io
 import textwrap
@@ -27,22 +28,48 @@ REGISTRIES: dict[str, Iterable[str]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a configuration.
+
+    Attributes:
+        name: its dotted name.
+        value: its value, as Python code.
+        comment: its meaning, with the known names if its value is one of a registry.
+        documented: the name of the field or the group of fields that the comment is about.
+    """
+
+    name: str
+    value: str
+    comment: str
+    documented: str
+
+
 def show_config(config: ml_collections.ConfigDict) -> str:
     """Formats every field of a configuration: value, comment and known names."""
-    comments = field_comments()
-    order = {name: i for i, name in enumerate(comments)}  # of the source; a ConfigDict sorts its keys
     lines: list[str] = []
     group = ""
+    for field in fields(config):
+        comment = field.comment
+        if field.documented != field.name:  # the comment of a group precedes the first field
+            lines += _wrap(comment) if comment and field.documented != group else []
+            comment, group = "", field.documented
+        lines += _format(f"{field.name} = {field.value}", comment)
+    return "\n".join(lines)
+
+
+def fields(config: ml_collections.ConfigDict) -> list[Field]:
+    """Every field of a configuration, in the order of `mtan_jax.config.default_config`."""
+    comments = field_comments()
+    order = {name: i for i, name in enumerate(comments)}  # of the source; a ConfigDict sorts its keys
+    found = []
     for name, value in sorted(_leaves(config), key=lambda leaf: order.get(_commented(leaf[0], comments), len(order))):
-        source = _commented(name, comments)
-        comment = comments.get(source, "")
-        if source != name:  # the comment of a group of fields
-            lines += _wrap(comment) if comment and source != group else []
-            comment, group = "", source
+        documented = _commented(name, comments)
+        comment = comments.get(documented, "")
         if name in REGISTRIES:
             comment = f"{comment.removesuffix('.')}; known: {', '.join(sorted(REGISTRIES[name]))}".removeprefix("; ")
-        lines += _format(f"{name} = {_show(value)}", comment)
-    return "\n".join(lines)
+        found.append(Field(name, _show(value), comment, documented))
+    return found
 
 
 def field_comments() -> dict[str, str]:

@@ -36,7 +36,7 @@ def main() -> None:
     logging.getLogger("mtan_jax").setLevel(logging.INFO)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    arguments, flags = _parser().parse_known_args()
+    arguments, flags = make_parser().parse_known_args()
     for flag in flags:
         if not flag.startswith("--config."):
             command_line.fail(f"{flag} is not known; see --help. Fields of all runs look like --config.FIELD=VALUE")
@@ -79,7 +79,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signum)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m mtan_jax.sweep",
         description=__doc__,

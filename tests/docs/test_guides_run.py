@@ -203,14 +203,3 @@ def started_by(name, shared, folder):
 def test_commands_of_other_launchers_run(name, shared, tmp_path):
     errors = run_both(started_by(name, shared, tmp_path), tmp_path, xla_flags(1))
     check_run(tmp_path / "cityscapes", errors, steps=2)
-
-
-@pytest.mark.long
-def test_the_profile_is_written(tmp_path, run_main, monkeypatch):
-    starts = [words for name, text in guides.sources().items() for words in shell_commands.commands(text)]
-    (arguments,) = [words for words in map(shell_commands.program_arguments, starts) if words and "streets" in words[0]]
-    assert [word for word in arguments if word.startswith("--workdir")] == ["--workdir=runs/profiled"]
-    arguments[0] = arguments[0].replace("configs", f"{guides.ROOT}/configs")
-    monkeypatch.chdir(tmp_path)
-    run_main(*arguments, f"--config.data.data_dir={tmp_path / 'data'}", "--config.compilation_cache=")
-    assert list((tmp_path / "runs" / "profiled" / "profile").rglob("*.xplane.pb"))

@@ -1,4 +1,4 @@
-"""The code on the page about sinks runs as it stands, with a stand-in for Weights & Biases."""
+"""The code on the page about logging runs as it stands, with a stand-in for Weights & Biases."""
 
 import pathlib
 import re
@@ -7,10 +7,12 @@ import types
 
 import pandas as pd
 import pytest
+from helpers import shell_commands
 
 import mtan_jax as mtan
 
-PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "logging.md").read_text()
 
 
 @pytest.mark.slow
@@ -35,3 +37,13 @@ def test_the_page_runs(tmp_path, monkeypatch):
     assert [(step, next(iter(row)).split("/")[0]) for step, row in rows] == [(r["step"], r["split"]) for r in logged]
     assert rows[0][1]["train/semantic/loss"] == logged[0]["semantic/loss"]
     assert finished == [True]
+
+
+@pytest.mark.long
+def test_the_profile_is_written(tmp_path, run_main, monkeypatch):
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    (arguments,) = filter(None, map(shell_commands.program_arguments, shell_commands.commands(block)))
+    arguments[0] = arguments[0].replace("configs", f"{ROOT}/configs")
+    monkeypatch.chdir(tmp_path)
+    run_main(*arguments, f"--config.data.data_dir={tmp_path / 'data'}", "--config.compilation_cache=")
+    assert list((tmp_path / "runs" / "profiled" / "profile").rglob("*.xplane.pb"))
