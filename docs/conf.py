@@ -1,6 +1,6 @@
 """The documentation site.
 
-    pip install -e '.[docs]' && sphinx-build -W docs build/site  # then open build/site/index.html
+pip install -e '.[docs]' && sphinx-build -W docs build/site  # then open build/site/index.html
 """
 
 import pathlib
