@@ -17,8 +17,9 @@ MORE_WEIGHTINGS = ("rlw", "stch", "famo", "pcgrad", "cagrad", "imtl_g", "nash_mt
 FIXED = ((1, 10), (10, 1), (5, 5), (10, 10), (20, 20), (40, 40), (10, 40), (40, 10), (20, 80), (80, 20))
 
 STREETS = {
+    "data.options.image_size": (32, 64),
     "model.width": 0.125,
-    "batch_size": 2,
+    "batch_size": 4,
     "eval.batch_size": 20,
     "duration": "1600 steps",
     "eval.every": "400 steps",
@@ -30,7 +31,6 @@ ROOMS = {
     **STREETS,
     "data.options.image_size": (64, 96),
     "data.workers": 0,
-    "batch_size": 4,
     "eval.batch_size": 6,
     "optimizer.learning_rate": 3e-3,
     "optimizer.schedule": "cosine",
