@@ -49,6 +49,8 @@ def stage_names(model: nn.Module, variables: Variables, image_size: tuple[int, i
         image_size: height and width.
     """
     names: list[str] = []
+    # Masks that `init` has stored would keep their order, that of sorted keys.
+    variables = {name: arrays for name, arrays in variables.items() if name != "masks"}
 
     def collect(variables: Variables) -> None:
         batch: Batch = {"image": jnp.zeros((1, *image_size, 3))}  # type: ignore[typeddict-item]
