@@ -9,13 +9,12 @@ mIoU 0.584 for classes and 0.618 for edges, an inverse depth error of 0.0201 /m 
 
 import dataclasses
 import functools
-import pathlib
-import runpy
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mtan_jax import load_config
 from mtan_jax.config import Argument
 from mtan_jax.data import DATASETS, Streets, Target
 from mtan_jax.models import BACKBONES, Backbone, Flow, Head, Numerics, Stage
@@ -92,7 +91,7 @@ TASKS["edges"] = lambda data_info: dataclasses.replace(semantic(2), name="edges"
 
 def get_config(arg=None):
     """Returns the configuration; `arg` is the text after ':'."""
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("streets.py")))["get_config"](arg)
+    config = load_config(f"streets:{arg or ''}")
     config.data.name = "street_edges"
     config.tasks = (*config.tasks, "edges")
     config.weighting_options.static.weights["edges"] = 5.0

@@ -6,10 +6,9 @@ docs/schedules.md explains it. Data, training and the options after ':' are thos
 example to modify; its accuracy after 2400 steps was not measured.
 """
 
-import pathlib
-import runpy
-
 import jax.numpy as jnp
+
+from mtan_jax import load_config
 
 
 def weights(step, losses):
@@ -21,7 +20,7 @@ def weights(step, losses):
 
 def get_config(arg=None):
     """The configuration; `arg` is the text after ':'."""
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("streets.py")))["get_config"](arg)
+    config = load_config(f"streets:{arg or ''}")
     config.weighting = "schedule"
     config.weighting_options.schedule.weights = weights
     return config

@@ -87,12 +87,15 @@ def _link_to_source(app: Sphinx, name: str, text: list[str]) -> None:
     folder = pathlib.Path(app.srcdir, name).parent
 
     def target(match: re.Match[str]) -> str:
-        file = (folder / match[1]).resolve()
+        file = (folder / match["file"]).resolve()
         if file.is_relative_to(ROOT) and not (file.is_relative_to(app.srcdir) and file.suffix in (".md", ".png")):
-            return f"]({SOURCE}/{file.relative_to(ROOT)}{match[2]})"
+            return f"]({SOURCE}/{file.relative_to(ROOT)}{match['anchor'] or ''})"
         return match[0]
 
-    text[0] = re.sub(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)", target, text[0])
+    link = re.compile(r"\]\((?!https?:)(?P<file>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+    parts = re.split(r"(^ *```.*?^ *```$)", text[0], flags=re.MULTILINE | re.DOTALL)  # text and code, in turns
+    parts[::2] = [link.sub(target, part) for part in parts[::2]]
+    text[0] = "".join(parts)
 
 
 def _to_rst(app: Sphinx, kind: str, name: str, obj: object, options: object, lines: list[str]) -> None:

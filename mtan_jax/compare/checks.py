@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mtan_jax.compare.groups import Group
-from mtan_jax.compare.metric_names import DELTA_M, split_name
+from mtan_jax.compare.metric_names import DELTA_M, direction, split_name
 from mtan_jax.compare.runs import StoredRun
 from mtan_jax.compare.values import Use, Value
 
@@ -38,6 +38,7 @@ def find_warnings(
         *_evaluations(runs, values, use, split),
         *_seeds(groups),
         *_metrics(groups, values, counted),
+        *_without_direction(groups, values, counted),
     ]
 
 
@@ -162,3 +163,15 @@ def _metrics(groups: Sequence[Group], values: Mapping[str, Value], counted: Coll
     if len({frozenset(each) for each in tasks}) > 1:
         texts = "; ".join(f"{', '.join(group.tasks)} in {group.name}" for group in groups[:LISTED])
         yield f"groups differ in their tasks, so Delta-m and the mean rank depend on different metrics: {texts}"
+
+
+def _without_direction(groups: Sequence[Group], values: Mapping[str, Value], counted: Collection[str]) -> Iterator[str]:
+    """One line if the direction of metrics is unknown, so that tables leave them out."""
+    tasks = {task for group in groups for task in group.tasks}
+    names = dict.fromkeys(name for value in values.values() for name in value.metrics if split_name(name)[0] in tasks)
+    unknown = [name for name in names if name not in counted and direction(name, {}) is None]
+    if unknown:
+        yield (
+            f"metrics without a known direction do not count, and are not shown unless asked for: {listed(unknown)}; "
+            f"add --lower={unknown[0]} if less is better, else --higher={unknown[0]}"
+        )

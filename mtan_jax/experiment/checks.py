@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 import ml_collections
+import numpy as np
 from flax import linen as nn
 
 from mtan_jax.config import DURATIONS, check_fields
@@ -15,6 +16,7 @@ from mtan_jax.models import BACKBONES, IMAGE_BACKBONES, SHARE_FEATURES
 from mtan_jax.models.shared_features import abstract_features
 from mtan_jax.runtime import mirror, parallel, paths
 from mtan_jax.runtime.profiler import parse_steps
+from mtan_jax.tasks.contract import check_contract
 from mtan_jax.tasks.delta_m import delta_m, directions
 from mtan_jax.tasks.metrics import check_protocol
 from mtan_jax.types import Variables
@@ -46,6 +48,11 @@ def check_data(config: ml_collections.ConfigDict, data: TaskData) -> None:
                 f"config.tasks: task {task.name!r} needs the target {task.target!r}; {config.data.name} has "
                 f"{', '.join(data.builder.targets)}"
             )
+        batch = data.abstract_batch()
+        image, target = batch["image"], batch["targets"][task.target]
+        spatial = image.shape[1:3] if target.ndim > 1 else ()
+        prediction = jax.ShapeDtypeStruct((*image.shape[:1], *spatial, task.channels), np.float32)
+        check_contract(task, prediction, target)
     if config.model.backbone in {*BACKBONES, *IMAGE_BACKBONES} - {*data.backbones}:
         raise ValueError(
             f"config.model.backbone = {config.model.backbone!r} does not suit config.data.name = "

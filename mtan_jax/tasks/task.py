@@ -81,6 +81,11 @@ class Task:
         if self.channels < 1:
             raise ValueError(f"Task.channels={self.channels} for {self.name!r}; expected at least 1")
         known = self.metric().higher_is_better
+        if not known:
+            raise ValueError(
+                f"Task.metric of {self.name!r}: {type(self.metric()).__name__} does not say which metrics it computes; "
+                f"set its class attribute higher_is_better, such as {{{self.main_metric!r}: False}}"
+            )
         if self.main_metric not in known:
             raise ValueError(
                 f"Task.main_metric={self.main_metric!r} for {self.name!r}; expected one of {', '.join(known)}"

@@ -167,3 +167,14 @@ def test_pairs_of_seeds(tmp_path):
         "no seeds in common with the reference, so there are no differences: arch=split",
         "only one seed in common with the reference, so differences have no interval: arch=mtan",
     ]
+
+
+def test_metrics_of_ones_own_task_without_a_direction(tmp_path):
+    values = {**DEPTH, "depth/rmse": 0.7}
+    runs = [{"values": values}, {"values": values}]
+    (line,) = warnings(tmp_path, *runs)
+    assert line == (
+        "metrics without a known direction do not count, and are not shown unless asked for: depth/rmse; add "
+        "--lower=depth/rmse if less is better, else --higher=depth/rmse"
+    )
+    assert warnings(tmp_path / "with", *runs, higher_is_better={"depth/rmse": False}) == []

@@ -37,13 +37,14 @@ TESTS = {
     "docs/other_loops.md": "tests/docs/test_other_loops.py",
     "docs/own_network.md": "tests/docs/test_own_network.py",
     "docs/own_study.md": "tests/docs/test_own_study.py",
+    "docs/own_task.md": "tests/docs/test_own_task.py",
     "docs/schedules.md": "tests/docs/test_own_schedule.py",
     "docs/start.md": "tests/docs/test_code_blocks.py",
     "docs/sweeps.md": "tests/docs/test_code_blocks.py",
     "docs/weighting.md": "tests/docs/test_weighting_page.py",
 }
 COMMAND = re.compile(r"^ *(?:[A-Z_]+=\S+ )*python -m mtan_jax\.(main|sweep|compare) (.*)$", re.MULTILINE)
-LEFT_OUT = {"...", "--config=discs.py"}  # an ellipsis, and the file of own_study.md, which test_own_study.py runs
+LEFT_OUT = {"...", "--config=discs.py", "--config=mine.py:smoke"}  # files of the pages, which their tests run
 
 
 def commands():
@@ -93,9 +94,11 @@ def test_a_command_with_a_mistake_is_not():
 
 def test_the_configuration_page_runs():
     names = {}
-    for block in blocks("docs/configuration.md"):
-        exec(block, names)
+    first, second = blocks("docs/configuration.md")
+    exec(first, names)
     assert (names["config"].weighting, names["config"].optimizer.learning_rate) == ("dwa", 1e-3)
+    exec(second, names)
+    assert (names["get_config"]("smoke").weighting, names["get_config"]("smoke").duration) == ("dwa", "4 steps")
 
 
 def test_the_grids_of_the_page_about_sweeps_load(tmp_path):

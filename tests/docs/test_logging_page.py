@@ -31,9 +31,9 @@ def test_the_page_runs(tmp_path, monkeypatch):
     assert len(blocks) == 2
     for i, block in enumerate(blocks):
         # Each block trains from the beginning.
-        exec(block.replace("runs/smoke", f"runs/smoke{i}"), names)
+        exec(block.replace("runs/logged", f"runs/logged{i}"), names)
     assert isinstance(names["metrics"], pd.DataFrame)
-    logged = mtan.Run.open(names["config"], tmp_path / "runs" / "smoke1").metrics
+    logged = mtan.Run.open(names["config"], tmp_path / "runs" / "logged1").metrics
     assert [(step, next(iter(row)).split("/")[0]) for step, row in rows] == [(r["step"], r["split"]) for r in logged]
     assert rows[0][1]["train/semantic/loss"] == logged[0]["semantic/loss"]
     assert finished == [True]
