@@ -41,7 +41,6 @@ html_theme_options = {
     "navbar_persistent": [],  # a second field for the search
 }
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
 # The notebooks and the cells of other pages run when the site is built, and are stored without outputs.
