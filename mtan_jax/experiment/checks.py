@@ -48,7 +48,8 @@ def check_data(config: ml_collections.ConfigDict, data: TaskData) -> None:
                 f"config.tasks: task {task.name!r} needs the target {task.target!r}; {config.data.name} has "
                 f"{', '.join(data.builder.targets)}"
             )
-        batch = data.abstract_batch()
+    batch = data.abstract_batch()
+    for task in data.tasks:
         image, target = batch["image"], batch["targets"][task.target]
         spatial = image.shape[1:3] if target.ndim > 1 else ()
         prediction = jax.ShapeDtypeStruct((*image.shape[:1], *spatial, task.channels), np.float32)
