@@ -60,7 +60,8 @@ def compare(grid: str, found: Sequence[pathlib.Path]) -> Comparison:
     kept = ["single-", *(("mtan-", "split-") if study == "weightings" else ())]
     others = [folder for folder in main_runs if folder.name.startswith(tuple(kept))]
     baseline = "arch=single" if any(path.name.startswith("single-") for path in [*others, *found]) else None
-    return compare_runs([*others, *found], baseline=baseline, metrics=COLUMNS, parameters=True)
+    columns = [name for name in COLUMNS if baseline or not name.startswith(("delta_m/", "mean_rank"))]
+    return compare_runs([*others, *found], baseline=baseline, metrics=columns, parameters=True)
 
 
 def sensitivity(comparison: Comparison) -> str:

@@ -8,6 +8,7 @@ tables of them. Several calls of this program may run at once, also on several m
 """
 
 import argparse
+import json
 import logging
 import pathlib
 import shutil
@@ -19,6 +20,7 @@ from mtan_jax.sweep import run_sweep
 
 FOLDER = pathlib.Path(__file__).parent
 STORED = ("config.json", "data.json", "metrics.jsonl")
+FOLDERS = ("data.data_dir", "data.raw_dir", "compilation_cache")  # fields that depend on the machine only
 RUNS_AT_ONCE = 6  # results are stored after each group of this many runs
 
 
@@ -53,6 +55,8 @@ def store(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     for name in STORED:
         shutil.copy(workdir / name, partial / name)
+    path = partial / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict.fromkeys(FOLDERS), indent=2) + "\n")
     partial.replace(folder)
 
 
