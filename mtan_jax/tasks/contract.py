@@ -15,8 +15,8 @@ def check_contract(task: Task, prediction: jax.ShapeDtypeStruct, target: jax.Sha
         target: shape and type of the targets of that batch.
 
     Raises:
-        ValueError: the loss does not return a sum and a count, the metric's `update` no state like its own, or
-            `constant` no array [channels].
+        ValueError: the loss does not return a sum and a count, the metric is not a pytree, its `update` does not return
+            a state like its own, or `constant` no array [channels].
     """
     labelled = jax.ShapeDtypeStruct(prediction.shape[:1], bool)
     loss = jax.eval_shape(task.loss, prediction, target, labelled)
@@ -25,11 +25,17 @@ def check_contract(task: Task, prediction: jax.ShapeDtypeStruct, target: jax.Sha
             f"Task.loss of {task.name!r} returns {_show(loss)}; expected two scalars: the sum over the labelled "
             "pixels, and their number"
         )
+    empty = task.metric()
+    if any(leaf is empty for leaf in jax.tree.leaves(empty)):
+        raise ValueError(
+            f"Task.metric of {task.name!r}: {type(empty).__name__} is not a pytree; decorate the class with "
+            "flax.struct.dataclass"
+        )
     state = jax.eval_shape(task.metric)
     updated = jax.eval_shape(lambda *batch: task.metric().update(*batch), prediction, target, labelled)
     if _signature(state) != _signature(updated):
         raise ValueError(
-            f"{type(task.metric()).__name__}.update, the metric of task {task.name!r}, returns {_show(updated)}; "
+            f"{type(empty).__name__}.update, the metric of task {task.name!r}, returns {_show(updated)}; "
             f"expected a new state with arrays as in the state it updates, {_show(state)}"
         )
     if task.constant is not None:

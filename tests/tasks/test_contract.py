@@ -42,6 +42,10 @@ class ReturnsFloat(Count):
         return self.replace(count=self.count + labelled.sum() * 0.5)
 
 
+class NoPytree(Count):
+    pass
+
+
 @flax.struct.dataclass
 class SaysNothing(Count):
     higher_is_better: ClassVar = {}
@@ -74,6 +78,7 @@ def test_known_tasks_meet_it(task):
             {"metric": ReturnsFloat.empty, "main_metric": "count"},
             r"returns ReturnsFloat\(count=float32\[\]\); .*int32\[\]",
         ),
+        ({"metric": NoPytree.empty, "main_metric": "count"}, r"NoPytree is not a pytree; decorate the class with flax"),
         (
             {"constant": lambda pixels: pixels.mean()},
             r"Task.constant of 'depth' returns an array \[\] .* expected .* \[1\]",
