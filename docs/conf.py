@@ -5,7 +5,6 @@ pip install -e '.[docs]' && sphinx-build -W docs build/site  # then open build/s
 
 import pathlib
 import re
-import urllib.error
 import urllib.request
 
 from sphinx.application import Sphinx
@@ -64,7 +63,7 @@ def _reachable(site: str) -> bool:
     try:
         with urllib.request.urlopen(f"{site}/objects.inv", timeout=5):
             return True
-    except (urllib.error.URLError, TimeoutError):
+    except OSError:
         logging.getLogger(__name__).info("%s cannot be reached; names do not link to it", site)
         return False
 
