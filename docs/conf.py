@@ -37,7 +37,7 @@ html_theme_options = {
     "path_to_docs": "docs",
     "use_repository_button": True,
     "show_toc_level": 2,
-    "navbar_persistent": [],  # a second field for the search
+    "navbar_persistent": [],  # by default a second field for the search, beside that of the sidebar
 }
 
 myst_heading_anchors = 4

@@ -12,7 +12,7 @@ import json
 import logging
 import pathlib
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +77,8 @@ def statistics(run: mtan.Run, stages: tuple[str, ...], checkpoint: str) -> dict[
     """
     sums: dict[str, dict[str, np.ndarray]] = {stage: {} for stage in stages}
     count = 0
-    for masks in masks_of_split(run, checkpoint):
-        count += len(next(iter(masks.values())))
+    for images, _, masks in predictions_of_split(run, checkpoint):
+        count += len(images)
         for stage in stages:
             mask = masks[stage].astype(np.float64)
             first, second = np.triu_indices(mask.shape[1], k=1)
@@ -95,13 +95,20 @@ def statistics(run: mtan.Run, stages: tuple[str, ...], checkpoint: str) -> dict[
     }
 
 
-def masks_of_split(run: mtan.Run, checkpoint: str):
-    """The masks of the validation split, batch by batch."""
+def predictions_of_split(
+    run: mtan.Run, checkpoint: str
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Images, predictions by task, and masks by stage [b, tasks, h, w, channels] of the validation split, by batch."""
     state = run.restore(checkpoint)
     for batch in run.experiment.data.whole_split("val"):
         inputs = {"image": jnp.asarray(batch["image"])[None]}  # one device
-        _, masks = jax.device_get(run.experiment.predict_step(state.variables, inputs))
-        yield {stage: np.moveaxis(mask[0], 0, 1) for stage, mask in masks.items()}
+        predictions, masks = jax.device_get(run.experiment.predict_step(state.variables, inputs))
+        rows = np.asarray(batch["weight"]) > 0  # without those that pad the last batch
+        yield (
+            np.asarray(batch["image"])[rows],
+            {task: prediction[0, rows] for task, prediction in predictions.items()},
+            {stage: np.moveaxis(mask[0], 0, 1)[rows] for stage, mask in masks.items()},
+        )
 
 
 def worth(run: mtan.Run) -> dict[str, dict[str, float]]:
@@ -134,8 +141,8 @@ def worth(run: mtan.Run) -> dict[str, dict[str, float]]:
 def mean_masks(run: mtan.Run) -> Mapping[str, np.ndarray]:
     """The mean of each channel's mask over the validation split, by stage: [tasks, channels]."""
     total, count = {}, 0
-    for masks in masks_of_split(run, "newest"):
-        count += len(next(iter(masks.values())))
+    for images, _, masks in predictions_of_split(run, "newest"):
+        count += len(images)
         for stage, mask in masks.items():
             total[stage] = total.get(stage, 0) + mask.mean(axis=(2, 3)).sum(axis=0)
     return {stage: value / count for stage, value in total.items()}
@@ -165,19 +172,14 @@ def draw(run: mtan.Run, stages: tuple[str, ...], name: str) -> None:
     """
     wanted, stages = SCENES[name], tuple(stage for stage in stages if stage not in LEFT_OUT[name])
     difference, kept, images, classes, number = {}, {}, {}, {}, 0
-    state = run.restore("newest")
-    for batch in run.experiment.data.whole_split("val"):
-        predictions, masks = jax.device_get(
-            run.experiment.predict_step(state.variables, {"image": jnp.asarray(batch["image"])[None]})
-        )
-        masks = {stage: np.moveaxis(mask[0], 0, 1) for stage, mask in masks.items()}
+    for batch, predictions, masks in predictions_of_split(run, "newest"):
         for stage, mask in masks.items():
             difference[stage] = difference.get(stage, 0) + mask.std(axis=1).mean(axis=(1, 2)).sum(axis=0)
-        for row in range(len(batch["image"])):
+        for row in range(len(batch)):
             if number in wanted:
                 kept[number] = {stage: mask[row] for stage, mask in masks.items()}
-                images[number] = np.asarray(batch["image"][row])
-                classes[number] = predictions["semantic"][0, row].argmax(-1)
+                images[number] = batch[row]
+                classes[number] = predictions["semantic"][row].argmax(-1)
             number += 1
     channels = {stage: int(value.argmax()) for stage, value in difference.items()}
     tasks, palette = list(run.config.tasks), run.experiment.data.info.palette

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="time for everything")
     parser.add_argument("--out", type=paths.expanded, default=FOLDER, help="folder of the results")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes
     steps = [sys.executable, str(FOLDER / "run.py"), "--device=cuda", f"--mtan={arguments.mtan}"]
     steps += [f"--torch={arguments.torch}", f"--out={arguments.out}", "--networks", "MTAN, SegNet", "--rows", "8"]

@@ -39,7 +39,8 @@ def check_contract(task: Task, prediction: jax.ShapeDtypeStruct, target: jax.Sha
             f"expected a new state with arrays as in the state it updates, {_show(state)}"
         )
     if task.constant is not None:
-        pixels = np.ones((2, *target.shape[3:]), target.dtype)
+        classes = np.issubdtype(target.dtype, np.integer)
+        pixels = np.full((2, *target.shape[3:]), 0 if classes else 1, target.dtype)
         constant = np.shape(task.constant(pixels))
         if constant != (task.channels,):
             raise ValueError(
